@@ -1,0 +1,1 @@
+"""Engines: what rolls prompts out and trains. Thin adapters; the only importers of their frameworks."""

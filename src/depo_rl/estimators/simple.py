@@ -1,0 +1,62 @@
+"""Estimators that do not learn: the same belief for all, or a label read from the data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import StateMismatch
+from ..types import GroupOutcome, Prediction, Prompt, State
+
+
+class ConstantEstimator:
+    """The same Beta(mean * strength, (1 - mean) * strength) for every prompt."""
+
+    def __init__(self, mean: float = 0.5, strength: float = 2.0) -> None:
+        self.mean, self.strength = mean, strength
+
+    def predict(self, prompts: Sequence[Prompt]) -> Prediction:
+        return Prediction(np.full(len(prompts), self.mean), np.full(len(prompts), self.strength))
+
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
+        pass
+
+    def state_dict(self) -> State:
+        return {"type": type(self).__name__}
+
+    def load_state_dict(self, state: State) -> None:
+        expect_fields(state, self.state_dict())
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+
+class OracleEstimator(ConstantEstimator):
+    """Reads each prompt's pass rate from ``fields[field]``; where it is missing or not a rate, 0.5 with strength 2."""
+
+    def __init__(self, field: str, strength: float) -> None:
+        super().__init__()
+        self.field, self._label_strength = field, strength
+
+    def predict(self, prompts: Sequence[Prompt]) -> Prediction:
+        rates = [as_rate(prompt.fields.get(self.field)) for prompt in prompts]
+        mean_P = np.array([self.mean if rate is None else rate for rate in rates], dtype=np.float64)
+        strength_P = np.array([self.strength if rate is None else self._label_strength for rate in rates])
+        return Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P)
+
+
+def as_rate(value: object) -> float | None:
+    """``value`` as a float in [0, 1], or None if it is missing, not a number or out of range."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        return None
+    return float(value) if math.isfinite(value) and 0.0 <= value <= 1.0 else None
+
+
+def expect_fields(state: State, own: State) -> None:
+    """Strictness of every estimator's ``load_state_dict``: same field names and same ``type``, or StateMismatch."""
+    if set(state) != set(own):
+        raise StateMismatch(f"estimator state has fields {sorted(state)}, this estimator has {sorted(own)}")
+    if state.get("type") != own.get("type"):
+        raise StateMismatch(f"estimator state was saved by {state.get('type')!r}, this estimator is {own.get('type')!r}")

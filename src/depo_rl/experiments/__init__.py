@@ -1,0 +1,1 @@
+"""Experiments: train, compare at equal budgets, and the embedded demo task."""

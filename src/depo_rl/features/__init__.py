@@ -1,0 +1,1 @@
+"""Features: a prompt becomes a vector."""

@@ -1,0 +1,74 @@
+"""Selectors: which candidates are rolled out, given what the estimator says of them. One rule, one small class.
+
+A selector is stateless and has no side effects. Exploration, warm-up, the bound on candidates and the filling of a
+short batch are the curriculum's, the same for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..types import Decision, FloatArray, Prediction, Prompt
+
+
+class Uniform:
+    """The next prompts in the order of the epoch: GRPO."""
+
+    def appetite(self, n: int) -> int:
+        return n
+
+    def select(
+        self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
+    ) -> Decision:
+        return _decide(np.zeros(len(candidates)), list(range(len(candidates))), n, "surplus")
+
+
+class PassRateWindow:
+    """Prompts whose predicted pass rate lies in [low, high]: the paper's rule (arXiv 2602.06375).
+
+    Candidates are taken in the order they were drawn; those outside rank by their distance to the window.
+    """
+
+    def __init__(self, low: float, high: float) -> None:
+        self.low, self.high = low, high
+
+    def appetite(self, n: int) -> int:
+        return n
+
+    def select(
+        self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
+    ) -> Decision:
+        mean_P = prediction.mean_P
+        distance_P = np.maximum(np.maximum(self.low - mean_P, mean_P - self.high), 0.0)
+        inside = np.flatnonzero(distance_P == 0.0).tolist()
+        decision = _decide(-distance_P, inside, n, "surplus")
+        outside = {i: "too_hard" if mean_P[i] < self.low else "too_easy" for i in np.flatnonzero(distance_P > 0.0).tolist()}
+        return Decision(decision.chosen, {**decision.skipped, **outside}, decision.score_P)
+
+
+class MostLikelyMixed:
+    """The prompts with the largest predicted probability of a mixed group for this G, of all candidates allowed.
+
+    The window follows from theory instead of being a knob: P(teaches nothing) = P(all right) + P(all wrong) under the
+    predicted Beta (depo_paper, "what theory says about the window").
+    """
+
+    def __init__(self, group_size: int, candidate_factor: int) -> None:
+        self.group_size, self.candidate_factor = group_size, candidate_factor
+
+    def appetite(self, n: int) -> int:
+        return n * self.candidate_factor
+
+    def select(
+        self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
+    ) -> Decision:
+        p_mixed_P = prediction.p_mixed(self.group_size)
+        ranked = np.argsort(-p_mixed_P, kind="stable").tolist()  # ties keep the order of the draw, which is random
+        return _decide(p_mixed_P, ranked, n, "outranked")
+
+
+def _decide(score_P: FloatArray, ranked: list[int], n: int, reason: str) -> Decision:
+    """The first ``n`` of ``ranked`` are chosen; the rest of ``ranked`` is skipped for ``reason``."""
+    return Decision(tuple(ranked[:n]), dict.fromkeys(ranked[n:], reason), score_P)

@@ -1,0 +1,190 @@
+"""The vocabulary: four frozen values and four protocols (design: what goes in and out of a curriculum).
+
+Array names carry their axes: ``_P`` prompts or candidates, ``_G`` members of a group, ``_D`` features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+State = dict[str, Any]
+"""Nested dict of JSON values and numpy arrays, as ``state_dict()`` returns and ``checkpoint.save`` writes."""
+
+
+def prompt_key(text: str, source: str = "default") -> str:
+    """Default key of a prompt: 16 hex digits of a hash of source and text, stable across runs and machines."""
+    return hashlib.blake2b(f"{source}\x00{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question.
+
+    key: unique within a pool. text: what the policy reads (a chat is rendered to one string). source: the data set
+    or domain it comes from. fields: the data set's other columns (answer, level, published pass rates, ...).
+    """
+
+    key: str
+    text: str
+    source: str = "default"
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOutcome:
+    """A finished group: counts, never a bare mean. Unknown values are None, never 0.
+
+    key: the prompt's. n_correct: completions the verifier called correct. n_scored: completions it could judge.
+    n_failed: completions it could not judge (time-out, crash, None, NaN); group size is n_scored + n_failed.
+    reward_mean, reward_std: of the (shaped) training reward over scored completions.
+    mean_logprob: mean token log-probability (nats) of the completions under the policy that sampled them.
+    n_tokens: completion tokens generated for the group. policy_step: optimiser step that made the sampling policy.
+
+    Raises ValueError if a count is negative or n_correct > n_scored.
+    """
+
+    key: str
+    n_correct: int
+    n_scored: int
+    n_failed: int = 0
+    reward_mean: float | None = None
+    reward_std: float | None = None
+    mean_logprob: float | None = None
+    n_tokens: int | None = None
+    policy_step: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n_correct <= self.n_scored or self.n_failed < 0:
+            raise ValueError(
+                f"outcome of {self.key!r}: counts must satisfy 0 <= n_correct <= n_scored and 0 <= n_failed, "
+                f"got n_correct={self.n_correct}, n_scored={self.n_scored}, n_failed={self.n_failed}"
+            )
+
+    @property
+    def group_size(self) -> int:
+        return self.n_scored + self.n_failed
+
+    @property
+    def pass_rate(self) -> float | None:
+        """Share correct among the scored, in [0, 1]; None if nothing could be scored."""
+        return self.n_correct / self.n_scored if self.n_scored else None
+
+    @property
+    def mixed(self) -> bool:
+        """Some right and some wrong: the only kind of group with a non-zero GRPO advantage on a 0/1 reward."""
+        return 0 < self.n_correct < self.n_scored
+
+    @property
+    def all_pass(self) -> bool:
+        return self.n_scored > 0 and self.n_correct == self.n_scored
+
+    @property
+    def all_fail(self) -> bool:
+        return self.n_scored > 0 and self.n_correct == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A Beta belief about each prompt's pass rate under the current policy.
+
+    mean_P: shape (P,), in (0, 1). strength_P: shape (P,), > 0, evidence in equivalent rollouts; the belief is
+    Beta(mean * strength, (1 - mean) * strength).
+    """
+
+    mean_P: FloatArray
+    strength_P: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.mean_P)
+
+    def p_all_pass(self, group_size: int) -> FloatArray:
+        """P(all ``group_size`` completions right), shape (P,): B(a+G, b) / B(a, b), as a product of G ratios."""
+        return _rising_ratio(self.mean_P * self.strength_P, self.strength_P, group_size)
+
+    def p_all_fail(self, group_size: int) -> FloatArray:
+        """P(all ``group_size`` completions wrong), shape (P,): B(a, b+G) / B(a, b)."""
+        return _rising_ratio((1 - self.mean_P) * self.strength_P, self.strength_P, group_size)
+
+    def p_mixed(self, group_size: int) -> FloatArray:
+        """P(the group has both right and wrong completions), shape (P,), in [0, 1]."""
+        p_dead_P = self.p_all_pass(group_size) + self.p_all_fail(group_size)
+        return np.clip(1.0 - p_dead_P, 0.0, 1.0)
+
+    def take(self, positions: Sequence[int]) -> Prediction:
+        """The predictions at ``positions``, in that order."""
+        index = np.asarray(positions, dtype=np.intp)
+        return Prediction(self.mean_P[index], self.strength_P[index])
+
+
+def _rising_ratio(a_P: FloatArray, total_P: FloatArray, n: int) -> FloatArray:
+    """prod_{i<n} (a + i) / (a + b + i): the Beta-binomial probability of n successes in n trials."""
+    result_P = np.ones_like(a_P)
+    for i in range(n):
+        result_P = result_P * (a_P + i) / (total_P + i)
+    return result_P
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a selector made of a list of candidates; all positions index that list.
+
+    chosen: positions to roll out, at most as many as asked for. skipped: position -> reason, every other position.
+    explored: positions chosen whatever the prediction (the selector's own exploration, if any; a subset of chosen).
+    score_P: shape (P,), larger is better; ranks the skipped when too few qualify and the batch must be filled.
+    """
+
+    chosen: tuple[int, ...]
+    skipped: Mapping[int, str]
+    score_P: FloatArray
+    explored: tuple[int, ...] = ()
+
+
+@runtime_checkable
+class PassRateEstimator(Protocol):
+    """Predicts, before the rollout, the pass rate of each prompt under the current policy, and learns from outcomes."""
+
+    def predict(self, prompts: Sequence[Prompt]) -> Prediction: ...
+
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None: ...
+
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Chooses before the rollout. Stateless: all randomness comes from ``rng``."""
+
+    def appetite(self, n: int) -> int:
+        """How many candidates to look at, at a time, to fill ``n`` places."""
+        ...
+
+    def select(
+        self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
+    ) -> Decision: ...
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """Admits after the rollout. ``max_rounds``: generation rounds an engine may spend to fill one batch (1: no refill)."""
+
+    max_rounds: int
+
+    def admit(self, outcome: GroupOutcome) -> bool: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Rolls prompts out. Synthetic and replay engines implement it; TRL and verl call the curriculum themselves."""
+
+    def rollout(self, prompts: Sequence[Prompt], group_size: int) -> Sequence[GroupOutcome]: ...
