@@ -1,0 +1,82 @@
+"""``DEPOConfig``: every field of TRL's ``GRPOConfig``, and the few that a curriculum needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from ...config import CurriculumConfig, parse_config
+from ...errors import ConfigError
+from ...methods import get_method
+
+
+@dataclass
+class DEPOConfig(GRPOConfig):  # type: ignore[misc]
+    """Settings of ``DEPOTrainer``. All of ``GRPOConfig`` means what it means there.
+
+    The group size is ``num_generations`` and the curriculum's seed is ``seed``.
+    """
+
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "curriculum"]  # noqa: RUF012 (as TRL declares it)
+
+    method: str = field(
+        default="depo",
+        metadata={"help": "How prompts are chosen: grpo (TRL's own order, bit for bit), dapo, polaris or depo."},
+    )
+    curriculum: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings of the method, e.g. '{\"window\": [0.2, 0.8], \"warmup_steps\": 50}'; the names are "
+            "those of depo_rl.CurriculumConfig."
+        },
+    )
+    correct_reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward function that says what is correct; it feeds the estimator, whatever the "
+            "shaped total that the policy trains on. Default: the first reward function."
+        },
+    )
+    correct_threshold: float = field(
+        default=0.5, metadata={"help": "A completion is correct if that reward is at least this."}
+    )
+    source_column: str = field(
+        default="source", metadata={"help": "Column that names a prompt's source; without it all are one source."}
+    )
+    outcome_log: bool = field(
+        default=True, metadata={"help": "Write output_dir/outcomes.jsonl: one row per finished group."}
+    )
+    max_unscorable_generations: int = field(
+        default=10,
+        metadata={"help": "End the run with an error after this many generations in a row with no scorable reward."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.curriculum, str):
+            self.curriculum = _parse_json(self.curriculum)
+        self.curriculum_config()  # an error now, not after the model is loaded
+
+    def curriculum_config(self) -> CurriculumConfig:
+        """The curriculum's settings with group size and seed from this config. Raises ConfigError."""
+        given = dict(self.curriculum or {}) if isinstance(self.curriculum, dict | None) else _parse_json(self.curriculum)
+        for name, own_name in (("group_size", "num_generations"), ("seed", "seed")):
+            own = getattr(self, own_name)
+            if given.setdefault(name, own) != own:
+                raise ConfigError(
+                    f"curriculum.{name} = {given[name]!r} contradicts {own_name} = {own!r}: set {own_name} only"
+                )
+        return parse_config(get_method(self.method).defaults, given, where=f"method {self.method!r}, curriculum")
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"curriculum = {text!r}: not valid JSON ({error}); give a mapping of settings") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"curriculum = {text!r}: must be a JSON object of settings, got {type(value).__name__}")
+    return value

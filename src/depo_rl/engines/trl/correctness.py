@@ -1,0 +1,103 @@
+"""What counts as correct. The estimator and the gate learn from this, never from the shaped reward."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ...errors import ConfigError, RewardError
+from ...types import GroupOutcome
+
+CorrectFn = Callable[..., Sequence[bool | float | None]]
+
+
+class Correctness:
+    """Turns rewards of all ranks into correct (1), wrong (0) or unscorable (NaN) per completion.
+
+    By default the first reward function judges: correct means its reward is at least ``threshold``. ``reward`` names
+    another one; ``function`` replaces it, called like a TRL reward function and returning one truth value per
+    completion (None: unscorable).
+    """
+
+    def __init__(self, names: Sequence[str], reward: str | None, threshold: float, function: CorrectFn | None) -> None:
+        if reward is not None and reward not in names:
+            raise ConfigError(f"correct_reward = {reward!r}: no reward function has that name. Known: {', '.join(names)}")
+        self._names, self._column = list(names), list(names).index(reward) if reward else 0
+        self._threshold, self._function = threshold, function
+        self._named = reward is not None or function is not None
+        self._warned = False
+
+    def local(self, inputs: Sequence[Any], kwargs: dict[str, Any], device: Any) -> torch.Tensor | None:
+        """This rank's judgement by ``function``, shape (B,), NaN where unscorable; None if a reward judges."""
+        if self._function is None:
+            return None
+        columns = {k: [row[k] for row in inputs] for k in inputs[0] if k not in ("prompt", "completion", "completion_ids")}
+        try:
+            values = list(self._function(**kwargs, **columns))
+        except Exception as error:
+            raise RewardError(f"correct_fn raised {type(error).__name__}: {error}") from error
+        if len(values) != len(inputs):
+            raise RewardError(f"correct_fn returned {len(values)} values for {len(inputs)} completions: return one each")
+        return torch.tensor([float("nan") if v is None else float(v) for v in values], device=device)
+
+    def judge(self, rewards_S_F: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
+        """Correctness of all samples, shape (S,), from rewards of shape (S, functions) or what ``local`` gathered."""
+        score_S = rewards_S_F[:, self._column] if gathered_S is None else gathered_S
+        self._warn_if_shaped(rewards_S_F)
+        score_S = score_S.double().cpu()
+        correct_S = (score_S >= self._threshold).double()
+        correct_S[~torch.isfinite(score_S)] = torch.nan
+        return correct_S
+
+    def _warn_if_shaped(self, rewards_S_F: torch.Tensor) -> None:
+        if self._named or self._warned:
+            return
+        known = rewards_S_F[torch.isfinite(rewards_S_F)]
+        if len(self._names) > 1 or bool(((known != 0) & (known != 1)).any()):
+            self._warned = True
+            warnings.warn(
+                f"the rewards are shaped ({', '.join(self._names)}) and nothing says what is correct: a completion counts "
+                f"as correct when {self._names[self._column]!r} gives at least {self._threshold}. Name the judge with "
+                "correct_reward and correct_threshold, or pass correct_fn",
+                stacklevel=2,
+            )
+
+
+def group_outcomes(
+    keys: Sequence[str],
+    correct_S: torch.Tensor,
+    rewards_S: torch.Tensor,
+    tokens_S: torch.Tensor,
+    logprob_S_2: torch.Tensor | None,
+    policy_step: int,
+) -> list[GroupOutcome]:
+    """One outcome per key from the samples of all ranks, groups contiguous, S = len(keys) * G.
+
+    correct_S: 1, 0 or NaN. rewards_S: total reward, NaN where unscorable. tokens_S: completion tokens.
+    logprob_S_2: per completion the sum of its token log-probabilities (nats) and their number; None if unknown.
+    """
+    outcomes = []
+    groups = [t.view(len(keys), -1) for t in (correct_S, rewards_S.double().cpu(), tokens_S.double().cpu())]
+    logprob_P_2 = None if logprob_S_2 is None else logprob_S_2.double().cpu().view(len(keys), -1, 2).sum(1)
+    for i, key in enumerate(keys):
+        correct_G, rewards_G, tokens_G = (group[i] for group in groups)
+        scored_G, known_G = correct_G[~correct_G.isnan()], rewards_G[~rewards_G.isnan()]
+        mean_logprob = None if logprob_P_2 is None else float(logprob_P_2[i, 0] / logprob_P_2[i, 1])
+        outcomes.append(
+            GroupOutcome(
+                key=key,
+                n_correct=int(scored_G.sum()),
+                n_scored=len(scored_G),
+                n_failed=len(correct_G) - len(scored_G),
+                reward_mean=float(known_G.mean()) if len(known_G) else None,
+                reward_std=float(known_G.std(unbiased=False)) if len(known_G) else None,
+                mean_logprob=mean_logprob if mean_logprob is not None and math.isfinite(mean_logprob) else None,
+                n_tokens=int(tokens_G.sum()),
+                policy_step=policy_step,
+            )
+        )
+    return outcomes

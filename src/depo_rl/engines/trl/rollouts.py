@@ -1,0 +1,59 @@
+"""Rollouts as plain per-completion records, so that groups of several generation rounds can form one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Fields of what GRPOTrainer._generate returns, by position; releases add at the end.
+PROMPT_IDS, COMPLETION_IDS, TOOL_MASK, COMPLETIONS, LOGPROBS, EXTRA, IMAGES = range(7)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One completion: its slice of every field of ``_generate``'s tuple, and what reward functions logged for it."""
+
+    fields: tuple[Any, ...]
+    logged: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RolledGroup:
+    """The G completions of one prompt. row: index in the data set. rewards_G_F: shape (G, reward functions)."""
+
+    row: int
+    completions: list[Completion]
+    rewards_G_F: torch.Tensor
+
+
+def split(generated: tuple[Any, ...], n: int, logged: dict[str, list[Any]]) -> list[Completion]:
+    """The ``n`` completions of one ``_generate`` call. logged: columns of which the last n values are these."""
+    return [
+        Completion(
+            tuple(_item(field, i, n) for field in generated),
+            {name: values[len(values) - n + i] for name, values in logged.items() if len(values) >= n},
+        )
+        for i in range(n)
+    ]
+
+
+def join(completions: Sequence[Completion]) -> tuple[Any, ...]:
+    """The inverse of ``split``: the tuple that ``_generate`` would have returned for these completions."""
+    return tuple(_merge([c.fields[k] for c in completions]) for k in range(len(completions[0].fields)))
+
+
+def _item(field: Any, i: int, n: int) -> Any:
+    """Sample i of a field: per-sample lists are cut, dicts of them likewise, anything else belongs to all."""
+    if isinstance(field, dict):
+        return {key: _item(value, i, n) for key, value in field.items()}
+    return [field[i]] if isinstance(field, list) and len(field) == n else field
+
+
+def _merge(fields: list[Any]) -> Any:
+    first = fields[0]
+    if isinstance(first, dict):
+        return {key: _merge([f[key] for f in fields]) for key in first}
+    return [item for f in fields for item in f] if isinstance(first, list) else first
