@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import CurriculumConfig as CurriculumConfig
     from .curriculum import Curriculum as Curriculum
-    from .curriculum import Settlement as Settlement
     from .errors import DepoError as DepoError
     from .methods import METHODS as METHODS
     from .methods import make_curriculum as make_curriculum
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from .types import GroupOutcome as GroupOutcome
     from .types import Prediction as Prediction
     from .types import Prompt as Prompt
+    from .types import Settlement as Settlement
     from .types import prompt_key as prompt_key
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ _HOME = {
     "Prediction": "types",
     "Prompt": "types",
     "PromptPool": "pool",
-    "Settlement": "curriculum",
+    "Settlement": "types",
     "make_curriculum": "methods",
     "prompt_key": "types",
 }

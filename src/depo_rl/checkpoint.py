@@ -1,47 +1,57 @@
-"""Atomic save and load of nested states: one safetensors file, arrays as tensors, everything else as JSON in its header.
+"""Atomic save and load of nested states: one safetensors file, arrays as tensors, the rest as JSON in its header.
 
 One file, so that arrays and numbers can never be of two different saves; written beside its place and moved there, so
-that a reader sees the old file or the new one, never half of one. No pickle.
+that a reader sees the old file or the new one, never half of one. The same state gives the same bytes. No pickle.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import CheckpointError
+from .errors import CheckpointError, StateMismatch
 from .types import State
 
 _FORMAT = "depo-state-1"
+_ARRAY = "$array"  # key that stands for an array in the JSON part
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> None:
-    """Writes ``state`` to ``path``. Raises CheckpointError and leaves an existing file alone if the disk fails."""
+    """Writes ``state``: nested dicts with string keys, lists, JSON values and numpy arrays (a tuple comes back a list).
+
+    Raises CheckpointError, with an existing file left alone, if the disk fails; TypeError for any other value.
+    """
     from safetensors.numpy import save
 
     arrays: dict[str, np.ndarray] = {}
     tree = _split(state, "", arrays)
-    data = save(arrays, metadata={"format": _FORMAT, "state": json.dumps(tree, allow_nan=True)})
-    write_atomically(path, data)
+    # A single entry: safetensors writes several in an order that changes from save to save.
+    write_atomically(path, save(arrays, metadata={_FORMAT: json.dumps(tree, allow_nan=True)}))
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Puts ``data`` under ``path`` all at once: a temporary file in the same folder, then ``os.replace``."""
+    """Puts ``data`` under ``path`` all at once: a temporary file in the same folder, then ``os.replace``.
+
+    Raises CheckpointError if the disk fails; the previous file, if any, is then untouched.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)  # gone already if all went well
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {error.strerror or error}; the previous file, if any, is untouched: free space or "
             "choose another folder"
@@ -55,24 +65,72 @@ def load_state(path: str | os.PathLike[str]) -> State:
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
             metadata = file.metadata() or {}
+            if _FORMAT not in metadata:
+                raise CheckpointError(
+                    f"{path} is not a depo_rl state: its header holds {sorted(metadata)}, expected {_FORMAT!r}: name a "
+                    "file that save_state wrote"
+                )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        state: State = _join(json.loads(metadata[_FORMAT]), arrays)
     except FileNotFoundError:
-        raise CheckpointError(f"no state file at {path}") from None
-    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"no state file at {path}: name an existing one, or start anew") from None
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; it is damaged: resume from an older checkpoint") from error
-    if metadata.get("format") != _FORMAT:
-        raise CheckpointError(f"{path} is not a depo_rl state: format {metadata.get('format')!r}, expected {_FORMAT!r}")
-    state: State = _join(json.loads(metadata["state"]), arrays)
     return state
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> State: ...
+
+    def load_state_dict(self, state: State) -> None: ...
+
+
+class RngState:
+    """A numpy generator as a part with a state."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    def state_dict(self) -> State:
+        return dict(self._rng.bit_generator.state)
+
+    def load_state_dict(self, state: State) -> None:
+        self._rng.bit_generator.state = state
+
+
+def load_all_or_nothing(parts: Mapping[str, Stateful], state: State) -> None:
+    """Loads ``state[name]`` into each part. If one refuses, all get back what they had, and StateMismatch says why."""
+    own = {name: part.state_dict() for name, part in parts.items()}
+    name = ""
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except BaseException as error:
+        for part_name, part in parts.items():
+            part.load_state_dict(own[part_name])
+        if isinstance(error, (TypeError, ValueError, LookupError, AttributeError)) and not isinstance(
+            error, StateMismatch
+        ):
+            raise StateMismatch(
+                f"the saved state of {name!r} is malformed ({type(error).__name__}: {error}): resume from another "
+                "checkpoint"
+            ) from error
+        raise
 
 
 def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     """``value`` with every array replaced by {"$array": name}; the arrays go to ``arrays``."""
     if isinstance(value, np.ndarray):
-        arrays[path] = np.ascontiguousarray(value)
-        return {"$array": path}
+        name = f"{len(arrays):04d}{path}"  # numbered, for a path alone can be ambiguous: keys may hold slashes
+        arrays[name] = np.asarray(value, order="C")
+        return {_ARRAY: name}
     if isinstance(value, dict):
-        return {str(key): _split(inner, f"{path}/{key}", arrays) for key, inner in value.items()}
+        for key in value:
+            if not isinstance(key, str) or key == _ARRAY:
+                raise TypeError(f"state{path}: keys must be strings other than {_ARRAY!r}, got {key!r}")
+        return {key: _split(inner, f"{path}/{key}", arrays) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_split(inner, f"{path}/{i}", arrays) for i, inner in enumerate(value)]
     if isinstance(value, np.generic):
@@ -82,7 +140,7 @@ def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 
 def _join(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
-        if set(value) == {"$array"}:
-            return arrays[value["$array"]]
+        if set(value) == {_ARRAY}:
+            return arrays[value[_ARRAY]]
         return {key: _join(inner, arrays) for key, inner in value.items()}
     return [_join(inner, arrays) for inner in value] if isinstance(value, list) else value

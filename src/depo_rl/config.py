@@ -40,7 +40,7 @@ class OracleSettings(Settings):
 
 
 class NgramSettings(Settings):
-    """Hashed word, character and number-shape n-grams with an online logistic head: the embedded default, no download."""
+    """Hashed words, character n-grams and number shapes with an online logistic head: the embedded default."""
 
     type: Literal["ngrams"] = "ngrams"
     n_features: int = Field(2**15, ge=2**8, le=2**24, description="hash buckets")
@@ -57,7 +57,9 @@ class EncoderSettings(Settings):
     """The paper's Difficulty Estimator (arXiv 2602.06375); values of the authors' released code."""
 
     type: Literal["encoder"] = "encoder"
-    backbone: str = Field("distilbert-base-uncased", min_length=1, description="hub name, local folder or 'tiny-random'")
+    backbone: str = Field(
+        "distilbert-base-uncased", min_length=1, description="hub name, local folder or 'tiny-random'"
+    )
     max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")
     learning_rate: float = Field(2e-4, gt=0.0)
     backbone_lr_scale: float = Field(0.2, ge=0.0)
@@ -86,12 +88,12 @@ class CurriculumConfig(Settings):
 
     group_size: int = Field(8, ge=2, description="completions per prompt, G; with 1 no group can teach anything")
     seed: int = Field(0, ge=0)
-    estimator: EstimatorSettings = Field(default_factory=NgramSettings)
+    estimator: EstimatorSettings = Field(default_factory=lambda: NgramSettings.model_validate({}))
     band: Literal["window", "auto"] = Field(
         "window", description="choose by predicted pass rate in `window`, or by predicted P(mixed | G) ('auto')"
     )
     window: tuple[float, float] = Field((0.15, 0.85), description="pass rates let through, both ends included")
-    warmup_steps: int = Field(100, ge=0, description="settled batches before anything is filtered")
+    warmup_steps: int = Field(100, ge=0, description="batches' worth of scored groups before anything is filtered")
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
     max_rounds: int = Field(10, ge=1, description="dapo: generation rounds per batch, the first included")
@@ -149,7 +151,9 @@ def _names_at(model: type[BaseModel], path: list[str]) -> list[str]:
         if inner is not None:
             candidates = _models_in(inner.annotation)
         else:
-            candidates = [m for m in _models_in(here) if m.model_fields.get("type") and m.model_fields["type"].default == part]
+            candidates = [
+                m for m in _models_in(here) if m.model_fields.get("type") and m.model_fields["type"].default == part
+            ]
         if not candidates:
             return names
         names = sorted({n for m in candidates for n in m.model_fields})
@@ -169,9 +173,9 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def parse_config(
     defaults: Mapping[str, Any], given: Mapping[str, Any] | CurriculumConfig | None, where: str = "config"
 ) -> CurriculumConfig:
-    """The given settings over a method's defaults; a ready ``CurriculumConfig`` is taken as it is."""
+    """The given settings over a method's defaults; of a ready ``CurriculumConfig``, those that were given to it."""
     if isinstance(given, CurriculumConfig):
-        return given
+        given = {name: getattr(given, name) for name in given.model_fields_set}
     if given is not None and not isinstance(given, Mapping):
         raise ConfigError(f"{where}: settings must be a mapping of names to values, got {type(given).__name__}")
     return validated(CurriculumConfig, {**defaults, **(given or {})}, where)

@@ -7,7 +7,7 @@
     |-- UnknownPrompt        (KeyError)      an outcome names a prompt that is not in the pool
     |-- StateMismatch        (ValueError)    a saved state belongs to another data set, method or version
     |-- CheckpointError      (OSError)       a checkpoint cannot be read or written
-    |-- RewardError          (RuntimeError)  the verifier as a whole cannot work (one unscorable answer is data, not this)
+    |-- RewardError          (RuntimeError)  the verifier as a whole cannot work (one unscorable answer is only data)
     `-- EngineError          (RuntimeError)  an engine (TRL, verl) is missing, of an unsupported version, or misused
 
 Each also is the standard error it replaces, so that ordinary ``except ValueError`` code keeps working, and each pickles
@@ -15,6 +15,9 @@ Each also is the standard error it replaces, so that ordinary ``except ValueErro
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 
 class DepoError(Exception):
@@ -54,3 +57,29 @@ class RewardError(DepoError, RuntimeError):
 
 class EngineError(DepoError, RuntimeError):
     """An engine is missing, of an unsupported version, or misused."""
+
+
+def expect_fields(what: str, state: Any, expected: Iterable[str]) -> None:
+    """Strictness of every ``load_state_dict``: a dict with exactly the ``expected`` names, or StateMismatch.
+
+    what: the owner of the state, for the message ("curriculum", "pool", ...).
+    """
+    if not isinstance(state, dict):
+        raise StateMismatch(f"{what} state must be a dict, got {type(state).__name__}: it is not of this package")
+    given, wanted = set(state), set(expected)
+    if given != wanted:
+        extra, missing = sorted(map(str, given - wanted)), sorted(wanted - given)
+        raise StateMismatch(
+            f"{what} state was saved with fields {sorted(map(str, given))}, this version has {sorted(wanted)} "
+            f"(unknown: {', '.join(extra) or 'none'}; missing: {', '.join(missing) or 'none'}): resume with the "
+            "version and settings that saved it"
+        )
+
+
+def expect_same(what: str, name: str, saved: object, own: object) -> None:
+    """``saved == own``, or a StateMismatch that names both and the mend."""
+    if saved != own:
+        raise StateMismatch(
+            f"{what} state was saved with {name} {saved!r}, this run has {own!r}: resume with the {name} the run was "
+            "started with, or start anew in another folder"
+        )

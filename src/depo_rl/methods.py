@@ -76,9 +76,9 @@ def _keep_the_middle(prompts: Sequence[Prompt], config: CurriculumConfig) -> Seq
     rates = [as_rate(p.fields.get(config.pass_rate_field)) for p in prompts]
     if prompts and all(rate is None for rate in rates):
         raise DataError(
-            f"method 'polaris' filters by column {config.pass_rate_field!r}, which holds a pass rate in [0, 1] for none "
-            f"of the {len(prompts)} prompts; columns there: {', '.join(sorted(prompts[0].fields)) or 'none'}. Name the "
-            "right one with pass_rate_field"
+            f"method 'polaris' filters by column {config.pass_rate_field!r}, which holds a pass rate in [0, 1] for "
+            f"none of the {len(prompts)} prompts; columns there: {', '.join(sorted(prompts[0].fields)) or 'none'}: "
+            "name the right one with pass_rate_field"
         )
     kept = [p for p, rate in zip(prompts, rates, strict=True) if rate is None or low <= rate <= high]
     if not kept:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .types import FloatArray, GroupOutcome, State
+from .errors import expect_fields
+from .types import Flight, FloatArray, Gate, GroupOutcome, Prediction, Settlement, State
 
 NAN = float("nan")
+COUNTS = (
+    *("drawn", "chosen", "skipped", "explored", "fallback"),
+    *("admitted", "rejected", "failed", "duplicates", "invalid_predictions"),
+)
+LAST_BATCH = ("mixed_share", "all_pass_share", "all_fail_share", "observed_mean", "predicted_mean")
 
 
 def auc(score_P: ArrayLike, truth_P: ArrayLike) -> float:
@@ -52,11 +59,17 @@ class PredictionTrack:
     """The last ``size`` scored groups, each with what had been predicted before its rollout."""
 
     def __init__(self, size: int = 1024) -> None:
-        self._rows: deque[tuple[float, float, float, float]] = deque(maxlen=size)
+        self._rows: deque[tuple[float, ...]] = deque(maxlen=size)
 
-    def add(self, predicted_mean: float, p_mixed: float, outcome: GroupOutcome) -> None:
-        """outcome: scored (``n_scored`` > 0)."""
-        self._rows.append((predicted_mean, p_mixed, outcome.n_correct / outcome.n_scored, float(outcome.mixed)))
+    def add(self, settlements: Sequence[Settlement]) -> None:
+        """P(mixed) is of the group as it was scored: a partial group is a smaller one."""
+        for n in sorted({s.outcome.n_scored for s in settlements} - {0}):
+            same = [s for s in settlements if s.outcome.n_scored == n]
+            belief = Prediction(
+                np.array([s.predicted_mean for s in same]), np.array([s.predicted_strength for s in same])
+            )
+            for s, p_mixed in zip(same, belief.p_mixed(n).tolist(), strict=True):
+                self._rows.append((s.predicted_mean, p_mixed, s.outcome.n_correct / n, float(s.outcome.mixed)))
 
     def columns(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """(predicted mean, predicted P(mixed), observed pass rate, mixed), each of shape (rows,)."""
@@ -71,18 +84,132 @@ class PredictionTrack:
         return {"rows": np.array(self._rows, dtype=np.float64).reshape(-1, 4)}
 
     def load_state_dict(self, state: State) -> None:
+        expect_fields("track", state, self.state_dict())
+        rows = [tuple(row) for row in np.asarray(state["rows"], dtype=np.float64).reshape(-1, 4).tolist()]
         self._rows.clear()
-        self._rows.extend(tuple(row) for row in np.asarray(state["rows"]).tolist())
+        self._rows.extend(rows)
 
 
-def batch_shares(outcomes: list[GroupOutcome]) -> dict[str, float]:
+class Ledger:
+    """What a curriculum did: prompts in flight, counts since the start, the last batch, predictions against results.
+
+    At every moment drawn = chosen + skipped, and chosen = admitted + rejected + failed + in flight.
+    """
+
+    def __init__(self) -> None:
+        self.flights: dict[str, Flight] = {}  # by key
+        self.count = dict.fromkeys(COUNTS, 0)
+        self._wasted_groups, self._tokens, self._rollouts_with_tokens = 0.0, 0, 0
+        self._last = dict.fromkeys(LAST_BATCH, NAN)
+        self._seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
+        self.track = PredictionTrack()
+
+    @property
+    def n_scored(self) -> int:
+        """Groups settled so far that had at least one scored completion."""
+        return self.count["admitted"] + self.count["rejected"]
+
+    def depart(
+        self, flights: Mapping[str, Flight], n_skipped: int = 0, wasted_groups: float = 0.0, seconds: float = 0.0
+    ) -> None:
+        """Books a proposal. wasted_groups: expected groups without a gradient among those the prediction skipped."""
+        self.flights |= flights
+        reasons = [flight.because for flight in flights.values()]
+        self._add(drawn=len(flights) + n_skipped, chosen=len(flights), skipped=n_skipped)
+        self._add(explored=reasons.count("explored"), fallback=reasons.count("fallback"))
+        self._wasted_groups += wasted_groups
+        self._seconds["seconds_selecting"] = seconds
+
+    def land(self, outcome: GroupOutcome, gate: Gate) -> Settlement:
+        """The settlement of one outcome, which is no longer in flight."""
+        flight = self.flights.pop(outcome.key, None)
+        if flight is None:
+            self._add(duplicates=1)
+            return Settlement(outcome, "duplicate", NAN, NAN, admitted=False)
+        admitted = outcome.n_scored > 0 and gate.admit(outcome)
+        self._add(**{"failed" if outcome.n_scored == 0 else "admitted" if admitted else "rejected": 1})
+        if outcome.n_tokens is not None:
+            self._tokens += outcome.n_tokens
+            self._rollouts_with_tokens += outcome.group_size
+        return Settlement(outcome, *flight, admitted=admitted)
+
+    def judge(self, fresh: Sequence[Settlement], seconds: float) -> None:
+        """Books a finished batch: its shares, and what had been predicted of it."""
+        self._seconds["seconds_learning"] = seconds
+        if fresh:
+            self.track.add(fresh)
+            predicted = [s.predicted_mean for s in fresh if s.outcome.n_scored > 0]
+            self._last = batch_shares([s.outcome for s in fresh])
+            self._last["predicted_mean"] = sum(predicted) / len(predicted) if predicted else NAN
+
+    def lose(self, keys: Iterable[str]) -> int:
+        """Books prompts in flight that will never come back as failed; how many they were."""
+        lost = self.flights.keys() & set(keys)
+        for key in lost:
+            del self.flights[key]
+        self._add(failed=len(lost))
+        return len(lost)
+
+    def _add(self, **counts: int) -> None:
+        for name, value in counts.items():
+            self.count[name] += value
+
+    def metrics(self, group_size: int) -> dict[str, float]:
+        """Counts since the start; shares and seconds of the last batch; predictions judged over the last 1,024 groups.
+
+        rollouts_saved: expected rollouts in groups without a gradient among the candidates that the prediction skipped,
+        the waste of rolling those out too; tokens_saved: the same in completion tokens, at the mean length so far.
+        NaN while unknown.
+        """
+        counts = {name: float(value) for name, value in self.count.items()}
+        chosen = self.count["chosen"]
+        shares = {f"{name}_share": self.count[name] / chosen if chosen else NAN for name in ("explored", "fallback")}
+        saved = self._wasted_groups * group_size
+        tokens = saved * self._tokens / self._rollouts_with_tokens if self._rollouts_with_tokens else NAN
+        return {
+            **counts,
+            **shares,
+            **self._last,
+            **self._seconds,
+            **self.track.metrics(),
+            "in_flight": float(len(self.flights)),
+            "rollouts_saved": saved,
+            "tokens_saved": tokens,
+        }
+
+    def state_dict(self) -> State:
+        return {
+            "in_flight": {key: list(flight) for key, flight in self.flights.items()},
+            "count": dict(self.count),
+            "wasted_groups": self._wasted_groups,
+            "tokens": self._tokens,
+            "rollouts_with_tokens": self._rollouts_with_tokens,
+            "last": dict(self._last),
+            "track": self.track.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        own = self.state_dict()
+        expect_fields("ledger", state, own)
+        for name in ("count", "last"):
+            expect_fields(f"ledger {name}", state[name], own[name])
+        count, last = {k: int(state["count"][k]) for k in COUNTS}, {k: float(state["last"][k]) for k in LAST_BATCH}
+        tokens, rollouts = int(state["tokens"]), int(state["rollouts_with_tokens"])
+        wasted = float(state["wasted_groups"])
+        flights = {k: Flight(str(b), float(m), float(s)) for k, (b, m, s) in state["in_flight"].items()}
+        self.track.load_state_dict(state["track"])
+        self.count, self._last, self._wasted_groups = count, last, wasted
+        self._tokens, self._rollouts_with_tokens, self.flights = tokens, rollouts, flights
+
+
+def batch_shares(outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
     """mixed_share, all_pass_share, all_fail_share and observed_mean of the scored groups; NaN if there is none."""
     scored = [o for o in outcomes if o.n_scored > 0]
     if not scored:
         return dict.fromkeys(("mixed_share", "all_pass_share", "all_fail_share", "observed_mean"), NAN)
     return {
-        "mixed_share": float(np.mean([o.mixed for o in scored])),
-        "all_pass_share": float(np.mean([o.all_pass for o in scored])),
-        "all_fail_share": float(np.mean([o.all_fail for o in scored])),
-        "observed_mean": float(np.mean([o.n_correct / o.n_scored for o in scored])),
+        "mixed_share": sum(o.mixed for o in scored) / len(scored),
+        "all_pass_share": sum(o.all_pass for o in scored) / len(scored),
+        "all_fail_share": sum(o.all_fail for o in scored) / len(scored),
+        "observed_mean": sum(o.n_correct / o.n_scored for o in scored) / len(scored),
     }

@@ -7,48 +7,78 @@ number of the pass, so that a walk's whole state is two integers.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError, StateMismatch
+from .errors import DataError, StateMismatch, UnknownPrompt, expect_fields, expect_same
 from .types import Prompt, State
+
+_SOURCES_NAMED = 4  # in messages
 
 
 class ShuffledPass:
-    """Endless shuffled passes over ``members``; ``stream`` keeps walks with the same seed apart."""
+    """Endless shuffled passes over ``range(size)``; ``stream`` keeps walks with the same seed apart.
 
-    def __init__(self, members: NDArray[np.int64], seed: int, stream: int) -> None:
-        self._members, self._seed, self._stream = members, seed, stream
+    group_of: shape (size,), optional. Members of the same group are then spread evenly over each pass: counted from
+    its start, each group is never more than two members away from its share.
+    """
+
+    def __init__(self, size: int, seed: int, stream: int, group_of: NDArray[np.int64] | None = None) -> None:
+        self._size, self._seed, self._stream, self._group_of = size, seed, stream, group_of
         self._restart(0, 0)
 
     def _restart(self, epoch: int, cursor: int) -> None:
         self.epoch, self.cursor = epoch, cursor
         rng = np.random.default_rng([self._seed, self._stream, epoch])
-        self._order = self._members[rng.permutation(len(self._members))]
+        order = rng.permutation(self._size)
+        self._order = order if self._group_of is None else _interleave(order, self._group_of[order], rng)
 
     def draw(self, k: int, taken: Set[int]) -> list[int]:
-        """Up to ``k`` distinct members outside ``taken``; fewer only if no more exist. Looks at most at two passes."""
+        """Up to ``k`` distinct members outside ``taken``; fewer only if no more exist. ValueError if ``k`` < 0.
+
+        Stops after every member was looked at once, so that it ends whatever is taken.
+        """
+        if k < 0:
+            raise ValueError(f"cannot draw {k} prompts")
         drawn: list[int] = []
         seen: set[int] = set()
-        for _ in range(len(self._members) - self.cursor + len(self._members)):
-            if len(drawn) >= k:
-                break
-            if self.cursor == len(self._order):
+        while len(drawn) < k and len(seen) < self._size:
+            if self.cursor == self._size:
                 self._restart(self.epoch + 1, 0)
             index = int(self._order[self.cursor])
             self.cursor += 1
             if index not in taken and index not in seen:
                 drawn.append(index)
-                seen.add(index)
+            seen.add(index)
         return drawn
 
     def state_dict(self) -> State:
         return {"epoch": self.epoch, "cursor": self.cursor}
 
     def load_state_dict(self, state: State) -> None:
-        self._restart(int(state["epoch"]), int(state["cursor"]))
+        """Raises StateMismatch, with nothing changed, if ``state`` is no place in this walk."""
+        expect_fields("walk", state, self.state_dict())
+        epoch, cursor = state["epoch"], state["cursor"]
+        if not (isinstance(epoch, int) and isinstance(cursor, int) and epoch >= 0 and 0 <= cursor <= self._size):
+            raise StateMismatch(
+                f"walk state has epoch {epoch!r}, cursor {cursor!r}; this pool has {self._size} prompts"
+            )
+        self._restart(epoch, cursor)
+
+
+def _interleave(order: NDArray[np.int64], group: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """``order`` sorted so that the i-th of the m members of a group comes at about (i + u) / m, u random per group."""
+    by_group = np.argsort(group, kind="stable")
+    size = np.bincount(group)
+    first = np.cumsum(size) - size
+    rank = np.empty(len(order))
+    rank[by_group] = np.arange(len(order)) - first[group[by_group]]
+    place = (rank + rng.random(len(size))[group]) / size[group]
+    return order[np.argsort(place, kind="stable")]
 
 
 class PromptPool:
@@ -65,8 +95,10 @@ class PromptPool:
         if len(self._index) < len(self.prompts):
             raise DataError(_first_duplicate(self.prompts))
         self.seed = seed
-        self.members_of: dict[str, NDArray[np.int64]] = _members_by_source(self.prompts)
-        self._walk = ShuffledPass(np.arange(len(self.prompts)), seed, stream=0)
+        self.sizes = dict(Counter(prompt.source for prompt in self.prompts))  # source -> number of prompts
+        number = {source: i for i, source in enumerate(self.sizes)}
+        self.source_of = np.array([number[prompt.source] for prompt in self.prompts], dtype=np.int64)
+        self._walk = ShuffledPass(len(self.prompts), seed, stream=0)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -78,83 +110,79 @@ class PromptPool:
         return key in self._index
 
     def __getitem__(self, key: str) -> Prompt:
+        """Raises UnknownPrompt, which is a KeyError too."""
+        if key not in self._index:
+            raise UnknownPrompt(
+                f"no prompt of this pool has the key {key!r}: outcomes must carry the key of a prompt of it"
+            )
         return self.prompts[self._index[key]]
 
-    def index_of(self, key: str) -> int:
-        return self._index[key]
-
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """Identifies the data set: number of prompts and a hash of their keys in order."""
+        """Identifies the data set: number of prompts, sources, and a hash of keys, sources and texts in order."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
-            digest.update(prompt.key.encode("utf-8", "surrogatepass") + b"\x00")
-        return f"{len(self.prompts)} prompts, {digest.hexdigest()}"
+            for part in (prompt.key, prompt.source, prompt.text):
+                digest.update(part.encode("utf-8", "surrogatepass") + b"\x00")
+        largest = sorted(self.sizes.items(), key=lambda item: (-item[1], item[0]))
+        sources = ", ".join(f"{source}: {size}" for source, size in largest[:_SOURCES_NAMED])
+        more = f", {len(largest) - _SOURCES_NAMED} more" if len(largest) > _SOURCES_NAMED else ""
+        return f"{len(self.prompts)} prompts ({sources}{more}; {digest.hexdigest()})"
 
-    def draw(self, k: int, taken: Set[int]) -> list[int]:
-        """Indices of the next ``k`` candidates outside ``taken``, distinct; fewer only if no more exist."""
-        return self._walk.draw(k, taken)
+    def draw(self, k: int, taken: Set[str]) -> list[Prompt]:
+        """The next ``k`` candidates whose keys are not ``taken``, distinct; fewer only if no more exist."""
+        return self.walk(self._walk, k, taken)
+
+    def walk(self, walk: ShuffledPass, k: int, taken: Set[str]) -> list[Prompt]:
+        """The next ``k`` prompts of a walk over this pool."""
+        return [self.prompts[i] for i in walk.draw(k, {self._index[key] for key in taken})]
 
     def state_dict(self) -> State:
-        return {"fingerprint": self.fingerprint, "walk": self._walk.state_dict()}
+        return {"fingerprint": self.fingerprint, "seed": self.seed, "walk": self._walk.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch, naming both, if the state was saved with another data set."""
+        """Raises StateMismatch, naming both and with nothing changed, if saved with another data set or seed."""
+        expect_fields("pool", state, self.state_dict())
         if state["fingerprint"] != self.fingerprint:
             raise StateMismatch(
                 f"the saved state belongs to another data set: saved with {state['fingerprint']}, this pool has "
                 f"{self.fingerprint}; resume with the data set the run was started with"
             )
+        expect_same("pool", "seed", state["seed"], self.seed)  # the order of the walks follows from it
         self._walk.load_state_dict(state["walk"])
 
 
 class Exploration:
-    """Chooses prompts whatever the prediction: a share of all places, spread over sources by their size.
+    """Chooses prompts whatever the prediction: a share of all places, by shuffled passes that interleave the sources.
 
-    Each source is walked in shuffled passes, so one mechanism gives four guarantees: the share itself; a floor of
-    share x size for every source; a visit to every prompt in each 1/share epochs of rollouts (no gap longer than two
-    such passes); and a known, equal probability of inclusion, which makes the explored groups an unbiased audit of
-    what the selector skips.
+    One mechanism gives four guarantees: the share itself, exact to less than one place at any moment; a floor of
+    share x its size for every source (to within two prompts of a pass); a visit to every prompt at least once in two
+    passes, that is in 2 / share epochs of rollouts; and a known, equal probability of inclusion, which makes the
+    explored groups an unbiased audit of what the selector skips.
     """
 
-    def __init__(self, pool: PromptPool, share: float, seed: int) -> None:
-        self.share = share
-        self._weight = {s: len(m) / len(pool) for s, m in pool.members_of.items()}
-        self._walks = {s: ShuffledPass(m, seed, stream=1 + i) for i, (s, m) in enumerate(pool.members_of.items())}
-        self._owed_total, self._owed = 0.0, dict.fromkeys(self._walks, 0.0)
+    def __init__(self, pool: PromptPool, share: float) -> None:
+        self.share, self._pool = share, pool
+        self._walk = ShuffledPass(len(pool), pool.seed, stream=1, group_of=pool.source_of)
+        self._owed = 0.0  # places due to exploration and not given yet, below 1 between batches
 
-    def draw(self, n: int, taken: Set[int]) -> list[int]:
-        """Indices to explore in a batch of ``n``: on average ``share * n``, exactly so in the long run."""
-        self._owed_total += self.share * n
-        for source, weight in self._weight.items():
-            self._owed[source] += self.share * n * weight
-        drawn: list[int] = []
-        while self._owed_total >= 1.0 - 1e-9 and len(drawn) < n:
-            self._owed_total -= 1.0
-            source = max(self._owed, key=lambda s: self._owed[s])
-            self._owed[source] -= 1.0
-            drawn += self._walks[source].draw(1, taken | set(drawn))
+    def draw(self, n: int, taken: Set[str]) -> list[Prompt]:
+        """Prompts to explore in a batch of ``n``, at most ``n``; ``taken`` must leave at least ``n`` free."""
+        owed = self._owed + self.share * n
+        due = min(n, int(owed + 1e-9))
+        drawn = self._pool.walk(self._walk, due, taken)
+        self._owed = owed - due
         return drawn
 
     def state_dict(self) -> State:
-        walks = {source: walk.state_dict() for source, walk in self._walks.items()}
-        return {"owed_total": self._owed_total, "owed": dict(self._owed), "walks": walks}
+        return {"owed": self._owed, "walk": self._walk.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        if set(state["walks"]) != set(self._walks):
-            raise StateMismatch(
-                f"the saved state has sources {sorted(state['walks'])}, this pool has {sorted(self._walks)}"
-            )
-        self._owed_total, self._owed = float(state["owed_total"]), {k: float(v) for k, v in state["owed"].items()}
-        for source, walk in self._walks.items():
-            walk.load_state_dict(state["walks"][source])
-
-
-def _members_by_source(prompts: Sequence[Prompt]) -> dict[str, NDArray[np.int64]]:
-    members: dict[str, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        members.setdefault(prompt.source, []).append(i)
-    return {source: np.asarray(indices, dtype=np.int64) for source, indices in members.items()}
+        """Raises StateMismatch, with nothing changed, if ``state`` is not an exploration's."""
+        expect_fields("exploration", state, self.state_dict())
+        owed = float(state["owed"])
+        self._walk.load_state_dict(state["walk"])
+        self._owed = owed
 
 
 def _first_duplicate(prompts: Sequence[Prompt]) -> str:
@@ -162,8 +190,8 @@ def _first_duplicate(prompts: Sequence[Prompt]) -> str:
     for i, prompt in enumerate(prompts):
         if prompt.key in seen:
             return (
-                f"prompts {seen[prompt.key]} and {i} have the same key {prompt.key!r} ({prompt.text[:60]!r}); keys must "
-                "be unique: remove the duplicate, or give each its own key"
+                f"prompts {seen[prompt.key]} and {i} have the same key {prompt.key!r} ({prompt.text[:60]!r}); keys "
+                "must be unique: remove the duplicate, or give each its own key"
             )
         seen[prompt.key] = i
     raise AssertionError("no duplicate")

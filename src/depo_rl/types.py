@@ -1,4 +1,4 @@
-"""The vocabulary: four frozen values and four protocols (design: what goes in and out of a curriculum).
+"""The vocabulary: the frozen values that go in and out of a curriculum, and the protocols of its parts.
 
 Array names carry their axes: ``_P`` prompts or candidates, ``_G`` members of a group, ``_D`` features.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +117,17 @@ class Prediction:
         p_dead_P = self.p_all_pass(group_size) + self.p_all_fail(group_size)
         return np.clip(1.0 - p_dead_P, 0.0, 1.0)
 
-    def take(self, positions: Sequence[int]) -> Prediction:
-        """The predictions at ``positions``, in that order."""
-        index = np.asarray(positions, dtype=np.intp)
-        return Prediction(self.mean_P[index], self.strength_P[index])
+    def sanitised(self, n_prompts: int) -> tuple[Prediction, int]:
+        """Itself with each value that is not a Beta (NaN, infinite, out of range) replaced by Beta(1, 1); how many.
+
+        Raises ValueError if there is not one value per prompt: a wrong shape is a bug, not an uncertain estimate.
+        """
+        mean_P, strength_P = np.asarray(self.mean_P, dtype=float), np.asarray(self.strength_P, dtype=float)
+        if mean_P.shape != (n_prompts,) or strength_P.shape != (n_prompts,):
+            raise ValueError(f"prediction of {n_prompts} prompts has shapes {mean_P.shape}, {strength_P.shape}")
+        valid_P = (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)  # NaN compares false
+        mean_P, strength_P = np.where(valid_P, mean_P, 0.5), np.where(valid_P, strength_P, 2.0)
+        return Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P), int((~valid_P).sum())
 
 
 def _rising_ratio(a_P: FloatArray, total_P: FloatArray, n: int) -> FloatArray:
@@ -144,6 +151,33 @@ class Decision:
     skipped: Mapping[int, str]
     score_P: FloatArray
     explored: tuple[int, ...] = ()
+
+
+class Flight(NamedTuple):
+    """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in flight.
+
+    because: "uniform", "warmup", "selected", "explored" or "fallback". predicted_mean in (0, 1),
+    predicted_strength > 0, in equivalent rollouts.
+    """
+
+    because: str
+    predicted_mean: float
+    predicted_strength: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One outcome with what was known before its rollout.
+
+    because: as in ``Flight``, or "duplicate" for an outcome of a prompt that was not in flight (ignored).
+    predicted_mean, predicted_strength: the belief before the rollout; NaN for duplicates. admitted: train on it.
+    """
+
+    outcome: GroupOutcome
+    because: str
+    predicted_mean: float
+    predicted_strength: float
+    admitted: bool
 
 
 @runtime_checkable
@@ -176,7 +210,7 @@ class Selector(Protocol):
 
 @runtime_checkable
 class Gate(Protocol):
-    """Admits after the rollout. ``max_rounds``: generation rounds an engine may spend to fill one batch (1: no refill)."""
+    """Admits after the rollout. ``max_rounds``: generation rounds an engine may spend on one batch (1: no refill)."""
 
     max_rounds: int
 

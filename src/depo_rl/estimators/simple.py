@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import StateMismatch
+from .. import errors
 from ..types import GroupOutcome, Prediction, Prompt, State
 
 
@@ -55,8 +55,7 @@ def as_rate(value: object) -> float | None:
 
 
 def expect_fields(state: State, own: State) -> None:
-    """Strictness of every estimator's ``load_state_dict``: same field names and same ``type``, or StateMismatch."""
-    if set(state) != set(own):
-        raise StateMismatch(f"estimator state has fields {sorted(state)}, this estimator has {sorted(own)}")
-    if state.get("type") != own.get("type"):
-        raise StateMismatch(f"estimator state was saved by {state.get('type')!r}, this estimator is {own.get('type')!r}")
+    """Strictness of every estimator's ``load_state_dict``: same ``type`` and same field names, or StateMismatch."""
+    if isinstance(state, dict) and "type" in state:
+        errors.expect_same("estimator", "type", state["type"], own["type"])
+    errors.expect_fields("estimator", state, own)

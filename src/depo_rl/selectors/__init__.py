@@ -44,7 +44,9 @@ class PassRateWindow:
         distance_P = np.maximum(np.maximum(self.low - mean_P, mean_P - self.high), 0.0)
         inside = np.flatnonzero(distance_P == 0.0).tolist()
         decision = _decide(-distance_P, inside, n, "surplus")
-        outside = {i: "too_hard" if mean_P[i] < self.low else "too_easy" for i in np.flatnonzero(distance_P > 0.0).tolist()}
+        outside = {
+            i: "too_hard" if mean_P[i] < self.low else "too_easy" for i in np.flatnonzero(distance_P > 0.0).tolist()
+        }
         return Decision(decision.chosen, {**decision.skipped, **outside}, decision.score_P)
 
 

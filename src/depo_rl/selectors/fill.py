@@ -1,0 +1,83 @@
+"""Filling a batch by a selector: a bounded search among candidates, and the best-ranked rest when too few qualify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence, Set
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config import CurriculumConfig
+from ..types import Decision, Flight, Prediction, Prompt, Selector
+
+Draw = Callable[[int, Set[str]], list[Prompt]]
+"""draw(k, seen): up to k further candidates whose keys are not in seen; fewer only if no more exist."""
+
+
+class Filled(NamedTuple):
+    """flights: by key, in the order chosen. n_skipped: candidates looked at and not chosen.
+
+    wasted_groups: how many of those would be expected to teach nothing, had they been rolled out.
+    """
+
+    flights: dict[str, Flight]
+    n_skipped: int
+    wasted_groups: float
+
+
+class _Rest(NamedTuple):
+    score: float
+    key: str
+    flight: Flight
+    p_dead: float
+
+
+def fill(
+    n: int,
+    rule: tuple[Selector, str],
+    draw: Draw,
+    predict: Callable[[Sequence[Prompt]], Prediction],
+    config: CurriculumConfig,
+    rng: np.random.Generator,
+) -> Filled:
+    """Flights for ``n`` prompts (fewer only if no more are free), after a bounded number of candidates."""
+    selector, because = rule
+    flights: dict[str, Flight] = {}
+    rest: list[_Rest] = []
+    seen: set[str] = set()
+    budget = n * config.candidate_factor
+    wanted = max(selector.appetite(n), n)
+    while drawn := draw(min(wanted, budget - len(seen)), seen):
+        belief = predict(drawn)
+        decision = selector.select(drawn, belief, n - len(flights), rng)
+        flights |= fly([drawn[i] for i in decision.chosen], because, belief, decision.chosen)
+        rest += _not_chosen(drawn, belief, decision, config.group_size)
+        seen.update(prompt.key for prompt in drawn)
+        # As many as the share let through so far says are needed: a few large calls, not many small ones.
+        wanted = math.ceil((n - len(flights)) * len(seen) / max(len(flights), 1))
+    rest.sort(key=lambda row: -row.score)  # stable: ties keep the order of the draw, which is random
+    n_short = n - len(flights)
+    flights |= {row.key: row.flight for row in rest[:n_short]}
+    return Filled(flights, len(rest[n_short:]), sum(row.p_dead for row in rest[n_short:]))
+
+
+def fly(
+    prompts: Sequence[Prompt], because: str, belief: Prediction, at: Sequence[int] | None = None
+) -> dict[str, Flight]:
+    """``prompts`` by key with the beliefs ``at`` those positions (their own by default)."""
+    positions = range(len(prompts)) if at is None else at
+    return {
+        prompt.key: Flight(because, float(belief.mean_P[i]), float(belief.strength_P[i]))
+        for prompt, i in zip(prompts, positions, strict=True)
+    }
+
+
+def _not_chosen(drawn: Sequence[Prompt], belief: Prediction, decision: Decision, group_size: int) -> list[_Rest]:
+    left = sorted(set(range(len(drawn))) - set(decision.chosen))
+    flights = fly([drawn[i] for i in left], "fallback", belief, left)
+    # A surplus candidate was not judged unfit, so that passing it over saves nothing.
+    p_dead_P = 1.0 - belief.p_mixed(group_size)
+    p_dead = [0.0 if decision.skipped.get(i) == "surplus" else float(p_dead_P[i]) for i in left]
+    score = [float(decision.score_P[i]) for i in left]
+    return [_Rest(*row) for row in zip(score, flights, flights.values(), p_dead, strict=True)]
