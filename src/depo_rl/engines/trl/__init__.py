@@ -1,8 +1,8 @@
 """TRL: ``DEPOTrainer`` and ``DEPOConfig``, drop-in subclasses of ``GRPOTrainer`` and ``GRPOConfig``.
 
-    from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
-    trainer = DEPOTrainer(model=..., reward_funcs=..., args=DEPOConfig(method="depo", ...), train_dataset=...)
-    trainer.train()
+from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
+trainer = DEPOTrainer(model=..., reward_funcs=..., args=DEPOConfig(method="depo", ...), train_dataset=...)
+trainer.train()
 """
 
 from .compat import require_trl

@@ -1,7 +1,7 @@
-"""What a TRL checkpoint must also hold for a run to go on as if it had never stopped, and which checkpoints are whole.
+"""Files that we add to a TRL checkpoint, and which checkpoints are whole.
 
-The Trainer writes ``trainer_state.json`` last, after all ranks have written theirs (``DEPOTrainer._save_rng_state``
-waits for them): a folder in which that file reads as JSON is complete, any other was cut off and is passed over.
+The Trainer writes ``trainer_state.json`` last, after all ranks have written theirs (``resume.py`` waits for them): a
+folder in which that file reads as JSON is complete, any other was cut off and is passed over.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def is_complete(checkpoint: Path) -> bool:
 def newest_complete(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
     """The complete checkpoint of the latest step, or None, and the newer ones that were cut off."""
     folders = [p for p in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.is_dir() and _step(p) is not None]
-    torn = []
+    torn: list[Path] = []
     for folder in sorted(folders, key=lambda p: -(_step(p) or 0)):
         if is_complete(folder):
             return folder, torn
@@ -55,18 +55,16 @@ def save_rank(checkpoint: str | Path, rank: int, state: dict[str, Any]) -> None:
     write_atomically(Path(checkpoint) / _RANK_FILE.format(rank=rank), save(tensors, metadata={"state": tree}))
 
 
-def load_rank(checkpoint: str | Path, rank: int, device: Any) -> dict[str, Any] | None:
-    """What ``save_rank`` wrote, tensors on ``device``; None if this rank has no file there."""
+def load_rank(checkpoint: str | Path, rank: int, device: Any) -> dict[str, Any]:
+    """What ``save_rank`` wrote, tensors on ``device``. Raises CheckpointError if it is not there or damaged."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(checkpoint) / _RANK_FILE.format(rank=rank)
-    if not path.exists():
-        return None
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
             tree = json.loads((file.metadata() or {})["state"])
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; resume from an older checkpoint") from error
     state: dict[str, Any] = _join(tree, tensors)
     return state
@@ -85,5 +83,7 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
-        return tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _join(v, tensors) for k, v in value.items()}
+        return (
+            tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _join(v, tensors) for k, v in value.items()}
+        )
     return [_join(inner, tensors) for inner in value] if isinstance(value, list) else value

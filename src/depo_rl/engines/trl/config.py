@@ -29,7 +29,7 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
     curriculum: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Settings of the method, e.g. '{\"window\": [0.2, 0.8], \"warmup_steps\": 50}'; the names are "
+            "help": 'Settings of the method, e.g. \'{"window": [0.2, 0.8], "warmup_steps": 50}\'; the names are '
             "those of depo_rl.CurriculumConfig."
         },
     )
@@ -40,8 +40,11 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
             "shaped total that the policy trains on. Default: the first reward function."
         },
     )
-    correct_threshold: float = field(
-        default=0.5, metadata={"help": "A completion is correct if that reward is at least this."}
+    correct_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "A completion is correct if that reward, or what correct_fn returns, is at least this; default 0.5."
+        },
     )
     source_column: str = field(
         default="source", metadata={"help": "Column that names a prompt's source; without it all are one source."}
@@ -62,7 +65,9 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
 
     def curriculum_config(self) -> CurriculumConfig:
         """The curriculum's settings with group size and seed from this config. Raises ConfigError."""
-        given = dict(self.curriculum or {}) if isinstance(self.curriculum, dict | None) else _parse_json(self.curriculum)
+        given = (
+            dict(self.curriculum or {}) if isinstance(self.curriculum, dict | None) else _parse_json(self.curriculum)
+        )
         for name, own_name in (("group_size", "num_generations"), ("seed", "seed")):
             own = getattr(self, own_name)
             if given.setdefault(name, own) != own:

@@ -11,6 +11,7 @@ import torch
 
 from ...errors import ConfigError, RewardError
 from ...types import GroupOutcome
+from .config import DEPOConfig
 
 CorrectFn = Callable[..., Sequence[bool | float | None]]
 
@@ -18,30 +19,41 @@ CorrectFn = Callable[..., Sequence[bool | float | None]]
 class Correctness:
     """Turns rewards of all ranks into correct (1), wrong (0) or unscorable (NaN) per completion.
 
-    By default the first reward function judges: correct means its reward is at least ``threshold``. ``reward`` names
-    another one; ``function`` replaces it, called like a TRL reward function and returning one truth value per
-    completion (None: unscorable).
+    By default the first reward function judges: correct means its reward is at least 0.5.
+    ``DEPOConfig.correct_reward`` names another one and ``correct_threshold`` another value; ``function`` replaces it,
+    called like a TRL reward function and returning one truth value or number per completion (None: unscorable).
     """
 
-    def __init__(self, names: Sequence[str], reward: str | None, threshold: float, function: CorrectFn | None) -> None:
+    def __init__(self, names: Sequence[str], args: DEPOConfig, function: CorrectFn | None) -> None:
+        reward = args.correct_reward
         if reward is not None and reward not in names:
-            raise ConfigError(f"correct_reward = {reward!r}: no reward function has that name. Known: {', '.join(names)}")
+            raise ConfigError(
+                f"correct_reward = {reward!r}: no reward function has that name. Known: {', '.join(names)}"
+            )
+        if reward is not None and function is not None:
+            raise ConfigError(f"correct_reward = {reward!r} and correct_fn both say what is correct: give one")
         self._names, self._column = list(names), list(names).index(reward) if reward else 0
-        self._threshold, self._function = threshold, function
-        self._named = reward is not None or function is not None
+        self._threshold = 0.5 if args.correct_threshold is None else args.correct_threshold
+        self._function = function
+        of_the_only_one = len(names) == 1 and args.correct_threshold is not None
+        self._named = reward is not None or function is not None or of_the_only_one
         self._warned = False
 
     def local(self, inputs: Sequence[Any], kwargs: dict[str, Any], device: Any) -> torch.Tensor | None:
         """This rank's judgement by ``function``, shape (B,), NaN where unscorable; None if a reward judges."""
         if self._function is None:
             return None
-        columns = {k: [row[k] for row in inputs] for k in inputs[0] if k not in ("prompt", "completion", "completion_ids")}
+        columns = {
+            k: [row[k] for row in inputs] for k in inputs[0] if k not in ("prompt", "completion", "completion_ids")
+        }
         try:
             values = list(self._function(**kwargs, **columns))
         except Exception as error:
             raise RewardError(f"correct_fn raised {type(error).__name__}: {error}") from error
         if len(values) != len(inputs):
-            raise RewardError(f"correct_fn returned {len(values)} values for {len(inputs)} completions: return one each")
+            raise RewardError(
+                f"correct_fn returned {len(values)} values for {len(inputs)} completions: return one each"
+            )
         return torch.tensor([float("nan") if v is None else float(v) for v in values], device=device)
 
     def judge(self, rewards_S_F: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
@@ -60,9 +72,9 @@ class Correctness:
         if len(self._names) > 1 or bool(((known != 0) & (known != 1)).any()):
             self._warned = True
             warnings.warn(
-                f"the rewards are shaped ({', '.join(self._names)}) and nothing says what is correct: a completion counts "
-                f"as correct when {self._names[self._column]!r} gives at least {self._threshold}. Name the judge with "
-                "correct_reward and correct_threshold, or pass correct_fn",
+                f"the rewards are shaped ({', '.join(self._names)}) and nothing says what is correct: a completion "
+                f"counts as correct when {self._names[self._column]!r} gives at least {self._threshold}. Name the "
+                "judge with correct_reward and correct_threshold, or pass correct_fn",
                 stacklevel=2,
             )
 

@@ -6,28 +6,27 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch
-from accelerate.utils import broadcast_object_list
+from typing import TYPE_CHECKING, Any
 
 from ...config import EncoderSettings
 from ...curriculum import Curriculum, Settlement
-from ...errors import RewardError
+from ...errors import PoolExhausted, RewardError
 from ...methods import make_curriculum
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
 from ...types import GroupOutcome, Prompt
 from .config import DEPOConfig
 from .prompts import prompts_of
+from .ranks import on_main
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-T = TypeVar("T")
-
 _PER_GENERATION = ("drawn", "skipped", "explored", "fallback", "failed")
-_LATEST = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "seconds_selecting", "seconds_learning")
+_LATEST = (
+    *("predicted_mean", "log_loss", "auc_mixed", "ece"),
+    *("rollouts_saved", "tokens_saved", "seconds_selecting", "seconds_learning"),
+)
 
 
 class CurriculumDriver:
@@ -36,7 +35,7 @@ class CurriculumDriver:
     On the main process ``curriculum`` is the run's curriculum; elsewhere it is None and decisions arrive by broadcast.
     """
 
-    def __init__(self, accelerator: Accelerator, dataset: Any, args: DEPOConfig) -> None:
+    def __init__(self, accelerator: Accelerator, dataset: Any, args: DEPOConfig, needs_prompt: bool = True) -> None:
         self._accelerator, self._args = accelerator, args
         self.curriculum: Curriculum | None = None
         self.log: OutcomeLogWriter | None = None
@@ -45,36 +44,32 @@ class CurriculumDriver:
         self._outcomes: list[GroupOutcome] = []  # of this generation
         self._seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self._published: dict[str, float] = {}
-        self.max_rounds: int = self.on_main(lambda: self._start(dataset))
+        self.max_rounds: int = on_main(self._accelerator, lambda: self._start(dataset, needs_prompt))
         self._unscorable_streak = 0
 
-    def _start(self, dataset: Any) -> int:
+    def _start(self, dataset: Any, needs_prompt: bool) -> int:
         config = self._args.curriculum_config()
-        self._prompts = prompts_of(dataset, self._args.source_column)
+        self._prompts = prompts_of(dataset, self._args.source_column, needs_prompt)
         self._row_of = {prompt.key: row for row, prompt in enumerate(self._prompts)}
         self.curriculum = make_curriculum(self._args.method, self._prompts, config)
+        self._check_size(len(self.curriculum.pool))
         return self.curriculum.gate.max_rounds
+
+    def _check_size(self, n_prompts: int) -> None:
+        """TRL's dataloader gives no batch at all if the data set is smaller: training would end before it began."""
+        n_groups = self._args.generation_batch_size // self._args.num_generations
+        if self._args.method != "grpo" and n_prompts < n_groups:
+            raise PoolExhausted(
+                f"the pool has {n_prompts} prompts, but each generation takes {n_groups} (generation_batch_size "
+                f"{self._args.generation_batch_size} / num_generations {self._args.num_generations}): use a smaller "
+                "batch or more prompts"
+            )
 
     @property
     def wants_logprobs(self) -> bool:
         """True if the estimator learns from the policy's confidence (the paper's distillation target)."""
         estimator = self._args.curriculum_config().estimator
         return isinstance(estimator, EncoderSettings) and estimator.distill_weight > 0
-
-    def on_main(self, work: Callable[[], T]) -> T:
-        """``work()`` of the main process, on all ranks; an error there is raised on all of them, so none waits for ever."""
-        result: list[Any] = [None, None]
-        if self._accelerator.is_main_process:
-            try:
-                result[0] = work()
-            except Exception as error:
-                result[1] = error
-        if self._accelerator.num_processes > 1:
-            broadcast_object_list(result, from_process=0)
-        if result[1] is not None:
-            raise result[1]
-        value: T = result[0]
-        return value
 
     def propose(self, n: int) -> list[int]:
         """Rows of the data set to roll out next."""
@@ -86,7 +81,7 @@ class CurriculumDriver:
             self._seconds["seconds_selecting"] += time.perf_counter() - started
             return [self._row_of[prompt.key] for prompt in prompts]
 
-        return self.on_main(work)
+        return on_main(self._accelerator, work)
 
     def adopt(self, keys: Sequence[str]) -> None:
         """Method grpo: the trainer's own order chose these prompts."""
@@ -114,7 +109,7 @@ class CurriculumDriver:
             self._write_log(settled, step)
             return [s.admitted for s in settled]
 
-        return self.on_main(work)
+        return on_main(self._accelerator, work)
 
     def _check_scorable(self, settled: Sequence[Settlement]) -> None:
         scored = any(s.outcome.n_scored for s in settled)
@@ -127,9 +122,10 @@ class CurriculumDriver:
             )
         if self._unscorable_streak >= self._args.max_unscorable_generations:
             raise RewardError(
-                f"no reward could be scored in {self._unscorable_streak} generations in a row (max_unscorable_generations "
-                f"= {self._args.max_unscorable_generations}): every reward function returned None or NaN for every "
-                "completion. Mend the reward function or its answer column, then resume from the last checkpoint"
+                f"no reward could be scored in {self._unscorable_streak} generations in a row (the limit, "
+                f"max_unscorable_generations, is {self._args.max_unscorable_generations}): every reward function "
+                "returned None or NaN for every completion. Mend the reward function or its answer column, then resume "
+                "from the last checkpoint"
             )
 
     def _write_log(self, settled: Sequence[Settlement], step: int) -> None:
@@ -175,7 +171,7 @@ class CurriculumDriver:
         now = self.curriculum.metrics() | self._seconds
         shares = batch_shares(self._outcomes)
         values = {name: now[name] - self._published.get(name, 0.0) for name in _PER_GENERATION}
-        values |= {name: now[name] for name in _LATEST} | shares | {"predicted_mean": now.get("predicted_mean", float("nan"))}
+        values |= {name: now[name] for name in _LATEST} | shares
         values["rollouts"] = (now["admitted"] + now["rejected"] + now["failed"]) * self.curriculum.config.group_size
         values |= {name: v for name, v in now.items() if name.startswith("estimator/")}
         if self.log is not None:
@@ -195,13 +191,7 @@ class CurriculumDriver:
         self._unscorable_streak = int(state["unscorable_streak"])
         self._published = self.curriculum.metrics()
 
-
-def pad_to_world(n: int, group_size: int, world: int) -> int:
-    """The smallest number of groups, at least ``n``, whose completions divide evenly over ``world`` ranks."""
-    while (n * group_size) % world:
-        n += 1
-    return n
-
-
-def to_numpy(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
-    return {name: tensor.detach().double().cpu().numpy() for name, tensor in tensors.items()}
+    def release(self) -> None:
+        """Gives up on proposals whose rollouts an interrupted ``train`` never finished."""
+        if self.curriculum is not None:
+            self.curriculum.release()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...errors import DataError
@@ -13,38 +14,71 @@ from ...types import Prompt, prompt_key
 _SCALAR = (str, int, float, bool)
 
 
-def prompts_of(dataset: Any, source_column: str) -> list[Prompt]:
+def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> list[Prompt]:
     """Prompt i is row i of the map-style ``dataset``. Rows with the same text and source get keys of their own.
 
-    Raises DataError if the data set has no random access or no rows.
+    needs_prompt: False if an environment supplies the prompts. Raises DataError if the data set has no random access,
+    no rows, or a row has no prompt.
     """
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    if not has_random_access(dataset):
         raise DataError(
-            f"train_dataset is a {type(dataset).__name__}; choosing prompts needs random access to rows: use a map-style "
-            "Dataset (for instance Dataset.from_list(list(iterable))), or method='grpo'"
+            f"train_dataset is a {type(dataset).__name__}; choosing prompts needs random access to rows: use a "
+            "map-style Dataset (for instance Dataset.from_list(list(iterable))), or method='grpo'"
         )
     if len(dataset) == 0:
         raise DataError("train_dataset has no rows; a curriculum needs at least one prompt")
-    seen: dict[str, int] = {}
-    prompts = [_prompt(dataset[i], source_column, seen) for i in range(len(dataset))]
-    repeated = len(prompts) - len(seen)
+    images = [name for name in ("image", "images") if name in getattr(dataset, "column_names", ())]
+    if images:  # nothing here needs them, and decoding all would take minutes
+        dataset = dataset.remove_columns(images)
+    rows = [dataset[i] for i in range(len(dataset))]
+    if needs_prompt:
+        _check_prompts(rows)
+    keys = occurrence_keys(key_of(row, source_column) for row in rows)
+    prompts = [_prompt(key, row, source_column) for key, row in zip(keys, rows, strict=True)]
+    repeated = sum("#" in key for key in keys)
     if repeated:
         warnings.warn(
-            f"{repeated} of {len(prompts)} rows of train_dataset repeat the prompt of another row; each is treated as a "
-            "prompt of its own, with its own history. Remove duplicates to share what is learnt",
+            f"{repeated} of {len(prompts)} rows of train_dataset repeat the prompt of another row; each is treated as "
+            "a prompt of its own, with its own history. Remove duplicates to share what is learnt",
             stacklevel=2,
         )
     return prompts
 
 
-def _prompt(row: Mapping[str, Any], source_column: str, seen: dict[str, int]) -> Prompt:
-    text, source = text_of(row), str(row.get(source_column) or "default")
-    key = prompt_key(text, source)
-    seen[key] = seen.get(key, 0) + 1
-    if seen[key] > 1:
-        key = f"{key}#{seen[key]}"
+def has_random_access(dataset: Any) -> bool:
+    return hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+
+
+def key_of(row: Mapping[str, Any], source_column: str) -> str:
+    return prompt_key(text_of(row), _source(row, source_column))
+
+
+def occurrence_keys(keys: Iterable[str]) -> list[str]:
+    """The keys in order, all different: the second occurrence of one is marked ``#2``, the third ``#3``, ..."""
+    seen: Counter[str] = Counter()
+    marked = []
+    for key in keys:
+        seen[key] += 1
+        marked.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
+    return marked
+
+
+def _check_prompts(rows: list[Any]) -> None:
+    for i, row in enumerate(rows):
+        if not isinstance(row.get("prompt"), (str, list)):
+            raise DataError(
+                f"row {i} of train_dataset: prompt is {row.get('prompt')!r}, must be a text or a list of messages; "
+                f"columns there: {', '.join(sorted(row)) or 'none'}"
+            )
+
+
+def _source(row: Mapping[str, Any], source_column: str) -> str:
+    return str(row.get(source_column) or "default")
+
+
+def _prompt(key: str, row: Mapping[str, Any], source_column: str) -> Prompt:
     fields = {name: value for name, value in row.items() if name != "prompt" and isinstance(value, _SCALAR)}
-    return Prompt(key, text, source, fields)
+    return Prompt(key, text_of(row), _source(row, source_column), fields)
 
 
 def text_of(row: Mapping[str, Any]) -> str:

@@ -57,3 +57,23 @@ def _merge(fields: list[Any]) -> Any:
     if isinstance(first, dict):
         return {key: _merge([f[key] for f in fields]) for key in first}
     return [item for f in fields for item in f] if isinstance(first, list) else first
+
+
+def loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
+    """Completion tokens that take part in the loss, 1 or 0, shape (B, T)."""
+    mask: torch.Tensor = inputs["completion_mask"]
+    return mask if inputs.get("tool_mask") is None else mask * inputs["tool_mask"]
+
+
+def logprob_sums(logps_B_T: torch.Tensor, mask_B_T: torch.Tensor) -> torch.Tensor:
+    """Per completion: sum of its token log-probabilities (unknown ones left out) and their number, shape (B, 2)."""
+    known_B_T = (mask_B_T > 0) & logps_B_T.isfinite()
+    return torch.stack([logps_B_T.float().masked_fill(~known_B_T, 0.0).sum(1), known_B_T.sum(1).float()], dim=1)
+
+
+def known_logprobs(output: dict[str, Any]) -> torch.Tensor | None:
+    """From the sampling engine (vLLM) or TRL's pass before the update, if either has them; else None."""
+    for name in ("sampling_per_token_logps", "old_per_token_logps"):
+        if output.get(name) is not None:
+            return logprob_sums(output[name], loss_mask(output))
+    return None
