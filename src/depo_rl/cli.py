@@ -1,0 +1,132 @@
+"""The command ``depo``.
+
+A command is one function here: it parses its options, calls one function of the package, imported when it runs, and
+hands the result to ``_show``. ``main`` turns what goes wrong into an exit code and one line.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import ConfigError, DataError, DepoError, StateMismatch
+
+app = typer.Typer(
+    name="depo",
+    help="Train reasoning models with reinforcement learning without paying for rollouts that teach nothing.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Typer carries its own copy of click in newer releases: take the base class from what it exports.
+_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"depo-rl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before the command."""
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a ready configuration: `depo configs`.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, dotted: trl.max_steps=10 resume=auto"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings, data, rewards and model, print the plan, write nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one policy with GRPO, DAPO, Polaris or DEPO, as a YAML file says."""
+    from .experiments.train import run_train
+
+    with redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
+        result = run_train(config, overrides or (), dry_run=dry_run)
+    if result:  # ranks other than the main one have none
+        _show(result, as_json)
+
+
+@app.command()
+def configs(as_json: AsJson = False) -> None:
+    """List the ready configurations and where they are, to run or to copy."""
+    from .experiments.train_file import ready_configs
+
+    _show({name: str(path) for name, path in ready_configs().items()}, as_json)
+
+
+def _show(result: Mapping[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(_lines(result)))
+
+
+def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
+    """``name  value`` a line, values aligned, sections indented; what was not measured is left out."""
+    lines: list[str] = []
+    width = max((len(str(name)) for name, value in result.items() if not isinstance(value, Mapping)), default=0)
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}", *_lines(value, indent + "  ")] if value else []
+        elif value not in (None, []):
+            lines.append(f"{indent}{name!s:<{width}}  {_plain(value)}")
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs ``depo`` with ``argv`` (default: the process's) and returns the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    return _guarded(lambda: app(args=args or ["--help"], prog_name="depo", standalone_mode=False))
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    try:
+        code = run()  # without standalone mode typer returns the code of an Exit, 130 for Ctrl-C among them
+        return _complain("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
+    except (ConfigError, DataError, StateMismatch) as error:
+        return _complain(error, 2)
+    except DepoError as error:
+        return _complain(error, 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted", 130)
+    except typer.Exit as stop:
+        return int(stop.exit_code)
+    except _UsageError as error:
+        return _complain(error.format_message(), 2)
+
+
+def _complain(what: object, code: int) -> int:
+    """One line on stderr, whatever line breaks a value in the message has."""
+    print(f"depo: {' '.join(str(what).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

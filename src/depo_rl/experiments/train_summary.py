@@ -1,0 +1,134 @@
+"""What a finished run came to: the record of ``results.json`` and what ``depo train`` prints.
+
+Everything comes from what checkpoints carry (the trainer's log, the curriculum, the outcome log), so that a resumed run
+sums up to the same as one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import ConstantSettings
+from ..metrics import reliability
+from ..report import AccuracyPoint, ReliabilityBin, RunResult
+from .train_config import MathReward
+from .train_plan import Prepared
+from .train_rewards import reward_name
+
+_HISTORY = ("mixed_share", "all_pass_share", "all_fail_share", "predicted_mean", "observed_mean",
+            "seconds_selecting", "seconds_learning")  # fmt: skip
+
+
+def run_result(trainer: Any, prepared: Prepared) -> RunResult:
+    """The run's record; main process only. A value that was not measured is None."""
+    curriculum, history = trainer.curriculum, trainer.state.log_history
+    metrics, size = curriculum.metrics(), prepared.layout.group_size
+    groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
+    rows = _logged(prepared)
+    predicts = not isinstance(curriculum.config.estimator, ConstantSettings)  # a constant belief is no prediction
+    judged = {name: _finite(metrics.get(name)) if predicts else None for name in ("auc_mixed", "log_loss", "ece")}
+    return RunResult(
+        method=curriculum.method,
+        seed=int(prepared.args.seed),
+        steps=int(trainer.state.global_step),
+        groups=groups,
+        rollouts=groups * size,
+        tokens=int(trainer.completion_tokens_generated),
+        **{f"{name}_share": _share(rows, name) for name in ("mixed", "all_pass", "all_fail")},  # type: ignore[arg-type]
+        **{name: _finite(metrics.get(name)) for name in ("explored_share", "fallback_share")},  # type: ignore[arg-type]
+        candidates_scored=int(metrics["drawn"]) if predicts else None,
+        **{name: _total(history, name, prepared) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
+        **judged,  # type: ignore[arg-type]
+        accuracy=_accuracy(history, prepared, rows) or None,
+        history=_history(history) or None,
+        reliability=_bins(curriculum) if predicts else None,
+    )
+
+
+def describe_end(trainer: Any, result: RunResult, output: Path) -> dict[str, Any]:
+    """What is printed: the record without its series, the last logged numbers, and where things are."""
+    paths = {name: output / name for name in ("model", "outcomes.jsonl", "results.json", "run.json")}
+    return {
+        "results": result.model_dump(mode="json", exclude={"history", "reliability"}),
+        "final": _final(trainer.state.log_history),
+        "paths": {"output": str(output)} | {name: str(path) for name, path in paths.items() if path.exists()},
+    }
+
+
+def _logged(prepared: Prepared) -> Sequence[Any]:
+    """The rows of the outcome log, none where it is off."""
+    log = Path(prepared.config.output) / "outcomes.jsonl"
+    if not prepared.config.outcome_log or not log.exists():
+        return ()
+    from ..outcomes import read_log
+
+    return read_log(log)
+
+
+def _share(rows: Sequence[Any], name: str) -> float | None:
+    scored = [row for row in rows if row.n_scored]
+    return sum(getattr(row.to_outcome(), name) for row in scored) / len(scored) if scored else None
+
+
+def _total(history: Sequence[Mapping[str, Any]], name: str, prepared: Prepared) -> float | None:
+    """Seconds over the run: the log holds the mean over the generations since the entry before."""
+    total, known, before = 0.0, False, 0
+    for entry in history:
+        value = _finite(entry.get(f"depo/{name}"))
+        if value is not None:
+            total, known = total + value * (entry["step"] - before) / prepared.layout.steps_per_generation, True
+            before = entry["step"]
+    return total if known else None
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
+    found = []
+    for entry in history:
+        if "depo/rollouts" in entry:
+            row: dict[str, str] = {"rollouts": "depo/rollouts", "tokens": "depo/completion_tokens", "reward": "reward"}
+            row |= {"grad_norm": "grad_norm", "seconds_step": "step_time"} | {name: f"depo/{name}" for name in _HISTORY}
+            values: dict[str, float | None] = {"step": float(entry["step"])}
+            found.append(values | {name: _finite(entry.get(key)) for name, key in row.items()})
+    return found
+
+
+def _accuracy(history: Sequence[Mapping[str, Any]], prepared: Prepared, rows: Sequence[Any]) -> list[AccuracyPoint]:
+    """One point per evaluation. Only a verifier's mean is an accuracy; that of a function of yours may be anything."""
+    kinds = {reward_name(f): r for f, r in zip(prepared.rewards, prepared.config.reward, strict=True)}
+    if not isinstance(kinds[prepared.named], MathReward):
+        return []
+    points = []
+    for entry in history:
+        accuracy = _finite(entry.get(f"eval_rewards/{prepared.named}/mean"))
+        if accuracy is None:
+            continue
+        before = [row for row in rows if row.step is not None and row.step <= entry["step"]]
+        tokens = [row.tokens for row in before]
+        points.append(
+            AccuracyPoint(
+                step=int(entry["step"]),
+                accuracy=accuracy,
+                rollouts=sum(row.group_size for row in before) if rows else None,
+                tokens=sum(tokens) if rows and None not in tokens else None,
+            )
+        )
+    return points
+
+
+def _bins(curriculum: Any) -> list[ReliabilityBin]:
+    _, p_mixed, _, mixed = curriculum.track.columns()
+    return [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
+
+
+def _final(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The last logged value of the numbers people look at."""
+    names = ("loss", "reward", "grad_norm", "completions/mean_length", "frac_reward_zero_std", "eval_reward")
+    last = {name: _finite(entry[name]) for entry in history for name in names if name in entry}
+    return {name: value for name, value in last.items() if value is not None}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
