@@ -1,0 +1,121 @@
+"""Files of the outcome log: lines out and in, healing after a crash, trimming on resume, replacing all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .schema import LogRow
+
+_BLOCK = 1 << 16
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the name ``path`` when the block ends well and vanishes when it raises."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def encode_line(row: LogRow) -> bytes:
+    """The row as one JSON line in UTF-8, newline included. Values JSON has no word for are written as text or null."""
+    flat = plain(row.to_dict())
+    try:
+        return (json.dumps(flat, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a surrogate pair, as tokenisers cut them: escaped, it is valid JSON
+        return (json.dumps(flat, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's words: NaN and infinity are null, numpy scalars and arrays are numbers and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, float):
+        return float(value) if value - value == 0 else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    to_python = getattr(value, "tolist", None)  # numpy and torch, without importing either
+    return plain(to_python()) if callable(to_python) else str(value)
+
+
+def heal(path: Path) -> int:
+    """Makes the last line whole after a crash; returns the bytes cut away (0 if there was nothing to heal).
+
+    A last line without its newline is cut off, unless it is a complete row that lacks nothing but the newline.
+    """
+    with open(path, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        start = _start_of_last_line(file, end)
+        if start == end:
+            return 0
+        file.seek(start)
+        if is_json(file.read(end - start)):
+            file.write(b"\n")
+            return 0
+        file.truncate(start)
+        return end - start
+
+
+def _start_of_last_line(file: BinaryIO, end: int) -> int:
+    """Offset just after the last newline before ``end``: ``end`` itself if the file is whole."""
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        file.seek(begin)
+        found = file.read(end - begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def is_json(line: bytes) -> bool:
+    """Whether the line is complete: no proper prefix of a JSON object is JSON, so a torn row never passes."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def trim(path: Path, after_step: int) -> int:
+    """Removes rows whose step is above ``after_step``, all at once; returns how many. Other lines stay byte for byte.
+
+    A line that is no row, or a row without a step, is kept: throwing away what one cannot judge helps nobody.
+    """
+    removed = 0
+    with open(path, "rb") as old:
+        later = any(_is_later(line, after_step) for line in old)
+        if not later:  # the common case: the run was stopped right after its checkpoint
+            return 0
+        old.seek(0)
+        with replacing(path) as new:
+            for line in old:
+                if _is_later(line, after_step):
+                    removed += 1
+                else:
+                    new.write(line)
+    return removed
+
+
+def _is_later(line: bytes, after_step: int) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    step = row.get("step") if isinstance(row, dict) else None
+    return isinstance(step, (int, float)) and step > after_step

@@ -1,0 +1,192 @@
+"""``results.json``: one object per (method, seed). What was not measured is null, never 0."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..checkpoint import write_atomically
+from ..errors import DataError
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in JSON's words: NaN and infinity (not measured) are None, numpy scalars and arrays are plain."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    to_python = getattr(value, "tolist", None)
+    if callable(to_python):
+        return _plain(to_python())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole(value: Any) -> Any:
+    """12.0 as 12: counters that went through a dict of floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    """Closed (an unknown name is a mistake), strict (no "3" for 3), and NaN means null."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_any(cls, data: Any) -> Any:
+        return _plain(data)
+
+
+class AccuracyPoint(_Record):
+    """One evaluation during training.
+
+    rollouts, tokens, seconds: spent up to it, by this run. accuracy: in [0, 1], on held-out problems. step: optimiser
+    steps done; where it is null the figures derive it from the rollouts.
+    """
+
+    rollouts: Count | None = None
+    tokens: Count | None = None
+    seconds: Amount | None = None
+    accuracy: Share | None = None
+    step: Count | None = None
+
+
+class ReliabilityBin(_Record):
+    """predicted, observed: mean predicted P(mixed) and share of mixed groups among the bin's ``count`` groups."""
+
+    predicted: Share
+    observed: Share
+    count: Count
+
+
+class RunResult(_Record):
+    """What one run of one method with one seed did.
+
+    steps: optimiser steps. groups, rollouts, tokens: rolled out in the whole run (completion tokens), groups that were
+    then discarded included. mixed_share, all_pass_share, all_fail_share: of the groups rolled out. explored_share,
+    fallback_share: of the groups chosen. candidates_scored: prompts whose pass rate was predicted.
+    seconds_selecting, seconds_learning, seconds_total: of wall-clock, in the selector, in the estimator's updates, in
+    all. auc_mixed, log_loss (nats), ece: of the predicted P(mixed). accuracy: evaluations, or None without a policy.
+    target: accuracy to be reached. rollouts_to_target, seconds_to_target: spent when it was first reached; None if it
+    never was, or was not measured. history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative),
+    mixed_share, all_pass_share, all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting,
+    seconds_learning, seconds_step. reliability: bins of the predicted P(mixed).
+    """
+
+    method: Annotated[str, Field(min_length=1)]
+    seed: int
+    steps: Count | None = None
+    groups: Count | None = None
+    rollouts: Count | None = None
+    tokens: Count | None = None
+    mixed_share: Share | None = None
+    all_pass_share: Share | None = None
+    all_fail_share: Share | None = None
+    explored_share: Share | None = None
+    fallback_share: Share | None = None
+    candidates_scored: Count | None = None
+    seconds_selecting: Amount | None = None
+    seconds_learning: Amount | None = None
+    auc_mixed: Share | None = None
+    log_loss: Amount | None = None
+    ece: Share | None = None
+    accuracy: list[AccuracyPoint] | None = None
+    rollouts_to_target: Count | None = None
+    seconds_to_target: Amount | None = None
+    seconds_total: Amount | None = None
+    target: Share | None = None
+    history: list[dict[str, float | None]] | None = None
+    reliability: list[ReliabilityBin] | None = None
+
+    @field_validator("history")
+    @classmethod
+    def _steps_are_known(cls, history: list[dict[str, float | None]] | None) -> list[dict[str, float | None]] | None:
+        for i, row in enumerate(history or ()):
+            if row.get("step") is None:
+                raise ValueError(f"entry {i} has no step")
+        return history
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """(steps, values) of ``name`` in the history, without the steps at which it was not measured."""
+        rows = [(row["step"], row.get(name)) for row in self.history or ()]
+        known = sorted((float(step), float(value)) for step, value in rows if step is not None and value is not None)
+        return [step for step, _ in known], [value for _, value in known]
+
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """(spent, accuracies): the evaluations against ``name``, one of rollouts, tokens, seconds, step."""
+        rows = [(getattr(point, name), point.accuracy) for point in self.accuracy or ()]
+        known = sorted((float(x), float(y)) for x, y in rows if x is not None and y is not None)
+        return [x for x, _ in known], [y for _, y in known]
+
+    @property
+    def final_accuracy(self) -> float | None:
+        """The last evaluation's accuracy, in [0, 1]."""
+        known = [point.accuracy for point in self.accuracy or () if point.accuracy is not None]
+        return known[-1] if known else None
+
+
+def parse_results(values: Any, where: str = "results") -> list[RunResult]:
+    """Runs from a list of mappings. Raises DataError naming entry, field and value, or a repeated (method, seed)."""
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+        raise DataError(f"{where}: must be a list of one object per (method, seed), not {type(values).__name__}")
+    results = []
+    for i, value in enumerate(values):
+        try:
+            results.append(value if isinstance(value, RunResult) else RunResult.model_validate(value))
+        except ValidationError as error:
+            raise DataError(f"{where}: entry {i}: {_explain(error)}") from None
+    check_distinct(results, where)
+    return results
+
+
+def check_distinct(results: Sequence[RunResult], where: str = "results") -> None:
+    """Raises DataError if two runs have the same method and seed: they would be counted as two seeds."""
+    seen: set[tuple[str, int]] = set()
+    for run in results:
+        if (run.method, run.seed) in seen:
+            raise DataError(f"{where}: method {run.method!r} with seed {run.seed} is there twice: keep one of them")
+        seen.add((run.method, run.seed))
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = get_close_matches(name, RunResult.model_fields, 1)
+        return f"unknown field {name!r}" + (f": did you mean {near[0]!r}?" if near else "")
+    given = "" if first["type"] == "missing" else f" = {repr(first['input'])[:60]}"
+    return f"{name or 'value'}{given}: {first['msg']}"
+
+
+def read_results(path: str | os.PathLike[str]) -> list[RunResult]:
+    """The runs in a ``results.json``. Raises DataError naming file, entry and field."""
+    path = Path(path)
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the results: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {str(error).splitlines()[0]}") from None
+    return parse_results(values, str(path))
+
+
+def write_results(results: Sequence[RunResult], path: str | os.PathLike[str]) -> None:
+    """Writes the runs as JSON, one a line, all at once; every field is there, null if not measured.
+
+    Raises DataError for a repeated (method, seed), CheckpointError if the disk fails (an earlier file is untouched).
+    """
+    check_distinct(results, str(path))
+    lines = [json.dumps(run.model_dump(mode="json"), ensure_ascii=False, allow_nan=False) for run in results]
+    write_atomically(path, ("[\n" + ",\n".join(lines) + "\n]\n").encode())
