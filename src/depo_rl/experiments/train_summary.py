@@ -61,7 +61,7 @@ def describe_end(trainer: Any, result: RunResult, output: Path) -> dict[str, Any
 def _logged(prepared: Prepared) -> Sequence[Any]:
     """The rows of the outcome log, none where it is off."""
     log = Path(prepared.config.output) / "outcomes.jsonl"
-    if not prepared.config.outcome_log or not log.exists():
+    if not prepared.config.outcome_log or not log.exists() or not log.stat().st_size:  # empty: the disk failed
         return ()
     from ..outcomes import read_log
 
