@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -66,6 +67,30 @@ def train(
         result = run_train(config, overrides or (), dry_run=dry_run)
     if result:  # ranks other than the main one have none
         _show(result, as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results.json, figures and report.html.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first run of each method.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, with seeds SEED, SEED + 1, ...")] = 1,
+    methods: Annotated[str, typer.Option(help="Comma-separated names; all train from the same weights.")] = "grpo,dapo,depo",
+    budget_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Completion tokens that each run may generate. [default: the demo's]")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The whole story on a CPU in minutes: grpo, dapo and depo from one tiny policy at one budget of tokens.
+
+    No download. Prints a table and writes results.json, figures and one self-contained page, report.html.
+    """
+    from .experiments.demo import DemoPlan, plan_budget, show_demo
+
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
+    plan = DemoPlan(out, names, tuple(range(seed, seed + seeds)), budget_tokens or plan_budget())
+    summary = show_demo(plan, quiet=as_json)
+    if as_json:
+        _show(summary, as_json)
 
 
 @app.command()

@@ -1,0 +1,137 @@
+"""Watches a TRL run and turns it into a ``RunResult``: what was spent, what was reached, and one row per step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..engines.trl import DEPOTrainer
+from ..metrics import reliability
+from ..report import AccuracyPoint, ReliabilityBin, RunResult
+
+_HISTORY = ("mixed_share", "all_pass_share", "all_fail_share", "predicted_mean", "observed_mean",
+            "seconds_selecting", "seconds_learning")  # fmt: skip
+_GUESSES = ("grpo", "dapo", "polaris")  # their constant belief is not a prediction: there is nothing to judge
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Add it to a ``DEPOTrainer`` with ``logging_steps=1``.
+
+    evaluate: gives the present policy's accuracy in [0, 1]; called before the first step and every ``every`` steps. Its
+    seconds are left out of the run's. target: accuracy whose first crossing is noted. on_change: told after each step.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[], float] | None = None,
+        every: int = 10,
+        target: float | None = None,
+        on_change: Callable[[Recorder], None] | None = None,
+    ) -> None:
+        self._evaluate, self._every, self._target, self._on_change = evaluate, every, target, on_change
+        self.trainer: DEPOTrainer | None = None
+        self.history: list[dict[str, float | None]] = []
+        self.accuracy: list[AccuracyPoint] = []
+        self._started, self._away = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock of the run so far, evaluations left out."""
+        return time.perf_counter() - self._started - self._away
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started, self._away = time.perf_counter(), 0.0
+        self._measure(0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "depo/rollouts" not in logs:
+            return
+        row: dict[str, float | None] = {"step": state.global_step, "rollouts": logs["depo/rollouts"]}
+        row |= {"tokens": logs.get("depo/completion_tokens"), "reward": logs.get("reward")}
+        row |= {"grad_norm": logs.get("grad_norm"), "seconds_step": logs.get("step_time")}
+        row |= {name: logs.get(f"depo/{name}") for name in _HISTORY}
+        self.history.append({name: None if value is None else float(value) for name, value in row.items()})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self._every == 0:
+            self._measure(state.global_step)
+        if self._on_change is not None:
+            self._on_change(self)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.accuracy and self.accuracy[-1].step != state.global_step:
+            self._measure(state.global_step)
+
+    def _measure(self, step: int) -> None:
+        if self._evaluate is None or self.trainer is None:
+            return
+        seconds, started = self.seconds, time.perf_counter()
+        rollouts, tokens = self._spent()
+        accuracy = self._evaluate()
+        self.accuracy.append(
+            AccuracyPoint(rollouts=rollouts, tokens=tokens, seconds=seconds, accuracy=accuracy, step=step)
+        )
+        self._away += time.perf_counter() - started
+
+    def _spent(self) -> tuple[int, int]:
+        assert self.trainer is not None and self.trainer.curriculum is not None
+        metrics = self.trainer.curriculum.metrics()
+        groups = metrics["admitted"] + metrics["rejected"] + metrics["failed"]
+        return int(groups) * self.trainer.num_generations, self.trainer.completion_tokens_generated
+
+    def result(self) -> RunResult:
+        """The run so far."""
+        assert self.trainer is not None and self.trainer.curriculum is not None
+        curriculum = self.trainer.curriculum
+        metrics, (rollouts, tokens) = curriculum.metrics(), self._spent()
+        crossed = next(
+            (p for p in self.accuracy if self._target is not None and (p.accuracy or 0) >= self._target), None
+        )
+        judged = {name: _known(metrics[name]) for name in ("auc_mixed", "log_loss", "ece")}
+        _, p_mixed, _, mixed = curriculum.track.columns()
+        bins: list[ReliabilityBin] | None = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
+        if curriculum.method in _GUESSES:
+            judged, bins = dict.fromkeys(judged), None
+        return RunResult(
+            method=curriculum.method,
+            seed=self.trainer.args.seed,
+            steps=int(self.trainer.state.global_step),
+            groups=rollouts // self.trainer.num_generations,
+            rollouts=rollouts,
+            tokens=tokens,
+            **{name: self._share(name) for name in ("mixed_share", "all_pass_share", "all_fail_share")},  # type: ignore[arg-type]
+            explored_share=_known(metrics["explored_share"]),
+            fallback_share=_known(metrics["fallback_share"]),
+            candidates_scored=None if curriculum.method in _GUESSES else int(metrics["drawn"]),
+            **{name: self._sum(name) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
+            **judged,  # type: ignore[arg-type]
+            accuracy=self.accuracy or None,
+            rollouts_to_target=crossed.rollouts if crossed else None,
+            seconds_to_target=crossed.seconds if crossed else None,
+            seconds_total=self.seconds,
+            target=self._target,
+            history=self.history,
+            reliability=bins,
+        )
+
+    def _sum(self, name: str) -> float | None:
+        values = [row[name] for row in self.history]
+        known = [value for value in values if value is not None]
+        return sum(known) if known else None
+
+    def _share(self, name: str) -> float | None:
+        """Over all groups of the run: each step's share weighs by the rollouts of that step."""
+        spent = [0.0, *(row["rollouts"] or 0.0 for row in self.history)]
+        weights = [after - before for before, after in zip(spent[:-1], spent[1:], strict=True)]
+        rows = [(w, row[name]) for w, row in zip(weights, self.history, strict=True)]
+        known = [(w, value) for w, value in rows if value is not None and w > 0]
+        total = sum(w for w, _ in known)
+        return sum(w * value for w, value in known) / total if total else None
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
