@@ -19,6 +19,11 @@ from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
 
 torch.set_num_threads(1)
 
+THIRD_PARTY = [  # deprecations inside the libraries that no setting of ours avoids
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+    "ignore:`gradient_checkpointing` is deprecated:FutureWarning",  # TRL's own default sets it
+]
+
 CHARACTERS = ["<pad>", "<bos>", "<eos>", "<unk>", *"0123456789+-*= ?", "u", "a", ":", "\n"]
 CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'][0] }}:{{ m['content'] }}\n{% endfor %}"
@@ -55,8 +60,14 @@ def policy(seed: int = 0) -> Qwen2ForCausalLM:
     )
 
 
+def saved_policy(folder) -> str:
+    policy().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
 def rows(n: int) -> list[dict]:
-    """Distinct sums of two numbers; half of them call any digit right, so that there is something to learn."""
+    """``n`` distinct sums, of two sources."""
     made = []
     for i in range(n):
         a, b = i % 10, i // 10
@@ -105,7 +116,7 @@ def config(folder, cls=DEPOConfig, **overrides):
 def trainer(
     folder, *, cls=DEPOTrainer, config_cls=DEPOConfig, rewards=digit_reward, data=None, extra=None, **overrides
 ):
-    """A trainer of a fresh tiny policy; ``overrides`` are settings of the config, ``extra`` arguments of the trainer."""
+    """A trainer of a fresh tiny policy; ``overrides``: settings of the config; ``extra``: arguments of the trainer."""
     arguments = {"model": policy(), "processing_class": tokenizer()} | (extra or {})
     args = config(folder, config_cls, **overrides)
     return cls(reward_funcs=rewards, args=args, train_dataset=dataset() if data is None else data, **arguments)
@@ -165,8 +176,8 @@ def everything(made) -> dict:
 
 
 def caught(function, *args, **kwargs):
-    """(result, messages of our own warnings) of a call; foreign warnings are dropped."""
+    """(result, messages of the UserWarnings) of a call; deprecations of the libraries are dropped."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         result = function(*args, **kwargs)
-    return result, [str(w.message) for w in seen if "depo_rl" in w.filename or "/trl_toys" in w.filename]
+    return result, [str(w.message) for w in seen if w.category is UserWarning]

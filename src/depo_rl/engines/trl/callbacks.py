@@ -27,3 +27,7 @@ class TokenBudget(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer is not None and self.trainer.completion_tokens_generated >= self.max_tokens:
             control.should_training_stop = True
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A run that had spent its budget and resumes is over."""
+        self.on_step_end(args, state, control)

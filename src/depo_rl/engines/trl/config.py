@@ -58,9 +58,9 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if isinstance(self.curriculum, str):
             self.curriculum = _parse_json(self.curriculum)
+        super().__post_init__()
         self.curriculum_config()  # an error now, not after the model is loaded
 
     def curriculum_config(self) -> CurriculumConfig:

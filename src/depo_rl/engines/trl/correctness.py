@@ -28,7 +28,7 @@ class Correctness:
         reward = args.correct_reward
         if reward is not None and reward not in names:
             raise ConfigError(
-                f"correct_reward = {reward!r}: no reward function has that name. Known: {', '.join(names)}"
+                f"correct_reward = {reward!r}: no reward function of that name. Known: {', '.join(names)}"
             )
         if reward is not None and function is not None:
             raise ConfigError(f"correct_reward = {reward!r} and correct_fn both say what is correct: give one")
@@ -47,14 +47,13 @@ class Correctness:
             k: [row[k] for row in inputs] for k in inputs[0] if k not in ("prompt", "completion", "completion_ids")
         }
         try:
-            values = list(self._function(**kwargs, **columns))
+            given = self._function(**kwargs, **columns)
+            values = [float("nan") if value is None else float(value) for value in given]
         except Exception as error:
             raise RewardError(f"correct_fn raised {type(error).__name__}: {error}") from error
         if len(values) != len(inputs):
-            raise RewardError(
-                f"correct_fn returned {len(values)} values for {len(inputs)} completions: return one each"
-            )
-        return torch.tensor([float("nan") if v is None else float(v) for v in values], device=device)
+            raise RewardError(f"correct_fn returned {len(values)} values for {len(inputs)} completions: give one each")
+        return torch.tensor(values, device=device)
 
     def judge(self, rewards_S_F: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
         """Correctness of all samples, shape (S,), from rewards of shape (S, functions) or what ``local`` gathered."""

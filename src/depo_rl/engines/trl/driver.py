@@ -22,11 +22,8 @@ from .ranks import on_main
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_PER_GENERATION = ("drawn", "skipped", "explored", "fallback", "failed")
-_LATEST = (
-    *("predicted_mean", "log_loss", "auc_mixed", "ece"),
-    *("rollouts_saved", "tokens_saved", "seconds_selecting", "seconds_learning"),
-)
+_COUNTS = ("drawn", "skipped", "explored", "fallback", "failed")
+_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved")
 
 
 class CurriculumDriver:
@@ -164,21 +161,24 @@ class CurriculumDriver:
             self.log.close()
             self.log = None
 
-    def metrics(self) -> dict[str, float]:
-        """What this generation did, for TRL's log; empty on other ranks than the main one. Resets the generation."""
+    def metrics(self) -> tuple[dict[str, float], dict[str, float]]:
+        """For TRL's log: figures of this generation, and figures since the start of the run. Begins the next generation.
+
+        Empty on other ranks than the main one. seconds_selecting, seconds_learning: of the generation.
+        """
         if self.curriculum is None:
-            return {}
-        now = self.curriculum.metrics() | self._seconds
-        shares = batch_shares(self._outcomes)
-        values = {name: now[name] - self._published.get(name, 0.0) for name in _PER_GENERATION}
-        values |= {name: now[name] for name in _LATEST} | shares
-        values["rollouts"] = (now["admitted"] + now["rejected"] + now["failed"]) * self.curriculum.config.group_size
-        values |= {name: v for name, v in now.items() if name.startswith("estimator/")}
+            return {}, {}
+        now = self.curriculum.metrics()
+        generation = {name: now[name] - self._published.get(name, 0.0) for name in _COUNTS}
+        generation |= batch_shares(self._outcomes) | {"predicted_mean": now["predicted_mean"]} | self._seconds
+        so_far = {name: now[name] for name in _SO_FAR}
+        so_far["rollouts"] = (now["admitted"] + now["rejected"] + now["failed"]) * self.curriculum.config.group_size
+        so_far |= {name: value for name, value in now.items() if name.startswith("estimator/")}
         if self.log is not None:
-            values |= {f"log_{k}": float(v) for k, v in self.log.metrics().items() if k != "rows_written"}
+            so_far |= {f"log_{name}": value for name, value in self.log.metrics().items() if name != "rows_written"}
         self._published, self._outcomes = now, []
         self._seconds = dict.fromkeys(self._seconds, 0.0)
-        return values
+        return generation, so_far
 
     def state_dict(self) -> dict[str, Any]:
         """Main process only."""

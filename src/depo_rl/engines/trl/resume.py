@@ -106,7 +106,9 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         return list(gather_object(errors)) if self.accelerator.num_processes > 1 else errors
 
     def _attempt(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """``write(...)``; inside a save, a failing disk is noted until all ranks have met."""
+        """``write(...)``; inside a save, a failing disk is noted until all ranks have met, and the rest is left out."""
+        if self._disk_errors:
+            return
         try:
             write(*args, **kwargs)
         except Exception as error:
@@ -186,6 +188,13 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{world}: use {cycle['world']} processes, or a checkpoint saved between generations"
             )
         return cycle, self._load_own_state(state["own"])
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer asks only after a step whether a run is over: a finished one that resumes would take one more."""
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         self._own_sampler = super()._get_train_sampler(dataset)

@@ -125,7 +125,7 @@ class DEPOTrainer(ResumableTrainer):
         keys = samples[:: self.num_generations]
         if [key for key in keys for _ in range(self.num_generations)] != samples:
             raise EngineError(
-                "the rows of a group are not the same prompt: TRL's sampler was replaced, which is not supported"
+                "the rows of a group are not of one prompt: was TRL's sampler replaced? Do not override it"
             )
         keys = occurrence_keys(keys)
         self._driver.adopt(keys)
@@ -199,10 +199,15 @@ class DEPOTrainer(ResumableTrainer):
 
     def _publish(self) -> None:
         assert self._driver is not None
-        for name, value in self._driver.metrics().items():
-            if not math.isnan(value):  # TRL would log None, at which TensorBoard warns each time
-                self._metrics["train"][f"depo/{name}"].append(value)
-        self._metrics["train"]["depo/completion_tokens"] = [float(self.completion_tokens_generated)]
+        of_generation, so_far = self._driver.metrics()
+        so_far["completion_tokens"] = float(self.completion_tokens_generated)
+        logged = self._metrics[
+            "train"
+        ]  # of which TRL logs means; NaN is left out: at a None TensorBoard warns each time
+        for name, value in of_generation.items():
+            if not math.isnan(value):
+                logged[f"depo/{name}"].append(value)
+        logged.update({f"depo/{name}": [value] for name, value in so_far.items() if not math.isnan(value)})
 
     # -- the policy's own log-probabilities, from the loss that computes them anyway ----------------------------------
 

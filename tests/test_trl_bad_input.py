@@ -1,0 +1,128 @@
+"""Bad input at the TRL layer: each ends early, in one line that says what, where and the mend."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("trl")
+
+from datasets import Dataset, IterableDataset
+
+import trl_toys as toys
+from depo_rl.engines.trl import TokenBudget, compat
+from depo_rl.errors import ConfigError, DataError, EngineError, PoolExhausted
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
+
+
+def one_line(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 500
+    return message
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        (Dataset.from_dict({"prompt": []}), DataError, "train_dataset has no rows"),
+        (toys.dataset(3), PoolExhausted, "the pool has 3 prompts, but each generation takes 4"),
+        (
+            Dataset.from_list([{"question": "1+1=", "answer": "2"}] * 8),
+            DataError,
+            "row 0 of train_dataset: prompt is None, must be a text .*; columns there: answer, question",
+        ),
+        (
+            Dataset.from_list([*toys.rows(8), {"prompt": None, "answer": "1", "source": "odd"}]),
+            DataError,
+            "row 8 of train_dataset: prompt is None",
+        ),
+        (
+            IterableDataset.from_generator(lambda: iter(toys.rows(8))),
+            DataError,
+            "IterableDataset; .* map-style Dataset .*method='grpo'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["depo", "dapo"])
+def test_data_sets(tmp_path, method, data, error, message):
+    with pytest.raises(error, match=message) as caught:
+        toys.trainer(tmp_path, method=method, data=data)
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "dpeo"}, "unknown method 'dpeo'. Did you mean 'depo'"),
+        ({"curriculum": {"windw": [0.1, 0.9]}}, "unknown setting 'windw'. Did you mean 'window'"),
+        ({"curriculum": {"window": [0.9, 0.1]}}, "window must be two rates with 0 <= low < high <= 1"),
+        ({"curriculum": "{window"}, "not valid JSON"),
+        ({"curriculum": "[1]"}, "must be a JSON object"),
+        ({"curriculum": {"group_size": 9}}, "curriculum.group_size = 9 contradicts num_generations = 4"),
+        ({"curriculum": {"seed": 1}}, "curriculum.seed = 1 contradicts seed = 3: set seed only"),
+    ],
+)
+def test_settings(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        toys.config(tmp_path, **settings)
+    one_line(caught)
+
+
+def test_a_group_of_one(tmp_path):
+    with pytest.raises(ValueError, match=r"at least 2 generations|greater than or equal to 2"):
+        toys.config(tmp_path, num_generations=1)
+
+
+def test_a_budget_of_nothing():
+    with pytest.raises(ConfigError, match="at least 1"):
+        TokenBudget(0)
+
+
+@pytest.mark.parametrize("method", ["depo", "grpo"])
+def test_nan_logits(tmp_path, method):
+    made = toys.trainer(tmp_path, method=method)
+    for parameter in made.model.parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(EngineError, match=r"step 0: the policy's probabilities are NaN.*Lower learning_rate") as caught:
+        made.train()
+    one_line(caught)
+
+
+def test_an_error_of_the_model_itself_is_not_renamed(tmp_path):
+    made = toys.trainer(tmp_path)
+
+    def broken(*_, **__):
+        raise RuntimeError("out of memory")
+
+    made.model.generate = broken
+    with pytest.raises(RuntimeError, match=r"^out of memory$"):
+        made.train()
+
+
+def test_an_unsupported_trl_is_refused_at_import(monkeypatch):
+    import trl
+
+    compat.require_trl()
+    monkeypatch.setattr(trl.GRPOTrainer, "_calculate_rewards", lambda self, inputs: None)
+    with pytest.raises(EngineError, match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=1.16,<2"):
+        compat.require_trl()
+    monkeypatch.delattr(trl.GRPOTrainer, "_generate")
+    with pytest.raises(EngineError, match="is not supported"):
+        compat.require_trl()
+
+
+def test_a_missing_trl_is_one_line():
+    code = "import sys; sys.modules['trl'] = None\nfrom depo_rl.engines.trl import DEPOTrainer"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "EngineError: the TRL engine needs trl and torch" in done.stderr.splitlines()[-1]
+
+
+def test_a_replaced_sampler_is_noticed(tmp_path, monkeypatch):
+    import torch
+
+    made = toys.trainer(tmp_path, method="grpo")
+    made._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(made.train_dataset)
+    with pytest.raises(EngineError, match="not of one prompt: was TRL's sampler replaced"):
+        made.train()

@@ -1,0 +1,79 @@
+"""What a run tells: TRL's own logging, TensorBoard's files, the outcome log."""
+
+import pytest
+
+pytest.importorskip("trl")
+
+import trl_toys as toys
+from depo_rl.outcomes import read_log
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
+
+PROMISED = {
+    *("mixed_share", "all_pass_share", "all_fail_share", "skipped", "explored", "fallback", "predicted_mean"),
+    *("observed_mean", "log_loss", "auc_mixed", "rollouts_saved", "tokens_saved", "seconds_selecting"),
+    *("seconds_learning", "rollouts", "completion_tokens"),
+}
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("logged")
+    tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORBOARD_LOGGING_DIR", str(folder / "tb"))
+        curriculum = {"warmup_steps": 1, "explore": 0.25, "window": [0.3, 0.7]}
+        settings = {"curriculum": curriculum, "max_steps": 6, "report_to": ["tensorboard"], "logging_steps": 2}
+        made, messages = toys.caught(toys.run, folder, **settings)
+    events = tensorboard.EventAccumulator(str(folder / "tb"))
+    events.Reload()
+    return made, folder, {t: [e.value for e in events.Scalars(t)] for t in events.Tags()["scalars"]}, messages
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_all_that_was_promised_is_in_tensorboards_files(logged):
+    _, _, scalars, messages = logged
+    found = {tag.split("depo/")[1] for tag in scalars if "depo/" in tag}
+    assert found >= PROMISED, PROMISED - found
+    assert any(tag.startswith("train/depo/estimator/") for tag in scalars)
+    assert messages == []
+
+
+def test_the_numbers_are_those_of_the_outcomes(logged):
+    made, folder, scalars, _ = logged
+    log = toys.outcome_log(folder)
+    assert len(log) == 24
+    for i, (low, high) in enumerate(((1, 2), (3, 4), (5, 6))):
+        rows = [row for row in log if low <= row["step"] <= high]
+        rates = [row["n_correct"] / 4 for row in rows]
+        assert scalars["train/depo/mixed_share"][i] == pytest.approx(sum(0 < r < 1 for r in rates) / 8)
+        assert scalars["train/depo/all_fail_share"][i] == pytest.approx(sum(r == 0 for r in rates) / 8)
+        assert scalars["train/depo/observed_mean"][i] == pytest.approx(sum(rates) / 8)
+        predicted = sum(row["predicted_mean"] for row in rows) / 8
+        assert scalars["train/depo/predicted_mean"][i] == pytest.approx(predicted)
+        explored = sum(row["chosen_because"] == "explored" for row in rows)
+        assert scalars["train/depo/explored"][i] * 2 == explored  # a mean over the two generations
+    assert sum(scalars["train/depo/skipped"]) * 2 == made.curriculum.metrics()["skipped"] > 0
+    assert scalars["train/depo/completion_tokens"][-1] == sum(row["tokens"] for row in log)
+    assert scalars["train/depo/rollouts"][-1] == 24 * 4
+
+
+def test_what_is_unknown_is_left_out(tmp_path):
+    """At the first step of method grpo there is no AUC yet; TensorBoard's callback would warn about a None."""
+    made = toys.run(tmp_path, method="grpo", max_steps=1, rewards=lambda completions, **_: [0.0] * len(completions))
+    row = made.state.log_history[0]
+    assert "depo/auc_mixed" not in row
+    assert not [name for name, value in row.items() if name.startswith("depo/") and value is None]
+
+
+def test_the_outcome_log_reads_back(logged):
+    _, folder, _, _ = logged
+    rows = list(read_log(folder / "outcomes.jsonl"))
+    assert len(rows) == 24
+    assert {row.fields["answer"] for row in rows} <= {row["answer"] for row in toys.rows(32)}
+    assert {row.source for row in rows} == {"even", "odd"}
+
+
+def test_the_log_can_be_switched_off(tmp_path):
+    toys.run(tmp_path, outcome_log=False, max_steps=1)
+    assert not (tmp_path / "outcomes.jsonl").exists()
