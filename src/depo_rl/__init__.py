@@ -35,7 +35,7 @@ _HOME = {
     "prompt_key": "types",
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = sorted([*_HOME, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

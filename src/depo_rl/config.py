@@ -40,16 +40,16 @@ class OracleSettings(Settings):
 
 
 class NgramSettings(Settings):
-    """Hashed words, character n-grams and number shapes with an online logistic head: the embedded default."""
+    """Hashed words, character n-grams and number shapes with two online linear heads: the embedded default."""
 
     type: Literal["ngrams"] = "ngrams"
     n_features: int = Field(2**15, ge=2**8, le=2**24, description="hash buckets")
-    learning_rate: float = Field(0.05, gt=0.0, description="Adam step on the head's weights")
+    learning_rate: float = Field(0.03, gt=0.0, description="Adam step on the heads' weights")
     l2: float = Field(1e-4, ge=0.0, description="weight decay per update, relative to the learning rate")
     replay_groups: int = Field(2048, ge=1, description="finished groups kept to learn from")
     half_life_groups: float = Field(1024.0, gt=0.0, description="groups after which a replayed one weighs half")
     batch_groups: int = Field(256, ge=1, description="groups per update")
-    updates_per_observe: int = Field(12, ge=0, description="updates after each finished batch")
+    updates_per_observe: int = Field(8, ge=0, description="updates after each finished batch")
     cache_prompts: int = Field(32_768, ge=0, description="feature rows kept in memory")
 
 
@@ -135,33 +135,44 @@ def validated(model: type[SettingsT], given: Mapping[str, Any], where: str) -> S
 
 def _explain(model: type[BaseModel], error: Any) -> str:
     path = [str(part) for part in error["loc"]]
-    name = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return f"unknown setting {name!r}.{nearest(path[-1], _names_at(model, path[:-1]))}"
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        shown, owners, _ = _follow(model, path[:-1])
+        known = {name for owner in owners for name in owner.model_fields}
+        return f"unknown setting {'.'.join([*shown, path[-1]])!r}.{nearest(path[-1], known)}"
+    shown, owners, description = _follow(model, path)
+    name, tags = ".".join(shown), sorted(filter(None, map(_tag, owners)))
+    if kind == "union_tag_invalid":
+        return f"unknown {name} {error['ctx']['tag']!r}.{nearest(error['ctx']['tag'], tags)}"
+    if kind == "union_tag_not_found":
+        return f"{name} needs a type: one of {', '.join(tags)}; got {error['input']!r}"
     if not path:
         return str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} = {error['input']!r}: {error['msg']}"
+    return f"{name} = {error['input']!r}: {error['msg']}{f' ({description})' if description else ''}"
 
 
-def _names_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Setting names allowed at ``path``; union members appear in pydantic's path by their tag."""
-    names, here = list(model.model_fields), model
+def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]], str | None]:
+    """What a pydantic error's path leads to: the path as the user wrote it, the settings there, their description.
+
+    pydantic adds the tag of a union's member to the path, which the user did not write.
+    """
+    shown: list[str] = []
+    here, description = [model], None
     for part in path:
-        inner = here.model_fields.get(part)
-        if inner is not None:
-            candidates = _models_in(inner.annotation)
-        else:
-            candidates = [
-                m for m in _models_in(here) if m.model_fields.get("type") and m.model_fields["type"].default == part
-            ]
-        if not candidates:
-            return names
-        names = sorted({n for m in candidates for n in m.model_fields})
-        here = candidates[0] if len(candidates) == 1 else here
-        if len(candidates) > 1:
-            tagged = [m for m in candidates if m.model_fields["type"].default == path[-1]]
-            names = sorted(tagged[0].model_fields) if tagged else names
-    return names
+        fields = [owner.model_fields[part] for owner in here if part in owner.model_fields]
+        if fields:
+            description = fields[0].description
+            here = [inner for field in fields for inner in _models_in(field.annotation)]
+        elif tagged := [owner for owner in here if _tag(owner) == part]:
+            here = tagged
+            continue
+        shown.append(part)
+    return shown, here, description
+
+
+def _tag(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("type")
+    return field.default if field is not None and isinstance(field.default, str) else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

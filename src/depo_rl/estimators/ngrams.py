@@ -1,4 +1,4 @@
-"""The embedded default: an online logistic head on hashed n-grams. No download, no torch, a few milliseconds a step."""
+"""The embedded default: online Beta-binomial regression on hashed n-grams. No download, no torch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from typing import Any
 import numpy as np
 
 from ..config import NgramSettings
+from ..errors import StateMismatch
 from ..features.ngrams import NgramFeatures
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
 from .simple import expect_fields
 
-_STRENGTHS = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])
-_JUDGED_GROUPS = 512  # recent pre-update predictions that choose the strength
+_JUDGED_GROUPS = 512  # recent pre-update predictions that the calibration is fitted to
+_SHRINK = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+_LOG_FACTOR = (-1.4, -0.7, 0.0, 0.7, 1.4)
 _LOGIT_LIMIT = 7.0  # rates within 0.001 of 0 or 1 are not told apart
+_LOG_STRENGTH_LIMITS = (-2.5, 5.0)  # 0.08 to 148 equivalent rollouts
+_FIELDS = ("weight", "moment", "square", "n_updates", "rng", "replay_keys", "replay_counts", "judged", "shrink",
+           "log_factor", "loss")  # fmt: skip
 
 
 class NgramEstimator:
-    """Logistic regression of k correct of n on ``NgramFeatures``, by Adam on replayed recent groups.
+    """Two linear heads on ``NgramFeatures``, the logit of the mean and the log of the strength of each prompt's Beta.
 
-    Replay is weighted by recency (``half_life_groups``) so that it follows the policy. The strength is the same for
-    all prompts: the value, of a small grid, that makes the groups just observed most likely under the Beta-binomial
-    of the predictions made before they were learnt from; this is what keeps P(mixed) calibrated.
+    They maximise the Beta-binomial likelihood of k correct of n, by Adam on replayed groups weighted by recency
+    (``half_life_groups``), so that they follow the policy. With a strength of its own for each prompt the belief says
+    how likely a *mixed* group is, which a mean near one half does not: all-or-nothing prompts have one too.
+
+    Calibration: what the n-grams add to the two biases is shrunk, and the strength scaled, by the values of a small
+    grid that make the latest groups most likely under the predictions made before they were learnt from.
 
     lookup: key -> Prompt, for outcomes. seed: of the replay's own generator.
     """
@@ -32,109 +40,133 @@ class NgramEstimator:
         self._lookup, self.settings = lookup, settings
         self._features = NgramFeatures(settings.n_features, settings.cache_prompts)
         self._rng = np.random.default_rng([seed, 101])
-        self._weight_D = np.zeros(settings.n_features + 1)  # the last one is the bias
-        self._moment_D, self._square_D = np.zeros_like(self._weight_D), np.zeros_like(self._weight_D)
+        self._weight_D2 = np.zeros((settings.n_features + 1, 2))  # columns: mean, strength; the last row is the bias
+        self._moment_D2, self._square_D2 = np.zeros_like(self._weight_D2), np.zeros_like(self._weight_D2)
         self._n_updates = 0
         self._replay: deque[tuple[str, int, int]] = deque(maxlen=settings.replay_groups)
-        self._judged: deque[tuple[float, int, int]] = deque(maxlen=_JUDGED_GROUPS)
-        self._strength, self._loss = 2.0, float("nan")
+        self._judged: deque[tuple[float, ...]] = deque(maxlen=_JUDGED_GROUPS)
+        self._shrink, self._log_factor, self._loss = 1.0, 0.0, float("nan")
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
-        mean_P = _sigmoid(self._logits(self._features.transform(prompts)))
-        return Prediction(mean_P, np.full(len(prompts), self._strength))
+        ngrams_P2 = self._features.transform(prompts) @ self._weight_D2[:-1]
+        return Prediction(*_belief(self._shrink * ngrams_P2 + self._weight_D2[-1] + [0.0, self._log_factor]))
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         scored = [o for o in outcomes if o.n_scored > 0]
         if not scored:
             return
-        mean_P = self.predict([self._lookup(o.key) for o in scored]).mean_P
-        self._judged.extend((float(m), o.n_correct, o.n_scored) for m, o in zip(mean_P, scored, strict=True))
+        ngrams_P2 = self._features.transform([self._lookup(o.key) for o in scored]) @ self._weight_D2[:-1]
+        bias = self._weight_D2[-1].tolist()
+        rows = zip(ngrams_P2.tolist(), scored, strict=True)
+        self._judged.extend((*ngrams, *bias, float(o.n_correct), float(o.n_scored)) for ngrams, o in rows)
         self._replay.extend((o.key, o.n_correct, o.n_scored) for o in scored)
-        self._strength = _most_likely_strength(np.array(self._judged))
+        self._calibrate()
         for _ in range(self.settings.updates_per_observe):
-            self._update(len(scored))
+            self._update()
 
-    def _update(self, n_newest: int) -> None:
+    def _update(self) -> None:
         """One Adam step on a batch of replayed groups, drawn by recency."""
         n = len(self._replay)
-        age = np.arange(n)[::-1]
-        weight = 0.5 ** (age / self.settings.half_life_groups)
+        weight = 0.5 ** (np.arange(n)[::-1] / self.settings.half_life_groups)
         picked = self._rng.choice(n, size=min(n, self.settings.batch_groups), replace=False, p=weight / weight.sum())
         keys, correct, scored = zip(*(self._replay[i] for i in picked), strict=True)
         features = self._features.transform([self._lookup(k) for k in keys])
-        rate_P = np.array(correct) / np.array(scored)
-        mean_P = _sigmoid(self._logits(features))
-        error_P = (mean_P - rate_P) / len(picked)
-        gradient_D = np.append(features.T @ error_P, error_P.sum())
-        self._loss = float(-np.mean(rate_P * np.log(mean_P) + (1 - rate_P) * np.log1p(-mean_P)))
-        self._adam(gradient_D)
+        raw_P2 = features @ self._weight_D2[:-1] + self._weight_D2[-1]
+        loss, slope_P2 = _loss_and_slope(raw_P2, np.array(correct), np.array(scored))
+        self._loss = loss
+        self._adam(np.vstack([features.T @ slope_P2, slope_P2.sum(axis=0)]))
 
-    def _adam(self, gradient_D: FloatArray, beta1: float = 0.9, beta2: float = 0.99) -> None:
+    def _adam(self, gradient_D2: FloatArray, beta1: float = 0.9, beta2: float = 0.99) -> None:
         self._n_updates += 1
-        self._moment_D += (1 - beta1) * (gradient_D - self._moment_D)
-        self._square_D += (1 - beta2) * (gradient_D**2 - self._square_D)
-        moment_D = self._moment_D / (1 - beta1**self._n_updates)
-        square_D = self._square_D / (1 - beta2**self._n_updates)
+        self._moment_D2 += (1 - beta1) * (gradient_D2 - self._moment_D2)
+        self._square_D2 += (1 - beta2) * (gradient_D2**2 - self._square_D2)
+        moment_D2 = self._moment_D2 / (1 - beta1**self._n_updates)
+        square_D2 = self._square_D2 / (1 - beta2**self._n_updates)
         rate = self.settings.learning_rate
-        self._weight_D[:-1] *= 1 - rate * self.settings.l2
-        self._weight_D -= rate * moment_D / (np.sqrt(square_D) + 1e-6)
+        self._weight_D2[:-1] *= 1 - rate * self.settings.l2
+        self._weight_D2 -= rate * moment_D2 / (np.sqrt(square_D2) + 1e-6)
 
-    def _logits(self, features: Any) -> FloatArray:
-        logit_P: FloatArray = features @ self._weight_D[:-1] + self._weight_D[-1]
-        return logit_P
+    def _calibrate(self) -> None:
+        """Chooses shrinkage and strength factor by the likelihood of the judged groups."""
+        judged = np.array(self._judged)
+        ngrams_P2, bias_P2, correct_P, scored_P = judged[:, :2], judged[:, 2:4], judged[:, 4], judged[:, 5]
+        best = -np.inf
+        for shrink in _SHRINK:
+            for log_factor in _LOG_FACTOR:
+                belief = _belief(shrink * ngrams_P2 + bias_P2 + [0.0, log_factor])
+                likelihood = float(_log_likelihood(*belief, correct_P, scored_P).sum())
+                if likelihood > best:
+                    best, self._shrink, self._log_factor = likelihood, shrink, log_factor
 
     def state_dict(self) -> State:
-        keys = [key for key, _, _ in self._replay]
         return {
             "type": type(self).__name__,
-            "weight": self._weight_D.copy(),
-            "moment": self._moment_D.copy(),
-            "square": self._square_D.copy(),
+            "weight": self._weight_D2.copy(),
+            "moment": self._moment_D2.copy(),
+            "square": self._square_D2.copy(),
             "n_updates": self._n_updates,
             "rng": self._rng.bit_generator.state,
-            "replay_keys": keys,
-            "replay_counts": np.array([c for _, *c in self._replay], dtype=np.int64).reshape(-1, 2),
-            "judged": np.array(self._judged, dtype=np.float64).reshape(-1, 3),
-            "strength": self._strength,
-            "loss": self._loss if np.isfinite(self._loss) else None,
+            "replay_keys": [key for key, *_ in self._replay],
+            "replay_counts": np.array([counts for _, *counts in self._replay], dtype=np.int64).reshape(-1, 2),
+            "judged": np.array(self._judged, dtype=np.float64).reshape(-1, 6),
+            "shrink": self._shrink,
+            "log_factor": self._log_factor,
+            "loss": self._loss,
         }
 
     def load_state_dict(self, state: State) -> None:
-        expect_fields(state, self.state_dict())
-        weight_D = np.asarray(state["weight"], dtype=np.float64)
-        if weight_D.shape != self._weight_D.shape:
-            from ..errors import StateMismatch
-
+        """Raises StateMismatch, with nothing changed, if saved by another estimator or with other ``n_features``."""
+        expect_fields(state, {"type": type(self).__name__, **dict.fromkeys(_FIELDS)})
+        arrays = [np.array(state[name], dtype=np.float64) for name in ("weight", "moment", "square")]
+        if any(array.shape != self._weight_D2.shape for array in arrays):
             raise StateMismatch(
-                f"estimator state has {len(weight_D) - 1} features, this estimator {len(self._weight_D) - 1} "
-                "(estimator.n_features)"
+                f"estimator state was saved with n_features {len(arrays[0]) - 1}, this estimator has "
+                f"{len(self._weight_D2) - 1}: set estimator.n_features to the former, or start anew"
             )
-        self._weight_D = weight_D.copy()
-        self._moment_D = np.array(state["moment"], dtype=np.float64)
-        self._square_D = np.array(state["square"], dtype=np.float64)
-        self._n_updates = int(state["n_updates"])
+        counts = np.asarray(state["replay_counts"]).reshape(-1, 2).tolist()
+        replay = [(key, int(k), int(n)) for key, (k, n) in zip(state["replay_keys"], counts, strict=True)]
+        judged = [tuple(row) for row in np.asarray(state["judged"]).reshape(-1, 6).tolist()]
+        numbers = int(state["n_updates"]), float(state["shrink"]), float(state["log_factor"]), float(state["loss"])
         self._rng.bit_generator.state = state["rng"]
-        counts = np.asarray(state["replay_counts"]).tolist()
-        self._replay.clear()
-        self._replay.extend((key, int(k), int(n)) for key, (k, n) in zip(state["replay_keys"], counts, strict=True))
-        self._judged.clear()
-        self._judged.extend((float(m), int(k), int(n)) for m, k, n in np.asarray(state["judged"]).tolist())
-        self._strength = float(state["strength"])
-        self._loss = float("nan") if state["loss"] is None else float(state["loss"])
+        self._weight_D2, self._moment_D2, self._square_D2 = arrays
+        self._replay, self._judged = deque(replay, self._replay.maxlen), deque(judged, self._judged.maxlen)
+        self._n_updates, self._shrink, self._log_factor, self._loss = numbers
 
     def metrics(self) -> dict[str, float]:
-        return {"loss": self._loss, "strength": self._strength, "n_updates": float(self._n_updates)}
+        """loss: nats per group of the last update's batch. shrink, strength_factor: of the calibration."""
+        return {
+            "loss": self._loss,
+            "shrink": self._shrink,
+            "strength_factor": float(np.exp(self._log_factor)),
+            "n_updates": float(self._n_updates),
+        }
 
 
-def _sigmoid(logit_P: FloatArray) -> FloatArray:
-    return 1.0 / (1.0 + np.exp(-np.clip(logit_P, -_LOGIT_LIMIT, _LOGIT_LIMIT)))
+def _belief(raw_P2: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(mean, strength) of (logit of the mean, log of the strength)."""
+    mean_P = 1.0 / (1.0 + np.exp(-np.clip(raw_P2[:, 0], -_LOGIT_LIMIT, _LOGIT_LIMIT)))
+    return mean_P, np.exp(np.clip(raw_P2[:, 1], *_LOG_STRENGTH_LIMITS))
 
 
-def _most_likely_strength(judged: FloatArray) -> float:
-    """The strength of ``_STRENGTHS`` that maximises the Beta-binomial likelihood; judged: rows of (mean, k, n)."""
+def _log_likelihood(mean_P: FloatArray, strength_P: FloatArray, correct_P: Any, scored_P: Any) -> FloatArray:
+    """Beta-binomial, in nats per group, up to the binomial coefficient."""
     from scipy.special import betaln
 
-    mean, correct, scored = judged[:, :1], judged[:, 1:2], judged[:, 2:]
-    a, b = mean * _STRENGTHS, (1 - mean) * _STRENGTHS
-    log_likelihood = (betaln(a + correct, b + scored - correct) - betaln(a, b)).sum(axis=0)
-    return float(_STRENGTHS[np.argmax(log_likelihood)])
+    a_P, b_P = mean_P * strength_P, (1 - mean_P) * strength_P
+    result_P: FloatArray = betaln(a_P + correct_P, b_P + scored_P - correct_P) - betaln(a_P, b_P)
+    return result_P
+
+
+def _loss_and_slope(raw_P2: FloatArray, correct_P: Any, scored_P: Any) -> tuple[float, FloatArray]:
+    """Mean negative log-likelihood, and its derivative by each of ``raw_P2``."""
+    from scipy.special import digamma
+
+    mean_P, strength_P = _belief(raw_P2)
+    a_P, b_P = mean_P * strength_P, (1 - mean_P) * strength_P
+    by_a_P = digamma(a_P + correct_P) - digamma(a_P)
+    by_b_P = digamma(b_P + scored_P - correct_P) - digamma(b_P)
+    by_total_P = digamma(strength_P) - digamma(strength_P + scored_P)
+    by_logit_P = (by_a_P - by_b_P) * strength_P * mean_P * (1 - mean_P)
+    by_log_strength_P = (mean_P * by_a_P + (1 - mean_P) * by_b_P + by_total_P) * strength_P
+    loss = -float(_log_likelihood(mean_P, strength_P, correct_P, scored_P).mean())
+    return loss, -np.column_stack([by_logit_P, by_log_strength_P]) / len(raw_P2)

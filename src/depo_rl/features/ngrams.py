@@ -70,7 +70,7 @@ def weighted_tokens(prompt: Prompt) -> list[tuple[str, float]]:
         list(_ngrams("n", shapes, 1, 3)),
         [f"c:{word[i : i + n]}" for word in words for n in (3, 4, 5) for i in range(max(len(word) - n + 1, 0))],
     ]
-    filled = [sorted(set(view)) for view in views if view]
+    filled = [list(dict.fromkeys(view)) for view in views if view]  # each token once, in an order that repeats
     return [(token, (1.0 / (len(filled) * len(view))) ** 0.5) for view in filled for token in view]
 
 
