@@ -162,7 +162,7 @@ class CurriculumDriver:
             self.log = None
 
     def metrics(self) -> tuple[dict[str, float], dict[str, float]]:
-        """For TRL's log: figures of this generation, and figures since the start of the run. Begins the next generation.
+        """For TRL's log: figures of this generation, and figures since the start of the run; begins the next one.
 
         Empty on other ranks than the main one. seconds_selecting, seconds_learning: of the generation.
         """

@@ -1,0 +1,115 @@
+"""One rank of a run on two processes: ``accelerate launch --num_processes 2 --cpu ranks.py FOLDER``.
+
+Does every scenario in turn and writes what this rank saw to FOLDER/rank<r>.pt.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import trl_toys as toys
+from depo_rl.errors import PoolExhausted
+
+NGRAMS = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
+ENCODER = {"curriculum": {"warmup_steps": 1, "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}}
+SAVE = {"save_strategy": "steps", "save_steps": 1}
+SMALL = {"per_device_train_batch_size": 6, "num_generations": 4, "max_steps": 4}  # a group straddles the two ranks
+CYCLE = SMALL | {"steps_per_generation": 2}
+
+
+class Watched(toys.DEPOTrainer):
+    """Remembers the rows that were decided on, the samples of this rank, and who predicted."""
+
+    def __init__(self, *args, **kwargs):
+        self.decided, self.read, self.n_predicted = [], [], 0
+        super().__init__(*args, **kwargs)
+        propose = self._driver.propose
+
+        def decide(n):
+            self.decided.append(propose(n))
+            return self.decided[-1]
+
+        self._driver.propose = decide
+        if self.curriculum is not None:
+            predict = self.curriculum.estimator.predict
+
+            def count(prompts):
+                self.n_predicted += 1
+                return predict(prompts)
+
+            self.curriculum.estimator.predict = count
+
+    def local_rows(self, rows, n_local):
+        mine = super().local_rows(rows, n_local)
+        self.read.append([row["prompt"] for row in mine])
+        return mine
+
+
+def run(folder, resume=None, **settings):
+    made = toys.trainer(folder, cls=Watched, **settings)
+    made.train(resume_from_checkpoint=resume)
+    seen = {"decided": made.decided, "read": made.read, "n_predicted": made.n_predicted}
+    return toys.everything(made) | seen | {"rank": made.accelerator.process_index}
+
+
+def exhausted(folder):
+    """Only the main process notices; both must hear of it."""
+    made = toys.trainer(folder, cls=Watched, **NGRAMS, **SMALL)
+    if made.curriculum is not None:
+
+        def propose(n):
+            raise PoolExhausted("the pool is empty")
+
+        made.curriculum.propose = propose
+    try:
+        made.train()
+    except PoolExhausted as error:
+        return str(error)
+    return "no error"
+
+
+def full_disk(folder):
+    """A write of the main process fails: all ranks leave the checkpoint out and go on."""
+    from depo_rl.engines.trl import resume
+
+    real, left = resume.save_state, [1]
+
+    def save(*args):
+        if left[0]:
+            left[0] -= 1
+            raise OSError(28, "No space left on device")
+        return real(*args)
+
+    resume.save_state = save
+    try:
+        result = run(folder, **NGRAMS, **SMALL, **SAVE)
+    finally:
+        resume.save_state = real
+    return {"left": sorted(p.name for p in Path(folder).glob("checkpoint-*")), "weights": result["weights"]}
+
+
+def main(folder):
+    warnings.simplefilter("ignore")
+    root = Path(folder)
+    seen = {
+        "depo": run(root / "depo", **NGRAMS, **CYCLE, **SAVE),
+        "dapo": run(root / "dapo", method="dapo", **SMALL | {"curriculum": {"max_rounds": 3}}, **SAVE),
+        "encoder": run(root / "encoder", **ENCODER, **SMALL),
+        "grpo": run(root / "grpo", method="grpo", **SMALL),
+    }
+    for name, settings in (
+        ("depo", NGRAMS | CYCLE),
+        ("dapo", SMALL | {"method": "dapo", "curriculum": {"max_rounds": 3}}),
+    ):
+        seen[f"{name} resumed"] = run(root / name, resume=str(root / name / "checkpoint-3"), **settings)
+    seen["exhausted"] = exhausted(root / "exhausted")
+    seen["full disk"] = full_disk(root / "full")
+    torch.save(seen, root / f"rank{seen['depo']['rank']}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,120 @@
+"""Two processes on a CPU: one decides, both obey, neither waits for ever."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("trl")
+
+import torch
+
+import trl_toys as toys
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
+
+SCRIPT = Path(__file__).parent / "scripts_trl" / "ranks.py"
+LIMIT = 240  # seconds
+
+
+def launch(folder: Path, processes: int = 2) -> str:
+    """Output of ``accelerate launch``; the whole process group is killed at the limit."""
+    # with --cpu accelerate wants MPI for several processes; this way it starts them by torchrun, and gloo joins them
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "ACCELERATE_USE_CPU": "1",
+    }
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--multi_gpu"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    process = subprocess.Popen(
+        [*command, str(SCRIPT), str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"still running after {LIMIT} s: a deadlock?\n{output[-3000:]}")
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    launch(folder)
+    return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("method", ["depo", "dapo", "encoder"])
+def test_both_ranks_roll_out_the_same_decision(ranks, method):
+    folder, (main, other) = ranks
+    assert main[method]["decided"] == other[method]["decided"] and main[method]["decided"]
+    for rows, left, right in zip(main[method]["decided"], main[method]["read"], other[method]["read"], strict=False):
+        assert left + right == [toys.rows(32)[row]["prompt"] for row in rows for _ in range(4)] or method == "dapo"
+    assert toys.differences(main[method]["weights"], other[method]["weights"]) == []
+    assert main[method]["completion_tokens"] == other[method]["completion_tokens"]
+    assert any(main[method]["losses"])
+    if method != "dapo":
+        log = [row["prompt"] for row in toys.outcome_log(folder / method)]
+        assert log == [toys.rows(32)[row]["prompt"] for rows in main[method]["decided"] for row in rows]
+
+
+def test_defect_08_only_the_main_process_predicts(ranks):
+    _, (main, other) = ranks
+    assert main["encoder"]["n_predicted"] > 0 and main["encoder"]["curriculum"]
+    assert other["encoder"]["n_predicted"] == 0 and other["encoder"]["curriculum"] == {}
+
+
+@pytest.mark.parametrize("method", ["depo", "dapo"])
+def test_resume_is_exact_on_two_processes(ranks, method):
+    """Method depo inside a generation, of which each rank has its own half."""
+    for rank in ranks[1]:
+        whole, again = dict(rank[method]), dict(rank[f"{method} resumed"])
+        for name in ("decided", "read", "n_predicted"):
+            whole.pop(name), again.pop(name)
+        assert toys.differences(whole, again) == []
+
+
+def test_confidence_is_gathered_from_both_ranks(ranks):
+    folder, _ = ranks
+    log = toys.outcome_log(folder / "encoder")
+    assert all(-5 < row["mean_logprob"] < 0 for row in log) and len(log) == 4 * 3
+
+
+def test_method_grpo_observes_on_two_processes(ranks):
+    _, (main, _) = ranks
+    assert main["grpo"]["curriculum"]["ledger"]["count"]["admitted"] == 12
+
+
+def test_an_error_of_the_main_process_reaches_both(ranks):
+    assert [rank["exhausted"] for rank in ranks[1]] == ["the pool is empty"] * 2
+
+
+def test_a_full_disk_on_the_main_process_leaves_no_rank_waiting(ranks):
+    _, (main, other) = ranks
+    assert main["full disk"]["left"] == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    assert toys.differences(main["full disk"]["weights"], other["full disk"]["weights"]) == []
+
+
+def test_a_checkpoint_inside_a_generation_needs_the_same_ranks(ranks, tmp_path):
+    from depo_rl.errors import CheckpointError
+
+    folder, _ = ranks
+    settings = {"per_device_train_batch_size": 12, "steps_per_generation": 2, "max_steps": 4}
+    curriculum = {"warmup_steps": 1, "candidate_factor": 3}
+    made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
+    with pytest.raises(CheckpointError, match="inside a generation by 2 processes and cannot go on with 1"):
+        made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-3"))
+    made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
+    made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-2"))  # between generations any number will do
+    assert made.state.global_step == 4
