@@ -25,13 +25,12 @@ import torch
 
 import trl_toys as toys
 
+CHOOSY = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
 METHODS = {
     "grpo": {"method": "grpo"},
-    "depo": {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}},
+    "depo": {"curriculum": CHOOSY},
     "dapo": {"method": "dapo", "curriculum": {"max_rounds": 3}},
-    "encoder": {
-        "curriculum": {"warmup_steps": 1, "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}
-    },
+    "encoder": {"curriculum": CHOOSY | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}},
 }
 
 
