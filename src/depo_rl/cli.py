@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -74,10 +75,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for results.json, figures and report.html.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first run of each method.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, with seeds SEED, SEED + 1, ...")] = 1,
-    methods: Annotated[str, typer.Option(help="Comma-separated names; all train from the same weights.")] = "grpo,dapo,depo",
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated names; all train from the same weights.")
+    ] = "grpo,dapo,depo",
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="Completion tokens that each run may generate. [default: the demo's]")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = min(2, os.cpu_count() or 1),
     as_json: AsJson = False,
 ) -> None:
     """The whole story on a CPU in minutes: grpo, dapo and depo from one tiny policy at one budget of tokens.
@@ -87,7 +91,7 @@ def demo(
     from .experiments.demo import DemoPlan, plan_budget, show_demo
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
-    plan = DemoPlan(out, names, tuple(range(seed, seed + seeds)), budget_tokens or plan_budget())
+    plan = DemoPlan(out, names, tuple(range(seed, seed + seeds)), budget_tokens or plan_budget(), jobs)
     summary = show_demo(plan, quiet=as_json)
     if as_json:
         _show(summary, as_json)

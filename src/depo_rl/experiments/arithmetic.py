@@ -50,8 +50,8 @@ class DemoSettings:
     eval_size: int = 512
     eval_seed: int = 2
     eval_every: int = 4
-    budget_tokens: int = 160_000
-    target_accuracy: float = 0.70
+    budget_tokens: int = 140_000
+    target_accuracy: float = 0.62
     trl: Mapping[str, Any] = field(
         default_factory=lambda: {
             # 32 prompts x 8 completions a step, one optimiser step each: on-policy, as in the paper.

@@ -7,10 +7,12 @@ pool. What differs is only which prompts are rolled out.
 
 from __future__ import annotations
 
-import gc
 import logging
+import multiprocessing
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,61 +27,99 @@ METHODS = ("grpo", "dapo", "depo")
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What the demo runs: methods x seeds, each for ``budget_tokens`` completion tokens; results go to ``out``."""
+    """What the demo runs: methods x seeds, each for ``budget_tokens`` completion tokens, ``jobs`` at a time.
+
+    Each run has one core. out: folder for the results.
+    """
 
     out: Path
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (0,)
     budget_tokens: int = arithmetic.SETTINGS.budget_tokens
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         for name in self.methods:
             get_method(name)
         if not self.methods or len(set(self.methods)) < len(self.methods):
             raise ConfigError(f"methods = {','.join(self.methods)!r}: name at least one, and each once")
-        if self.budget_tokens < 1:
-            raise ConfigError(f"budget_tokens = {self.budget_tokens}: must be at least 1")
+        if min(self.budget_tokens, self.jobs) < 1:
+            raise ConfigError(f"budget_tokens = {self.budget_tokens}, jobs = {self.jobs}: each must be at least 1")
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """(method, seed) of each run."""
+        return [(method, seed) for seed in self.seeds for method in self.methods]
 
 
-def run_demo(plan: DemoPlan, show: Any = None) -> list[RunResult]:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """News of a run under way. tokens: generated so far. accuracy, mixed_share: the latest, in [0, 1]."""
+
+    method: str
+    seed: int
+    tokens: float
+    accuracy: float | None
+    mixed_share: float | None
+
+
+Tell = Callable[[Step], None]
+
+
+def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
     """Runs the plan and writes ``results.json``, figures and ``report.html`` to ``plan.out``.
 
-    show: a ``DemoProgress``, told of each step. Results so far are written after every run, so that a run cut short
-    keeps what it finished.
+    tell: told of each step. Results so far are written after every run, so that a demo cut short keeps what finished.
     """
-    import torch
-
     results: list[RunResult] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a model this small only loses time to a second thread
-    try:
-        for seed in plan.seeds:
-            for method in plan.methods:
-                results.append(train_once(method, seed, plan.budget_tokens, show))
-                write_results(results, plan.out / "results.json")
-    finally:
-        torch.set_num_threads(threads)
+    order = plan.runs
+    for result in _run_all(plan, tell or (lambda step: None)):
+        results.append(result)
+        results.sort(key=lambda r: order.index((r.method, r.seed)))
+        write_results(results, plan.out / "results.json")
     save_figures(results, plan.out)
     write_page(results, plan.out / "report.html", "Choosing prompts before the rollout", _notes(plan), _configuration())
     return results
 
 
-def train_once(method: str, seed: int, budget_tokens: int, show: Any = None) -> RunResult:
-    """One method from the shipped weights with one seed."""
+def _run_all(plan: DemoPlan, tell: Tell) -> Iterator[RunResult]:
+    """Each run's result as it finishes: here one after the other, or in ``jobs`` processes of one thread each."""
+    if plan.jobs == 1:
+        for method, seed in plan.runs:
+            yield train_once(method, seed, plan.budget_tokens, tell)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in the middle of their work
+    with context.Manager() as manager, ProcessPoolExecutor(plan.jobs, mp_context=context) as pool:
+        news = manager.Queue()
+        waiting = {pool.submit(train_once, method, seed, plan.budget_tokens, news.put) for method, seed in plan.runs}
+        while waiting:
+            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not news.empty():
+                tell(news.get())
+            for future in done:
+                yield future.result()
+
+
+def train_once(method: str, seed: int, budget_tokens: int, tell: Tell) -> RunResult:
+    """One method from the shipped weights with one seed, on one thread: a second one only costs a model this small."""
+    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
 
     from ..engines.trl import DEPOTrainer, TokenBudget
     from .recorder import Recorder
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     settings = arithmetic.SETTINGS
-    model, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
+    with quiet():
+        model, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
     held_out = arithmetic.make_eval(settings.eval_size, seed=settings.eval_seed)
     recorder = Recorder(
         lambda: arithmetic.evaluate(model, tokenizer, held_out),
         every=settings.eval_every,
         target=settings.target_accuracy,
-        on_change=None if show is None else lambda r: show.update(method, seed, r, budget_tokens),
+        on_change=lambda r: tell(_step(method, seed, r)),
     )
     pool = Dataset.from_list(arithmetic.make_pool(settings.pool_size, seed=settings.pool_seed))
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -95,9 +135,14 @@ def train_once(method: str, seed: int, budget_tokens: int, show: Any = None) -> 
         recorder.trainer = trainer
         trainer.train()
         result = recorder.result()
-    del trainer, model
-    gc.collect()
+    torch.set_num_threads(threads)
     return result
+
+
+def _step(method: str, seed: int, recorder: Any) -> Step:
+    row = recorder.history[-1] if recorder.history else {}
+    accuracy = recorder.accuracy[-1].accuracy if recorder.accuracy else None
+    return Step(method, seed, row.get("tokens") or 0.0, accuracy, row.get("mixed_share"))
 
 
 def _trl_config(method: str, seed: int, folder: str) -> Any:
@@ -129,6 +174,9 @@ class quiet:
         }
         for name in self._levels:
             logging.getLogger(name).setLevel(logging.ERROR)
+        from transformers.utils import logging as bars
+
+        bars.disable_progress_bar()
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore", FutureWarning)
@@ -142,7 +190,7 @@ class quiet:
 class DemoProgress:
     """A bar per run on a terminal: tokens of the budget, accuracy, share of mixed groups."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, console: Any, budget_tokens: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         columns = ("{task.description}", BarColumn(), "{task.percentage:>3.0f}%", "{task.fields[note]}")
@@ -150,6 +198,7 @@ class DemoProgress:
             *map(_column, columns, [TextColumn] * len(columns)), TimeElapsedColumn(), console=console
         )
         self._tasks: dict[tuple[str, int], Any] = {}
+        self._budget_tokens = budget_tokens
 
     def __enter__(self) -> DemoProgress:
         self.progress.start()
@@ -158,17 +207,14 @@ class DemoProgress:
     def __exit__(self, *error: Any) -> None:
         self.progress.stop()
 
-    def update(self, method: str, seed: int, recorder: Any, budget_tokens: int) -> None:
-        """After a step of (method, seed)."""
-        key = (method, seed)
+    def __call__(self, step: Step) -> None:
+        key = (step.method, step.seed)
         if key not in self._tasks:
-            self._tasks[key] = self.progress.add_task(f"{method:<5} seed {seed}", total=budget_tokens, note="")
-        row = recorder.history[-1] if recorder.history else {}
-        accuracy = recorder.accuracy[-1].accuracy if recorder.accuracy else None
-        mixed = row.get("mixed_share")
-        note = f"accuracy {accuracy:.3f}" if accuracy is not None else ""
-        note += f"  mixed groups {mixed:.0%}" if mixed is not None else ""
-        self.progress.update(self._tasks[key], completed=min(row.get("tokens") or 0, budget_tokens), note=note)
+            name = f"{step.method:<5} seed {step.seed}"
+            self._tasks[key] = self.progress.add_task(name, total=self._budget_tokens, note="")
+        note = f"accuracy {step.accuracy:.3f}" if step.accuracy is not None else ""
+        note += f"  mixed groups {step.mixed_share:.0%}" if step.mixed_share is not None else ""
+        self.progress.update(self._tasks[key], completed=min(step.tokens, self._budget_tokens), note=note)
 
 
 def _column(what: Any, kind: Any) -> Any:
@@ -179,8 +225,8 @@ def _notes(plan: DemoPlan) -> str:
     settings = arithmetic.SETTINGS
     return (
         f"Task: {arithmetic.DESCRIPTION} Budget: {plan.budget_tokens:,} completion tokens per run, discarded groups "
-        f"included. Target: accuracy {settings.target_accuracy:.0%} on {settings.eval_size:,} held-out problems, measured "
-        f"every {settings.eval_every} steps. Seeds: {', '.join(map(str, plan.seeds))}."
+        f"included. Target: accuracy {settings.target_accuracy:.0%} on {settings.eval_size:,} held-out problems, "
+        f"measured every {settings.eval_every} steps. Seeds: {', '.join(map(str, plan.seeds))}."
     )
 
 
@@ -202,7 +248,7 @@ def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
 
     console = Console(stderr=True)
     if console.is_terminal and not quiet:
-        with DemoProgress(console) as progress:
+        with DemoProgress(console, plan.budget_tokens) as progress:
             results = run_demo(plan, progress)
     else:
         results = run_demo(plan)
@@ -210,5 +256,7 @@ def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
     if not quiet:
         out = Console()
         out.print(summary.to_rich())
-        out.print(f"{plan.out / 'report.html'} has the figures and explains them; results.json beside it has the numbers.")
+        out.print(
+            f"{plan.out / 'report.html'} has the figures and explains them; results.json beside it has the numbers."
+        )
     return summary.to_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -126,7 +127,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def _share(self, name: str) -> float | None:
         """Over all groups of the run: each step's share weighs by the rollouts of that step."""
         spent = [0.0, *(row["rollouts"] or 0.0 for row in self.history)]
-        weights = [after - before for before, after in zip(spent[:-1], spent[1:], strict=True)]
+        weights = [after - before for before, after in itertools.pairwise(spent)]
         rows = [(w, row[name]) for w, row in zip(weights, self.history, strict=True)]
         known = [(w, value) for w, value in rows if value is not None and w > 0]
         total = sum(w for w, _ in known)
