@@ -2,9 +2,9 @@
 
     python scripts/make_demo_policy.py [--out src/depo_rl/experiments/assets]
 
-Two phases, three to five minutes on one core. The first learns addition up to where three digits start to work; the second,
-on mostly two digits, makes those reliable and leaves three half-learnt: a policy for which most of the pool teaches
-nothing. Same machine and torch release, same weights. Prints the pass rates and the share of dead groups.
+Two phases, three to five minutes on one core. The first learns addition up to where three digits start to work; the
+second, on mostly two digits, makes those reliable and leaves three half-learnt: a policy for which most of the pool
+teaches nothing. Same machine and torch release, same weights. Prints the pass rates and the share of dead groups.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def test_files_and_news(demo):
     assert "Choosing prompts before the rollout" in (out / "report.html").read_text()
     assert (out / "accuracy_rollouts.png").stat().st_size > 10_000
     assert {(step.method, step.seed) for step in news} == {(m, 3) for m in results}
-    assert all(0 < step.tokens for step in news)
+    assert all(step.tokens > 0 for step in news)
 
 
 def test_same_seed_same_run_in_another_process(demo, tmp_path):
@@ -79,8 +79,8 @@ def test_same_seed_same_run_in_another_process(demo, tmp_path):
 
 
 def test_json_on_stdout_and_nothing_else(tmp_path, capsys):
-    code = cli.main(["demo", "--out", str(tmp_path), "--methods", "grpo", "--budget-tokens", "1000", "--jobs", "1", "--json"])
-    assert code == 0
+    options = ["--methods", "grpo", "--budget-tokens", "1000", "--jobs", "1", "--json"]
+    assert cli.main(["demo", "--out", str(tmp_path), *options]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["methods"][0]["method"] == "grpo" and summary["target"] == arithmetic.SETTINGS.target_accuracy
 

@@ -147,7 +147,7 @@ class CorrectSettings(Settings):
     """What counts as a correct completion, for the estimator and the gates; never the shaped sum."""
 
     reward: str | None = Field(None, description="name of the reward function that says so; default: the first")
-    threshold: float = Field(0.5, description="its reward from here on is correct")
+    threshold: float | None = Field(None, description="its reward from here on is correct; not given: 0.5")
 
 
 class TrainConfig(Settings):

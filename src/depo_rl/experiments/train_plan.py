@@ -242,7 +242,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
                 reward_name(function): reward.weight
                 for function, reward in zip(prepared.rewards, config.reward, strict=True)
             },
-            "correct": f"{prepared.named} >= {config.correct.threshold:g}",
+            "correct": f"{prepared.named} >= {0.5 if config.correct.threshold is None else config.correct.threshold:g}",
             "own_answers": prepared.gold,
         },
         "training": {
