@@ -91,8 +91,8 @@ def test_json_on_stdout_and_nothing_else(tmp_path, capsys):
         (["--methods", "grpo,depp"], "Did you mean 'depo'?"),
         (["--methods", "grpo,grpo"], "each once"),
         (["--methods", ","], "name at least one"),
-        (["--budget-tokens", "0"], "0"),
-        (["--seeds", "x"], "x"),
+        (["--budget-tokens", "0"], "--budget-tokens"),
+        (["--seeds", "x"], "--seeds"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(argument, says, tmp_path, capsys):

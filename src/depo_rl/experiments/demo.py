@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..report import RunResult, save_figures, summarise, write_page, write_resul
 from . import arithmetic
 
 METHODS = ("grpo", "dapo", "depo")
+_LEVELS = tuple(arithmetic.POOL_MIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,13 @@ def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
         results.sort(key=lambda r: order.index((r.method, r.seed)))
         write_results(results, plan.out / "results.json")
     save_figures(results, plan.out)
-    write_page(results, plan.out / "report.html", "Choosing prompts before the rollout", _notes(plan), _configuration())
+    write_page(
+        results,
+        plan.out / "report.html",
+        "Choosing prompts before the rollout",
+        _notes(plan, results),
+        _configuration(),
+    )
     return results
 
 
@@ -134,9 +142,16 @@ def train_once(method: str, seed: int, budget_tokens: int, tell: Tell) -> RunRes
         trainer.remove_callback(PrinterCallback)  # a line per step
         recorder.trainer = trainer
         trainer.train()
+        recorder.history[-1] |= _by_digits(model, tokenizer)
         result = recorder.result()
     torch.set_num_threads(threads)
     return result
+
+
+def _by_digits(model: Any, tokenizer: Any) -> dict[str, float | None]:
+    """Accuracy on every level of the pool: training on one may cost another, which the target alone would hide."""
+    held_out = {digits: arithmetic.make_eval(200, arithmetic.SETTINGS.eval_seed, {digits: 1.0}) for digits in _LEVELS}
+    return {f"accuracy_add{digits}": arithmetic.evaluate(model, tokenizer, rows) for digits, rows in held_out.items()}
 
 
 def _step(method: str, seed: int, recorder: Any) -> Step:
@@ -221,13 +236,22 @@ def _column(what: Any, kind: Any) -> Any:
     return kind(what) if isinstance(what, str) else what
 
 
-def _notes(plan: DemoPlan) -> str:
+def _notes(plan: DemoPlan, results: Sequence[RunResult]) -> list[str]:
     settings = arithmetic.SETTINGS
-    return (
+    levels = "; ".join(f"{method} {_final_by_digits(method, results)}" for method in plan.methods)
+    return [
         f"Task: {arithmetic.DESCRIPTION} Budget: {plan.budget_tokens:,} completion tokens per run, discarded groups "
         f"included. Target: accuracy {settings.target_accuracy:.0%} on {settings.eval_size:,} held-out problems, "
-        f"measured every {settings.eval_every} steps. Seeds: {', '.join(map(str, plan.seeds))}."
-    )
+        f"measured every {settings.eval_every} steps. Seeds: {', '.join(map(str, plan.seeds))}.",
+        f"Accuracy at the end on sums of {', '.join(map(str, _LEVELS))} digits, median over seeds: {levels}. Spending "
+        "rollouts where there is something to learn leaves fewer on what was already easy, which can be forgotten.",
+    ]
+
+
+def _final_by_digits(method: str, results: Sequence[RunResult]) -> str:
+    ends = [r.history[-1] for r in results if r.method == method and r.history]
+    medians = (statistics.median(end[f"accuracy_add{digits}"] or 0.0 for end in ends) for digits in _LEVELS)
+    return " / ".join(f"{value:.3f}" for value in medians)
 
 
 def _configuration() -> dict[str, Any]:

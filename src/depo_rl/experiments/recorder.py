@@ -56,12 +56,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         row |= {"grad_norm": logs.get("grad_norm"), "seconds_step": logs.get("step_time")}
         row |= {name: logs.get(f"depo/{name}") for name in _HISTORY}
         self.history.append({name: None if value is None else float(value) for name, value in row.items()})
+        if self._on_change is not None:
+            self._on_change(self)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self._every == 0:
             self._measure(state.global_step)
-        if self._on_change is not None:
-            self._on_change(self)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.accuracy and self.accuracy[-1].step != state.global_step:
