@@ -24,6 +24,7 @@ from ..report import RunResult, save_figures, summarise, write_page, write_resul
 from . import arithmetic
 
 METHODS = ("grpo", "dapo", "depo")
+_NARROW = ("mixed_share", "accuracy_at_budget", "rollouts_to_target")  # what a terminal of 80 columns has room for
 _LEVELS = tuple(arithmetic.POOL_MIX)
 
 
@@ -279,8 +280,7 @@ def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
     summary = summarise(results)
     if not quiet:
         out = Console()
-        out.print(summary.to_rich())
-        out.print(
-            f"{plan.out / 'report.html'} has the figures and explains them; results.json beside it has the numbers."
-        )
+        out = out if out.is_terminal else Console(width=120)  # a file has room for the whole table
+        out.print(summary.to_rich(None if out.width >= 110 else _NARROW))
+        out.print(f"Figures, explained: {plan.out / 'report.html'}. Numbers: {plan.out / 'results.json'}.")
     return summary.to_dict()

@@ -150,13 +150,13 @@ class Summary:
         lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
         return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines) + "\n"
 
-    def to_rich(self) -> Table:
+    def to_rich(self, names: Iterable[str] | None = None) -> Table:
         """The table of ``cells`` for a terminal; the spread stands under its median."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
-        head, body = self.cells()
+        head, body = self.cells(names)
         table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text(self.caption()), caption_justify="left")
         for i, name in enumerate(head):
             table.add_column(name, justify="right" if i else "left", overflow="fold")
