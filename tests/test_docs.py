@@ -1,0 +1,56 @@
+"""What the documents say can be run runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from depo_rl import Prompt, make_curriculum, methods
+from depo_rl.config import CurriculumConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def python_blocks(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+
+
+def test_contributing_adds_a_method_in_one_file(monkeypatch):
+    monkeypatch.setattr(methods, "METHODS", dict(methods.METHODS))
+    (block,) = python_blocks("CONTRIBUTING.md")
+    exec(block, {"__name__": "my_method"})
+    prompts = [Prompt(str(i), f"{i}+{i}=") for i in range(100)]
+    curriculum = make_curriculum("nearest-half", prompts, {"explore": 0.0, "warmup_steps": 0})
+    assert len({p.key for p in curriculum.propose(8)}) == 8
+
+
+def test_readme_without_an_engine():
+    trl, block = python_blocks("README.md")
+    assert "DEPOTrainer" in trl
+    steps = iter([True, True, False])
+    block = block.replace("while training:", "while next(steps):")
+    names = {"problems": {str(i): f"{i}+{i}=" for i in range(200)}, "verify": lambda p: 3, "steps": steps}
+    exec(block, names)
+    assert names["curriculum"].metrics()["admitted"] == 256
+
+
+def test_readme_trl_settings_are_real():
+    trl_block, _ = python_blocks("README.md")
+    pytest.importorskip("trl")
+    from depo_rl.engines.trl import DEPOConfig
+    from depo_rl.rewards import math_reward
+
+    call = re.search(r"args=(DEPOConfig\(.*\)),\n", trl_block).group(1)
+    config = eval(call.replace(")", ", use_cpu=True, bf16=False)"), {"DEPOConfig": DEPOConfig})
+    assert config.curriculum_config().band == "auto" and config.method == "depo"
+    assert eval(re.search(r"reward_funcs=(.*),\n", trl_block).group(1), {"math_reward": math_reward}) is not None
+
+
+def test_readme_lists_every_method_and_setting_it_names():
+    text = (ROOT / "README.md").read_text()
+    for name in methods.METHODS:
+        assert f"`{name}`" in text, name
+    for name in ("window", "keep", "max_rounds", "band"):
+        assert f"`{name}" in text and name in CurriculumConfig.model_fields
