@@ -273,6 +273,8 @@ def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
 
     console = Console(stderr=True)
     if console.is_terminal and not quiet:
+        runs = f"{len(plan.runs)} runs of {plan.budget_tokens:,} completion tokens, {plan.jobs} at a time"
+        console.print(f"{runs}. Loading torch and TRL takes a while.")
         with DemoProgress(console, plan.budget_tokens) as progress:
             results = run_demo(plan, progress)
     else:
