@@ -19,8 +19,18 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("polaris", {}),
     ("depo", {"band": "window", "warmup_steps": 2}),
     ("depo", {"band": "auto", "warmup_steps": 2}),
+    ("oracle", {}),
+    ("mopps", {}),
+    ("greso", {}),
+    ("dps", {}),
+    ("bots", {}),
+    ("pools", {}),
+    ("pcl", {}),
+    ("adarft", {}),
+    ("vcrl", {}),
 ]
-METHOD_IDS = ["grpo", "dapo", "polaris", "depo-window", "depo-auto"]
+METHOD_IDS = [*("grpo", "dapo", "polaris", "depo-window", "depo-auto"), *(name for name, _ in METHODS[5:])]
+UNIFORM = {"grpo", "dapo", "polaris", "vcrl"}  # roll every prompt out, without exploration
 
 
 class FakeEstimator:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core_world import (
     ESTIMATORS,
     METHOD_IDS,
     METHODS,
+    UNIFORM,
     FakeEstimator,
     build,
     conserved,
-    estimators,
     make_prompts,
     methods,
     rate,
@@ -22,6 +22,7 @@ from core_world import (
     shares,
     source_sizes,
 )
+from depo_rl import METHODS as REGISTERED
 from depo_rl import GroupOutcome, PromptPool
 from depo_rl.errors import PoolExhausted, UnknownPrompt
 from depo_rl.pool import Exploration, ShuffledPass
@@ -30,9 +31,14 @@ KINDS = ["scored", "partial", "failed"]
 ACTIONS = ["propose", "settle", "settle", "settle backwards", "settle twice", "release"]
 
 
+def test_the_methods_of_these_tests_are_all_there_are():
+    assert {name for name, _ in METHODS} == set(REGISTERED)
+
+
+@settings(max_examples=150)
 @given(
     methods,
-    estimators,
+    st.sampled_from([*sorted(ESTIMATORS), None]),  # None: the method's own
     source_sizes,
     shares,
     st.integers(1, 5),
@@ -42,7 +48,8 @@ def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, f
     name, config = method
     prompts = make_prompts(sizes)
     config = {**config, "explore": explore, "candidate_factor": factor}
-    curriculum = build(name, prompts, {**config, "keep": (0.0, 1.0)}, ESTIMATORS[estimator]())
+    own = ESTIMATORS[estimator]() if estimator else None
+    curriculum = build(name, prompts, {**config, "keep": (0.0, 1.0)}, own)
     rng, places, explored_before = np.random.default_rng(0), 0, 0.0
     proposed = []
     for action, n, kind in script:
@@ -123,7 +130,7 @@ def test_explored_prompts_are_unbiased_whatever_the_prediction():
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
 def test_no_prompt_goes_unvisited_for_longer_than_promised(method, config, estimator):
     prompts = make_prompts([30, 9, 1], seed=1)
-    config = {**config, "keep": (0.0, 1.0), **({"explore": 0.2} if method == "depo" else {})}
+    config = {**config, "keep": (0.0, 1.0), **({} if method in UNIFORM else {"explore": 0.2})}
     curriculum = build(method, prompts, config, ESTIMATORS[estimator]())
     n, rng, late = 6, np.random.default_rng(0), []
     bound = curriculum.max_unvisited_batches(n)

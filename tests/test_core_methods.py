@@ -138,9 +138,9 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
     ("method", "config", "message"),
     [
         ("depp", {}, r"unknown method 'depp'\. Did you mean 'depo'\?"),
-        ("xyzzy", {}, r"unknown method 'xyzzy'\. Known: dapo, depo, "),
+        ("xyzzy", {}, r"unknown method 'xyzzy'\. Known: adarft, bots, dapo, depo, "),
         ("depo", {"explor": 0.1}, r"method 'depo': unknown setting 'explor'\. Did you mean 'explore'\?"),
-        ("depo", {"qqqq": 1}, r"unknown setting 'qqqq'\. Known: band, "),
+        ("depo", {"qqqq": 1}, r"unknown setting 'qqqq'\. Known: adarft, band, "),
         ("depo", {"group_size": 1}, r"group_size = 1: .*greater than or equal to 2.*with 1 no group can teach"),
         ("depo", {"group_size": "eight"}, r"group_size = 'eight': .*valid integer"),
         ("depo", {"group_size": 2.5}, r"group_size = 2.5: .*valid integer"),
@@ -159,12 +159,12 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
         (
             "depo",
             {"estimator": {"type": "bert"}},
-            r"unknown estimator 'bert'\. Known: constant, encoder, ngrams, oracle",
+            r"unknown estimator 'bert'\. Known: bots, constant, dps, encoder, history, ngrams, oracle",
         ),
         (
             "depo",
             {"estimator": {"learning_rate": 0.1}},
-            r"estimator needs a type: one of constant, encoder, ngrams, oracle",
+            r"estimator needs a type: one of bots, constant, dps, encoder, history, ngrams, oracle",
         ),
         (
             "depo",

@@ -15,11 +15,13 @@ from depo_rl.errors import StateMismatch
 
 NGRAMS = {"type": "ngrams", "n_features": 512, "replay_groups": 60, "updates_per_observe": 2}
 ESTIMATORS = {"constant": {"type": "constant"}, "oracle": {"type": "oracle"}, "ngrams": NGRAMS}
+OWN = "the method's own"
 SECONDS = ("seconds_selecting", "seconds_learning")
 
 
 def _fresh(method: str, config: dict, estimator: str, prompts: list[Prompt] | None = None) -> Curriculum:
-    config = {**config, "estimator": ESTIMATORS[estimator], "explore": 0.1, "seed": 3}
+    given = {} if estimator == OWN else {"estimator": ESTIMATORS[estimator]}
+    config = {**config, **given, "explore": 0.1, "seed": 3}
     return build(method, make_prompts([40, 25]) if prompts is None else prompts, config)
 
 
@@ -43,7 +45,7 @@ def _assert_same(left, right) -> None:
         assert all(a[k] == b[k] or (np.isnan(a[k]) and np.isnan(b[k])) for k in a), (a, b)
 
 
-@pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
+@pytest.mark.parametrize("estimator", [*sorted(ESTIMATORS), OWN])
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(method, config, estimator, tmp_path):
     whole = _run(_fresh(method, config, estimator), range(16), [])

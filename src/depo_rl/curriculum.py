@@ -26,7 +26,7 @@ from .metrics import Ledger, PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
 from .selectors.fill import fill, fly
-from .types import Gate, GroupOutcome, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
+from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
 
 
 class Curriculum:
@@ -46,13 +46,11 @@ class Curriculum:
         self._exploration = Exploration(pool, config.explore)
         self._rng = np.random.default_rng([config.seed, 1])
         self._ledger = Ledger()
-        self._parts: dict[str, Stateful] = {
-            "pool": pool,
-            "exploration": self._exploration,
-            "estimator": estimator,
-            "ledger": self._ledger,
-            "rng": RngState(self._rng),
-        }
+        self._learners: dict[str, Learner] = {"estimator": estimator}
+        if isinstance(selector, Learner):
+            self._learners["selector"] = selector
+        own: dict[str, Stateful] = {"pool": pool, "exploration": self._exploration, "ledger": self._ledger}
+        self._parts = own | self._learners | {"rng": RngState(self._rng)}
 
     @property
     def in_flight(self) -> frozenset[str]:
@@ -109,7 +107,8 @@ class Curriculum:
             _ = self.pool[outcome.key]  # UnknownPrompt comes before anything is changed
         settled = [self._ledger.land(outcome, self.gate) for outcome in outcomes]
         if fresh := [s for s in settled if s.because != "duplicate"]:
-            self.estimator.observe([s.outcome for s in fresh])
+            for learner in self._learners.values():
+                learner.observe([s.outcome for s in fresh])
             self._ledger.judge(fresh, time.perf_counter() - started)
         return settled
 
@@ -133,8 +132,10 @@ class Curriculum:
         return math.ceil(2 * len(self.pool) / (share * n)) + 1 if share else None
 
     def metrics(self) -> dict[str, float]:
-        """What ``Ledger.metrics`` tells, and the estimator's own figures under ``estimator/``."""
-        own = {f"estimator/{name}": value for name, value in self.estimator.metrics().items()}
+        """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and ``selector/``."""
+        own = {
+            f"{part}/{k}": value for part, learner in self._learners.items() for k, value in learner.metrics().items()
+        }
         return self._ledger.metrics(self.config.group_size) | own
 
     def state_dict(self) -> State:

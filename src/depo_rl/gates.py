@@ -26,3 +26,20 @@ class DynamicSampling:
 
     def admit(self, outcome: GroupOutcome) -> bool:
         return outcome.mixed
+
+
+class HighVariance:
+    """Groups whose reward variance is at least ``min_variance`` of the largest there is; the rest is sampled anew.
+
+    With k of G right that share is k (G - k) / (floor(G / 2) ceil(G / 2)), 1 for half right and 0 for all or none
+    (VCRL, arXiv 2509.19803). For even G, 0.64 admits pass rates from 0.2 to 0.8, the filter of Bae et al.
+    (arXiv 2504.03380).
+    """
+
+    def __init__(self, min_variance: float, max_rounds: int) -> None:
+        self.min_variance, self.max_rounds = min_variance, max_rounds
+
+    def admit(self, outcome: GroupOutcome) -> bool:
+        n, k = outcome.n_scored, outcome.n_correct
+        largest = (n // 2) * (n - n // 2)
+        return outcome.mixed and k * (n - k) >= self.min_variance * largest - 1e-9

@@ -1,6 +1,6 @@
 """A method is a name for a choice of (estimator, selector, gate), and the defaults its paper gives.
 
-To add one: write its parts, then one ``@method`` function here.
+To add one: write its parts, then a function that puts them together and an entry of the table here.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .config import (
+    BOTSSettings,
     ConstantSettings,
     CurriculumConfig,
+    DPSSettings,
     EncoderSettings,
+    HistorySettings,
     NgramSettings,
     OracleSettings,
     nearest,
@@ -20,10 +23,16 @@ from .config import (
 )
 from .curriculum import Curriculum
 from .errors import ConfigError, DataError
+from .estimators.bots import BOTSEstimator
+from .estimators.dps import DPSEstimator
+from .estimators.history import HistoryEstimator
 from .estimators.simple import ConstantEstimator, OracleEstimator, as_rate
-from .gates import AdmitAll, DynamicSampling
+from .gates import AdmitAll, DynamicSampling, HighVariance
 from .pool import PromptPool
-from .selectors import MostLikelyMixed, PassRateWindow, Uniform
+from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
+from .selectors.adarft import TargetDifficulty
+from .selectors.greso import GRESOSkip
+from .selectors.pools import DifficultyPools
 from .types import Gate, PassRateEstimator, Prompt, Selector
 
 
@@ -49,10 +58,8 @@ METHODS: dict[str, Method] = {}
 # Methods that do not choose by prediction roll every prompt out anyway: nothing to explore, no estimator to warm up.
 _UNIFORM = {"estimator": {"type": "constant"}, "explore": 0.0, "warmup_steps": 0}
 
-
-def _register(method: Method) -> Method:
-    METHODS[method.name] = method
-    return method
+# The others' papers have neither a share of exploration nor a warm-up: what they explore is in their own rules.
+_AS_PUBLISHED = {"explore": 0.0, "warmup_steps": 0}
 
 
 def _build_uniform(pool: PromptPool, config: CurriculumConfig) -> Parts:
@@ -70,26 +77,119 @@ def _build_depo(pool: PromptPool, config: CurriculumConfig) -> Parts:
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
+def _build_most_mixed(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    selector = MostLikelyMixed(config.group_size, config.candidate_factor)
+    return Parts(make_estimator(pool, config), selector, AdmitAll())
+
+
+def _build_thompson(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    selector = NearestRate(config.target, config.candidate_factor, thompson=True)
+    return Parts(make_estimator(pool, config), selector, AdmitAll())
+
+
+def _build_pcl(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    selector = NearestRate(config.target, config.candidate_factor, thompson=False)
+    return Parts(make_estimator(pool, config), selector, AdmitAll())
+
+
+def _build_greso(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    selector = GRESOSkip(config.greso, len(pool))
+    return Parts(make_estimator(pool, config), selector, DynamicSampling(config.max_rounds))
+
+
+def _build_pools(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    return Parts(make_estimator(pool, config), DifficultyPools(config.pools), AdmitAll())
+
+
+def _build_adarft(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    selector = TargetDifficulty(config.adarft, config.candidate_factor)
+    return Parts(make_estimator(pool, config), selector, AdmitAll())
+
+
+def _build_vcrl(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    return Parts(make_estimator(pool, config), Uniform(), HighVariance(config.min_variance, config.max_rounds))
+
+
+def _rates(method: str, setting: str, column: str, prompts: Sequence[Prompt]) -> list[float | None]:
+    """Each prompt's label, None where it has none. Raises DataError if no prompt has one: a wrong column."""
+    rates = [as_rate(p.fields.get(column)) for p in prompts]
+    if prompts and all(rate is None for rate in rates):
+        raise DataError(
+            f"method {method!r} chooses by column {column!r}, which holds a pass rate in [0, 1] for none of the "
+            f"{len(prompts)} prompts; columns there: {', '.join(sorted(prompts[0].fields)) or 'none'}: name the right "
+            f"one with {setting}"
+        )
+    return rates
+
+
 def _keep_the_middle(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequence[Prompt]:
     """Prompts whose offline pass rate lies in ``keep``; one without a label is kept: unknown is not hard."""
     low, high = config.keep
-    rates = [as_rate(p.fields.get(config.pass_rate_field)) for p in prompts]
-    if prompts and all(rate is None for rate in rates):
-        raise DataError(
-            f"method 'polaris' filters by column {config.pass_rate_field!r}, which holds a pass rate in [0, 1] for "
-            f"none of the {len(prompts)} prompts; columns there: {', '.join(sorted(prompts[0].fields)) or 'none'}: "
-            "name the right one with pass_rate_field"
-        )
+    rates = _rates("polaris", "pass_rate_field", config.pass_rate_field, prompts)
     kept = [p for p, rate in zip(prompts, rates, strict=True) if rate is None or low <= rate <= high]
     if not kept:
         raise DataError(f"method 'polaris': no prompt's {config.pass_rate_field} lies in keep = [{low}, {high}]")
     return kept
 
 
-_register(Method("grpo", "every prompt, in the order of the epoch", _UNIFORM, _build_uniform))
-_register(Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _UNIFORM, _build_dapo))
-_register(Method("polaris", "offline filter by a pass-rate column", _UNIFORM, _build_uniform, _keep_the_middle))
-_register(Method("depo", "predict the pass rate before the rollout, roll out what can teach", {}, _build_depo))
+def _check_labels(method: str) -> Callable[[Sequence[Prompt], CurriculumConfig], Sequence[Prompt]]:
+    """All prompts, once it is sure that the columns that the method's estimator reads hold something."""
+
+    def check(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequence[Prompt]:
+        settings = config.estimator
+        if isinstance(settings, OracleSettings):
+            _rates(method, "estimator.field", settings.field, prompts)
+        if isinstance(settings, BOTSSettings) and settings.weak is not None and settings.strong is not None:
+            _rates(method, "estimator.weak", settings.weak, prompts)
+            _rates(method, "estimator.strong", settings.strong, prompts)
+        return prompts
+
+    return check
+
+
+_LABELS = {"estimator": {"type": "oracle"}}
+_HISTORY = {"estimator": {"type": "history"}}
+_MOPPS = {"estimator": {"type": "history", "fade_by": "visits", "discount": 1.0}, "candidate_factor": 16}
+_DPS = {"estimator": {"type": "dps"}, "candidate_factor": 32}
+_BOTS = {"estimator": {"type": "bots"}, "candidate_factor": 16}
+_ADARFT = {**_LABELS, "candidate_factor": 16}
+
+for _method in (
+    Method("grpo", "every prompt, in the order of the epoch", _UNIFORM, _build_uniform),
+    Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _UNIFORM, _build_dapo),
+    Method("polaris", "offline filter by a pass-rate column", _UNIFORM, _build_uniform, _keep_the_middle),
+    Method("depo", "predict the pass rate before the rollout, roll out what can teach", {}, _build_depo),
+    Method(
+        "oracle",
+        "upper bound: largest P(mixed) by a pass-rate column",
+        _AS_PUBLISHED | _LABELS,
+        _build_most_mixed,
+        _check_labels("oracle"),
+    ),
+    Method("mopps", "Thompson sampling of a Beta per prompt, nearest to 0.5", _AS_PUBLISHED | _MOPPS, _build_thompson),
+    Method("greso", "skip at random what has taught nothing, and as dapo", _AS_PUBLISHED | _HISTORY, _build_greso),
+    Method("dps", "three-state chain per prompt, largest P(mixed)", _AS_PUBLISHED | _DPS, _build_most_mixed),
+    Method(
+        "bots",
+        "fading Beta per prompt and two reference models, nearest to 0.5",
+        _AS_PUBLISHED | _BOTS,
+        _build_thompson,
+        _check_labels("bots"),
+    ),
+    Method(
+        "pools", "prime-rl: weights by the pool that the last group fell into", _AS_PUBLISHED | _HISTORY, _build_pools
+    ),
+    Method("pcl", "predicted pass rate nearest to 0.5", _AS_PUBLISHED | {"candidate_factor": 4}, _build_pcl),
+    Method(
+        "adarft",
+        "offline difficulty nearest to a target that follows the reward",
+        _AS_PUBLISHED | _ADARFT,
+        _build_adarft,
+        _check_labels("adarft"),
+    ),
+    Method("vcrl", "roll out, keep groups of high variance, sample more", _UNIFORM, _build_vcrl),
+):
+    METHODS[_method.name] = _method
 
 
 def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
@@ -99,6 +199,12 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
         return ConstantEstimator(settings.mean, settings.strength)
     if isinstance(settings, OracleSettings):
         return OracleEstimator(settings.field, settings.strength)
+    if isinstance(settings, HistorySettings):
+        return HistoryEstimator(settings)
+    if isinstance(settings, DPSSettings):
+        return DPSEstimator(settings, config.group_size)
+    if isinstance(settings, BOTSSettings):
+        return BOTSEstimator(pool.prompts, settings, config.group_size)
     if isinstance(settings, NgramSettings):
         from .estimators.ngrams import NgramEstimator
 

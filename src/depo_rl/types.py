@@ -181,10 +181,8 @@ class Settlement:
 
 
 @runtime_checkable
-class PassRateEstimator(Protocol):
-    """Predicts, before the rollout, the pass rate of each prompt under the current policy, and learns from outcomes."""
-
-    def predict(self, prompts: Sequence[Prompt]) -> Prediction: ...
+class Learner(Protocol):
+    """A part that learns from finished groups; a curriculum feeds it, checkpoints it and shows its metrics."""
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None: ...
 
@@ -196,8 +194,15 @@ class PassRateEstimator(Protocol):
 
 
 @runtime_checkable
+class PassRateEstimator(Learner, Protocol):
+    """Predicts, before the rollout, the pass rate of each prompt under the current policy, and learns from outcomes."""
+
+    def predict(self, prompts: Sequence[Prompt]) -> Prediction: ...
+
+
+@runtime_checkable
 class Selector(Protocol):
-    """Chooses before the rollout. Stateless: all randomness comes from ``rng``."""
+    """Chooses before the rollout; all randomness comes from ``rng``. One that keeps state is a ``Learner`` as well."""
 
     def appetite(self, n: int) -> int:
         """How many candidates to look at, at a time, to fill ``n`` places."""

@@ -1,7 +1,7 @@
 """Selectors: which candidates are rolled out, given what the estimator says of them. One rule, one small class.
 
-A selector is stateless and has no side effects. Exploration, warm-up, the bound on candidates and the filling of a
-short batch are the curriculum's, the same for all of them.
+Those here are stateless; one that keeps a history of its own is a ``types.Learner`` too and has a file. Exploration,
+warm-up, the bound on candidates and the filling of a short batch are the curriculum's, the same for all of them.
 """
 
 from __future__ import annotations
@@ -66,9 +66,41 @@ class MostLikelyMixed:
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
     ) -> Decision:
-        p_mixed_P = prediction.p_mixed(self.group_size)
-        ranked = np.argsort(-p_mixed_P, kind="stable").tolist()  # ties keep the order of the draw, which is random
-        return _decide(p_mixed_P, ranked, n, "outranked")
+        return best_ranked(prediction.p_mixed(self.group_size), n)
+
+
+class NearestRate:
+    """The prompts whose pass rate is nearest to ``target``, of all candidates allowed: MoPPS, BOTS, PCL.
+
+    thompson: go by a sample of each predicted Beta in the place of its mean, which also tries what is uncertain.
+    """
+
+    def __init__(self, target: float, candidate_factor: int, thompson: bool) -> None:
+        self.target, self.candidate_factor, self.thompson = target, candidate_factor, thompson
+
+    def appetite(self, n: int) -> int:
+        return n * self.candidate_factor
+
+    def select(
+        self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
+    ) -> Decision:
+        rate_P = prediction.mean_P
+        if self.thompson:
+            rate_P = rng.beta(rate_P * prediction.strength_P, (1.0 - rate_P) * prediction.strength_P)
+        return best_ranked(-np.abs(rate_P - self.target), n)
+
+
+def best_ranked(score_P: FloatArray, n: int) -> Decision:
+    """The ``n`` candidates with the largest scores; ties keep the order of the draw, which is random."""
+    return _decide(score_P, np.argsort(-score_P, kind="stable").tolist(), n, "outranked")
+
+
+def keep_at_random(keep_P: FloatArray, reasons: Sequence[str], n: int, rng: np.random.Generator) -> Decision:
+    """Each candidate, in the order of the draw, with its probability; ``reasons``: why each would be skipped."""
+    kept_P = rng.random(len(keep_P)) < keep_P
+    decision = _decide(keep_P + kept_P, np.flatnonzero(kept_P).tolist(), n, "surplus")  # the kept rank first
+    dropped = {i: reasons[i] for i in np.flatnonzero(~kept_P).tolist()}
+    return Decision(decision.chosen, {**decision.skipped, **dropped}, decision.score_P)
 
 
 def _decide(score_P: FloatArray, ranked: list[int], n: int, reason: str) -> Decision:

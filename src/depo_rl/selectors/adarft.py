@@ -1,0 +1,54 @@
+"""AdaRFT (arXiv 2504.05520): one target difficulty that rises while the policy succeeds and falls while it fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import AdaRFTSettings
+from ..errors import expect_fields
+from ..types import Decision, GroupOutcome, Prediction, Prompt, State
+from . import best_ranked
+
+
+class TargetDifficulty:
+    """The prompts whose difficulty, 100 * (1 - predicted pass rate), is nearest to the target T.
+
+    The prediction is a label of the data set, unless another estimator is chosen. Before the next choice T moves by
+    ``rate`` * tanh(``sensitivity`` * (r - ``goal``)), within [0, 100], r the mean pass rate of the groups that came
+    back since the last one.
+    """
+
+    def __init__(self, settings: AdaRFTSettings, candidate_factor: int) -> None:
+        self.settings, self._candidate_factor = settings, candidate_factor
+        self._target, self._rates, self._n = settings.start, 0.0, 0
+
+    def appetite(self, n: int) -> int:
+        return n * self._candidate_factor
+
+    def select(
+        self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
+    ) -> Decision:
+        if self._n:
+            s = self.settings
+            moved = self._target + s.rate * math.tanh(s.sensitivity * (self._rates / self._n - s.goal))
+            self._target, self._rates, self._n = min(max(moved, 0.0), 100.0), 0.0, 0
+        return best_ranked(-np.abs(100.0 * (1.0 - prediction.mean_P) - self._target), n)
+
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
+        rates = [o.n_correct / o.n_scored for o in outcomes if o.n_scored > 0]
+        self._rates, self._n = self._rates + sum(rates), self._n + len(rates)
+
+    def state_dict(self) -> State:
+        return {"type": type(self).__name__, "target": self._target, "rates": self._rates, "n": self._n}
+
+    def load_state_dict(self, state: State) -> None:
+        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this selector."""
+        expect_fields("selector", state, self.state_dict())
+        self._target, self._rates, self._n = float(state["target"]), float(state["rates"]), int(state["n"])
+
+    def metrics(self) -> dict[str, float]:
+        """target: difficulty aimed at, 0 (always right) to 100 (always wrong)."""
+        return {"target": self._target}
