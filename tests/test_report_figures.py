@@ -22,6 +22,7 @@ from depo_rl.report.figures import (
 )
 from depo_rl.report.style import DARK, LIGHT, strokes, to_png
 
+AUDIT = {"explored": 40, "explored_mixed": 18, "skipped": 30, "skipped_mixed": 9, "low": 0.17, "high": 0.48}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -36,7 +37,7 @@ def make_run(method: str = "depo", seed: int = 0, steps: int = 12, **changes: An
     bins = [{"predicted": 0.3, "observed": 0.2, "count": 10}, {"predicted": 0.9, "observed": 1.0, "count": 30}]
     values: dict[str, Any] = {
         "method": method, "seed": seed, "steps": steps, "rollouts": 64 * steps, "history": history, "target": 0.4,
-        "accuracy": accuracy, "reliability": bins,
+        "accuracy": accuracy, "reliability": bins, "skip_audit": dict(AUDIT),
     }  # fmt: skip
     return RunResult.model_validate(values | changes)
 

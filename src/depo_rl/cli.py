@@ -98,6 +98,64 @@ def demo(
 
 
 @app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="Parquet or JSONL, or a folder of them.")],
+    methods: Annotated[str, typer.Option(help="Comma-separated names.")] = "grpo,dapo,depo",
+    group_size: Annotated[int, typer.Option(min=2, help="Completions per prompt.")] = 8,
+    prompts_per_step: Annotated[int, typer.Option(min=1, help="Groups of a batch.")] = 128,
+    steps: Annotated[int, typer.Option(min=1, help="Batches of each run.")] = 100,
+    seeds: Annotated[str, typer.Option(help="Comma-separated; one run of each method per seed.")] = "0,1,2",
+    out: Annotated[Path, typer.Option(help="Folder for results.json, figures and report.html.")] = Path("replay"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Curriculum setting; METHOD.KEY=VALUE for one method."),
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; may be repeated.")
+    ] = None,
+    pass_rate_column: Annotated[str, typer.Option(help="Of a labelled pool.")] = "pass_rate",
+    correct_column: Annotated[
+        str | None, typer.Option(help="Of a TRL or verl dump: the reward that says whether an answer is right.")
+    ] = None,
+    correct_at: Annotated[
+        float | None, typer.Option(help="The value from which on it means right; without it the column holds 0 and 1.")
+    ] = None,
+    max_gap: Annotated[
+        int | None, typer.Option(min=0, help="Of a history: steps that a visit may be off; any unless given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run methods against what real models really did, with no model.
+
+    FILE is a labelled pool (prompt, pass_rate), an outcome log of ours, another
+    history (prompt, n_correct, group_size, step), the completions that TRL
+    logs, or verl's rollout dump. Prints a table of what each method chose and
+    paid, and writes results.json, figures and one page, report.html.
+    """
+    from .experiments.replay import ReplayPlan, parse_seeds, parse_settings, show_replay
+    from .outcomes.dumps import Verdict
+    from .outcomes.sources import SourceOptions, parse_where
+
+    common, by_method = parse_settings(settings or ())
+    plan = ReplayPlan(
+        file=file,
+        out=out,
+        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+        seeds=parse_seeds(seeds),
+        group_size=group_size,
+        prompts_per_step=prompts_per_step,
+        steps=steps,
+        settings=common,
+        method_settings=by_method,
+        options=SourceOptions(parse_where(where or ()), pass_rate_column, Verdict(correct_column, correct_at)),
+        max_gap=max_gap,
+    )
+    summary = show_replay(plan, quiet=as_json)
+    if as_json:
+        _show(summary, as_json)
+
+
+@app.command()
 def configs(as_json: AsJson = False) -> None:
     """List the ready configurations and where they are, to run or to copy."""
     from .experiments.train_file import ready_configs

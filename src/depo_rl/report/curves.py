@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,3 +94,13 @@ def merge_bins(runs: Sequence[RunResult]) -> list[ReliabilityBin]:
         predicted, observed = (sum(getattr(r, k) * r.count for r in rows) / n for k in ("predicted", "observed"))
         result.append(ReliabilityBin(predicted=min(predicted, 1.0), observed=min(observed, 1.0), count=n))
     return result
+
+
+def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float] | tuple[None, None]:
+    """Wilson's score interval of a share, 95 % by default (E. B. Wilson, JASA 22, 1927); (None, None) for n = 0."""
+    if n == 0:
+        return None, None
+    share, spread = successes / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint import write_atomically
 from .curves import Curve, accuracy_curve, as_curve, band, merge_bins, smooth, window_for
 from .results import RunResult
+from .skips import skipped_groups
 from .style import LIGHT, Stroke, Theme, add_legend, blank, new_figure, strokes, style_axes, to_png
 from .table import form, method_order
 
@@ -292,6 +293,16 @@ FIGURES = (
         "how many groups a point stands for: do not read much into a point that stands for few.",
         reliability_diagram,
         lambda results: any(row.count for run in results for row in run.reliability or ()),
+    ),
+    FigureSpec(
+        "skipped",
+        "What was skipped",
+        "A share of the groups is rolled out whatever the prediction. Of those that the method would have skipped, how "
+        "many were mixed (filled dot, with a 95 % interval over all seeds)? Of those that it would have rolled out "
+        "(open dot)? The line is their mixed share in all, what a uniform draw gives. The further the filled dot is to "
+        "the left of the open one, the more the prediction knows.",
+        skipped_groups,
+        lambda results: any(run.skip_audit is not None for run in results),
     ),
     FigureSpec(
         "training_reward",

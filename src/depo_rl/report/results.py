@@ -71,6 +71,29 @@ class ReliabilityBin(_Record):
     count: Count
 
 
+class SkipAudit(_Record):
+    """What the explored groups, chosen whatever the prediction, say about what a selector skips.
+
+    explored: such groups after the warm-up; explored_mixed: those of them that were mixed. skipped: those that the
+    selector would have skipped; skipped_mixed: those of these that were mixed, that is false skips. low, high: Wilson's
+    95 % interval of the false-skip rate; None if nothing would have been skipped. auc_mixed: of the predicted P(mixed)
+    over the explored groups, a fair sample of the pool, which the chosen groups are not.
+    """
+
+    explored: Count
+    explored_mixed: Count
+    skipped: Count
+    skipped_mixed: Count
+    low: Share | None = None
+    high: Share | None = None
+    auc_mixed: Share | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """The false-skip rate, in [0, 1]."""
+        return self.skipped_mixed / self.skipped if self.skipped else None
+
+
 class RunResult(_Record):
     """What one run of one method with one seed did.
 
@@ -82,7 +105,9 @@ class RunResult(_Record):
     target: accuracy to be reached. rollouts_to_target, seconds_to_target: spent when it was first reached; None if it
     never was, or was not measured. history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative),
     mixed_share, all_pass_share, all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting,
-    seconds_learning, seconds_step. reliability: bins of the predicted P(mixed).
+    seconds_learning, seconds_step. reliability: bins of the predicted P(mixed). skip_audit: what was skipped and would
+    have been mixed. unanswered: groups that a replayed history could not answer. distinct_prompts: different prompts
+    that were rolled out.
     """
 
     method: Annotated[str, Field(min_length=1)]
@@ -109,6 +134,9 @@ class RunResult(_Record):
     target: Share | None = None
     history: list[dict[str, float | None]] | None = None
     reliability: list[ReliabilityBin] | None = None
+    skip_audit: SkipAudit | None = None
+    unanswered: Count | None = None
+    distinct_prompts: Count | None = None
 
     @field_validator("history")
     @classmethod
@@ -129,6 +157,11 @@ class RunResult(_Record):
         rows = [(getattr(point, name), point.accuracy) for point in self.accuracy or ()]
         known = sorted((float(x), float(y)) for x, y in rows if x is not None and y is not None)
         return [x for x, _ in known], [y for _, y in known]
+
+    @property
+    def false_skip_rate(self) -> float | None:
+        """Share of mixed groups among the explored ones that the selector would have skipped."""
+        return self.skip_audit.rate if self.skip_audit else None
 
     @property
     def final_accuracy(self) -> float | None:

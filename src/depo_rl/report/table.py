@@ -77,15 +77,19 @@ MEASURES = (
     Measure("auc_mixed", "AUC", "number", "how well the prediction ranks mixed groups first (0.5: chance, 1: perfect)"),
     Measure("log_loss", "log-loss", "number", "of the predicted probability of a mixed group (lower is better)"),
     Measure("ece", "ECE", "number", "calibration error of that probability (0: what it says is what happens)"),
+    Measure("false_skip_rate", "false skips", "share", "mixed groups among those that would have been skipped"),
     Measure("steps", "steps", "count", "optimiser steps"),
     Measure("groups", "groups", "count", "groups rolled out"),
+    Measure("distinct_prompts", "different prompts", "count", "that were rolled out; the rest are repeats"),
     Measure("candidates_scored", "candidates", "count", "prompts whose pass rate was predicted"),
     Measure("explored_share", "explored", "share", "groups chosen whatever the prediction"),
     Measure("fallback_share", "fallback", "share", "groups that filled a batch because too few qualified"),
     Measure("seconds_selecting", "selecting", "seconds", "time spent choosing prompts, whole run"),
     Measure("seconds_learning", "learning", "seconds", "time spent teaching the estimator, whole run"),
 )  # fmt: skip
-_SHORT = ("mixed_share", "accuracy_at_budget", "rollouts_to_target", "rollouts", "tokens", "auc_mixed")
+_SHORT = (
+    "mixed_share", "accuracy_at_budget", "rollouts_to_target", "rollouts", "tokens", "auc_mixed", "false_skip_rate",
+)  # fmt: skip
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 

@@ -1,0 +1,235 @@
+"""``depo replay``: any method against what real models really did, with no model.
+
+The file says what a group of completions came to; each method chooses the prompts and pays for what it asks. See
+``outcomes.sources`` for what can be read, ``engines.replay`` for how it is answered, ``replay_audit`` for what the
+false-skip rate is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..config import CurriculumConfig, parse_config
+from ..engines.replay import make_replay_engine
+from ..errors import ConfigError
+from ..methods import METHODS, get_method, make_curriculum
+from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, read_source
+from ..report import RunResult, save_figures, summarise, write_page, write_results
+from .replay_run import simulate
+
+Settings = dict[str, Any]
+Tell = Callable[[str, int, int, float | None], None]
+"""tell(method, seed, step, mixed_share): news of a run after each step."""
+
+_WARMUP_SHARE = 10  # a warm-up that nobody set takes at most one step in so many
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPlan:
+    """What to replay: ``methods`` x ``seeds``, each ``steps`` batches of ``prompts_per_step`` groups.
+
+    settings: of every method's curriculum. method_settings: of one method's, over those. max_gap: steps between a
+    history's visit and the simulated step beyond which there is no answer. Raises ConfigError.
+    """
+
+    file: Path
+    out: Path
+    methods: tuple[str, ...] = ("grpo", "dapo", "depo")
+    seeds: tuple[int, ...] = (0,)
+    group_size: int = 8
+    prompts_per_step: int = 128
+    steps: int = 100
+    settings: Settings = field(default_factory=dict)
+    method_settings: Mapping[str, Settings] = field(default_factory=dict)
+    options: SourceOptions = field(default_factory=SourceOptions)
+    max_gap: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*self.methods, *self.method_settings):
+            get_method(name)
+        if not self.methods or len(set(self.methods)) < len(self.methods):
+            raise ConfigError(f"methods = {','.join(self.methods)!r}: name at least one, and each once")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"seeds = {self.seeds}: whole numbers, 0 or more, at least one and each once")
+        if min(self.prompts_per_step, self.steps) < 1:
+            raise ConfigError(f"prompts_per_step = {self.prompts_per_step}, steps = {self.steps}: each at least 1")
+        for name in self.methods:
+            self.config(name, self.seeds[0])
+
+    def config(self, method: str, seed: int) -> CurriculumConfig:
+        """Settings of one run: the method's own, those given, and a warm-up that leaves steps to filter in."""
+        given = self.settings | dict(self.method_settings.get(method, {}))
+        for name, option in (("group_size", "--group-size"), ("seed", "--seeds")):
+            if name in given:
+                raise ConfigError(f"--set {name}: set it with {option}")
+        given |= {"group_size": self.group_size, "seed": seed}
+        defaults = get_method(method).defaults
+        config = parse_config(defaults, given, f"method {method!r}")
+        longest = max(self.steps // _WARMUP_SHARE, 1)
+        if "warmup_steps" not in given and config.warmup_steps > longest:
+            config = parse_config(defaults, given | {"warmup_steps": longest}, f"method {method!r}")
+        return config
+
+
+def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResult], list[str]]:
+    """Runs the plan; the results, and notes on them. Raises DataError for the file, ConfigError for the plan.
+
+    ``results.json`` is written after every run, so that a replay cut short keeps what finished.
+    """
+    source = read_source(plan.file, plan.options)
+    results: list[RunResult] = []
+    notes = _notes(plan, source)
+    for method in plan.methods:
+        for seed in plan.seeds:
+            result, about = _run(plan, source, method, seed, tell)
+            results.append(result)
+            notes += [note for note in about if note not in notes]
+            write_results(results, plan.out / "results.json")
+    return results, notes
+
+
+def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence[str]) -> str:
+    """Writes figures and ``report.html``, and says where; or why not, without the extra ``depo-rl[report]``."""
+    if missing := [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]:
+        return f"No figures and no page: {', '.join(missing)} not installed (pip install 'depo-rl[report]')."
+    save_figures(results, plan.out)
+    page = write_page(results, plan.out / "report.html", f"Replay of {plan.file.name}", notes, _configuration(plan))
+    return f"{page} has the figures and explains them; results.json beside it has the numbers."
+
+
+def _run(plan: ReplayPlan, source: Source, method: str, seed: int, tell: Tell | None) -> tuple[RunResult, list[str]]:
+    """One method with one seed, and what is worth saying about it."""
+    engine = make_replay_engine(source, plan.group_size, seed, plan.max_gap)
+    curriculum = make_curriculum(method, source.prompts, plan.config(method, seed))
+    told = (lambda step, share: tell(method, seed, step, share)) if tell is not None else None
+    result = simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told)
+    notes, metrics = [], engine.metrics()
+    if metrics:
+        notes.append(
+            f"{method}, seed {seed}: {result.unanswered:,} of {result.groups:,} groups had no answer in the history; "
+            f"answers lay {metrics['mean_gap']:.1f} steps from the simulated step on average, at most "
+            f"{metrics['largest_gap']:.0f}."
+        )
+    return result, notes
+
+
+def _notes(plan: ReplayPlan, source: Source) -> list[str]:
+    """What the numbers rest on."""
+    kind = "a labelled pool: outcomes are drawn from its pass rates, the policy stands still"
+    if isinstance(source, GroupHistory):
+        kind = (
+            f"a history of {sum(map(len, source.visits.values())):,} groups: an outcome is that of the visit whose "
+            "step is nearest; the policy improves as it did then, whatever is chosen here"
+        )
+    notes = [
+        f"{plan.file.name} is {kind}. {len(source.prompts):,} prompts, {plan.steps:,} steps of "
+        f"{plan.prompts_per_step:,} groups of {plan.group_size}. No accuracy comes of it: a replay shows what methods "
+        "choose and pay, not what a policy learns.",
+        *source.notes,
+    ]
+    for method in plan.methods:
+        own, config = get_method(method).defaults, plan.config(method, plan.seeds[0])
+        usual = parse_config(own, {}, method).warmup_steps
+        given = plan.settings.keys() | plan.method_settings.get(method, {}).keys()
+        if "warmup_steps" not in given and config.warmup_steps < usual:
+            notes.append(
+                f"{method}: a warm-up of {config.warmup_steps} steps instead of its own {usual}, to leave steps to "
+                f"filter in; set it with --set {method}.warmup_steps=N."
+            )
+    if isinstance(source, LabelledPool) and "polaris" in plan.methods:
+        notes.append("polaris filters by the very labels that outcomes are drawn from: an upper bound.")
+    return notes
+
+
+def _configuration(plan: ReplayPlan) -> dict[str, Any]:
+    """What a reader needs to judge the figures: what was run, and where a method's settings are not the usual."""
+    shared: dict[str, Any] = {
+        "file": plan.file.name,
+        "rows": dict(plan.options.where) or "all",
+        "group size": plan.group_size,
+        "prompts per step": plan.prompts_per_step,
+        "steps": plan.steps,
+        "seeds": ", ".join(map(str, plan.seeds)),
+    }
+    for method in plan.methods:
+        config = plan.config(method, plan.seeds[0])
+        named = (config.model_fields_set | {"warmup_steps", "explore"}) - {"seed", "group_size"}
+        shared[method] = config.model_dump(include=named)
+    return shared
+
+
+def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]:
+    """``key=value`` texts, values in YAML: (settings of all methods, settings by method for ``method.key=value``).
+
+    Raises ConfigError for one that cannot be read.
+    """
+    common: Settings = {}
+    by_method: dict[str, Settings] = {}
+    for text in given:
+        path, equals, value = text.partition("=")
+        first, dot, rest = path.strip().partition(".")
+        if not equals or not first:
+            raise ConfigError(f"--set {text}: write it as key=value or method.key=value")
+        target, name = (by_method.setdefault(first, {}), rest) if dot and first in METHODS else (common, path.strip())
+        *sections, last = name.split(".")
+        for section in sections:
+            inner = target.get(section, {})
+            target[section] = {"type": inner} if isinstance(inner, str) else inner  # estimator=ngrams is short for that
+            target = target[section]
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {text}: {section} was set to {inner!r}, which has no settings of its own")
+        try:
+            target[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from None
+    return common, by_method
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``0,1,2`` as numbers. Raises ConfigError."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds {text}: write whole numbers with commas between, such as 0,1,2") from None
+
+
+def show_replay(plan: ReplayPlan, quiet: bool = False) -> dict[str, Any]:
+    """Runs the plan with a progress bar on a terminal, prints the table over seeds unless ``quiet``; the summary."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal and not quiet:
+        results, notes = _with_progress(plan, console)
+    else:
+        results, notes = run_replay(plan)
+    summary, written = summarise(results), write_report(plan, results, notes)
+    if not quiet:
+        out = Console()
+        out.print(summary.to_rich())
+        for note in notes:
+            out.print(note, markup=False, highlight=False)
+        out.print(written, markup=False, highlight=False)
+    return summary.to_dict() | {"notes": notes, "out": str(plan.out)}
+
+
+def _with_progress(plan: ReplayPlan, console: Any) -> tuple[list[RunResult], list[str]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        tasks: dict[tuple[str, int], Any] = {}
+
+        def tell(method: str, seed: int, step: int, mixed_share: float | None) -> None:
+            key = (method, seed)
+            if key not in tasks:
+                tasks[key] = progress.add_task(f"{method:<8} seed {seed}", total=plan.steps, note="")
+            note = f"mixed groups {mixed_share:.0%}" if mixed_share is not None else ""
+            progress.update(tasks[key], completed=step, note=note)
+
+        return run_replay(plan, tell)

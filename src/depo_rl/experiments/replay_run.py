@@ -1,0 +1,157 @@
+"""One run of one method against an engine that needs no model: rounds, counts, judgements, and what was skipped."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..config import ConstantSettings
+from ..curriculum import Curriculum
+from ..errors import ConfigError
+from ..metrics import PredictionTrack, auc, batch_shares, ece, log_loss, reliability
+from ..report import ReliabilityBin, RunResult
+from ..types import GroupOutcome, Prompt, Settlement
+from .replay_audit import SkipAuditor
+
+_UNFILTERED = ("uniform", "warmup")
+_EVERY_GROUP = 2**40  # size of a track that forgets nothing
+
+Tell = Callable[[int, float | None], None]
+"""tell(step, mixed_share): news after each step."""
+
+
+class SteppingEngine(Protocol):
+    """An engine that knows its step and is told what was trained on."""
+
+    def rollout(self, prompts: Sequence[Prompt], group_size: int) -> Sequence[GroupOutcome]: ...
+
+    def advance(self, trained: Sequence[GroupOutcome]) -> None: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+
+def simulate(
+    curriculum: Curriculum, engine: SteppingEngine, prompts_per_step: int, steps: int, tell: Tell | None = None
+) -> RunResult:
+    """``steps`` batches of ``prompts_per_step`` groups, with the rounds that the method's gate asks for.
+
+    Raises ConfigError if the pool that the method keeps is smaller than a batch.
+    """
+    if len(curriculum.pool) < prompts_per_step:
+        raise ConfigError(
+            f"prompts_per_step = {prompts_per_step}: method {curriculum.method!r} has a pool of {len(curriculum.pool)} "
+            "prompts: use a smaller batch or more prompts"
+        )
+    run = _Run(curriculum, engine, prompts_per_step)
+    for step in range(1, steps + 1):
+        run.step(step)
+        if tell is not None:
+            tell(step, run.history[-1]["mixed_share"])
+    return run.result()
+
+
+class _Run:
+    """What a run has done so far."""
+
+    def __init__(self, curriculum: Curriculum, engine: SteppingEngine, prompts_per_step: int) -> None:
+        self.curriculum, self.engine, self.n = curriculum, engine, prompts_per_step
+        self.group_size = curriculum.config.group_size
+        # A constant belief is no prediction: there is nothing to judge.
+        self.predicts = not isinstance(curriculum.config.estimator, ConstantSettings)
+        self.track = PredictionTrack(_EVERY_GROUP)
+        self.auditor = SkipAuditor(self.group_size, curriculum.config.seed)
+        self.history: list[dict[str, float | None]] = []
+        self.groups, self.scored = 0, dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
+        self.tokens: int | None = 0
+        self.keys: set[str] = set()
+        self.seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
+        self.started = time.perf_counter()
+
+    def step(self, number: int) -> None:
+        """One batch: rounds as dynamic sampling on TRL makes them, each as large as should fill what is missing."""
+        before = dict(self.seconds)
+        settled: list[Settlement] = []
+        admitted: list[GroupOutcome] = []
+        for _ in range(self.curriculum.gate.max_rounds):
+            share = max(len(admitted), 1) / len(settled) if settled else 1.0
+            fresh = self._round(min(self.n, math.ceil((self.n - len(admitted)) / share)))
+            settled += fresh
+            admitted += [s.outcome for s in fresh if s.admitted]
+            if len(admitted) >= self.n:
+                break
+        self.engine.advance(admitted[: self.n])  # what is beyond the batch is paid for and not trained on
+        self._note(number, settled, before)
+
+    def _round(self, size: int) -> list[Settlement]:
+        prompts = self.curriculum.propose(size)
+        outcomes = self.engine.rollout(prompts, self.group_size)
+        selector = copy.deepcopy(self.curriculum.selector)  # before it learns from this batch
+        settled = self.curriculum.settle(outcomes)
+        metrics = self.curriculum.metrics()
+        for name in self.seconds:
+            self.seconds[name] += metrics[name]
+        if self.predicts:
+            self.track.add([s for s in settled if s.because not in _UNFILTERED])
+            self.auditor.add(selector, prompts, settled)
+        return settled
+
+    def _note(self, number: int, settled: Sequence[Settlement], before: dict[str, float]) -> None:
+        outcomes = [s.outcome for s in settled]
+        self.groups += len(outcomes)
+        self.keys |= {o.key for o in outcomes}
+        self.scored["all"] += sum(o.n_scored > 0 for o in outcomes)
+        for name in ("mixed", "all_pass", "all_fail"):
+            self.scored[name] += sum(getattr(o, name) for o in outcomes)
+        tokens = [o.n_tokens for o in outcomes]
+        known = [t for t in tokens if t is not None]
+        self.tokens = None if self.tokens is None or len(known) < len(tokens) else self.tokens + sum(known)
+        predicted = [s.predicted_mean for s in settled if s.outcome.n_scored]
+        row: dict[str, Any] = {"step": number, "rollouts": self.groups * self.group_size, "tokens": self.tokens}
+        row |= batch_shares(outcomes)
+        row["predicted_mean"] = sum(predicted) / len(predicted) if predicted and self.predicts else None
+        row |= {name: self.seconds[name] - before[name] for name in self.seconds}
+        self.history.append({name: _known(value) for name, value in row.items()})
+
+    def result(self) -> RunResult:
+        metrics, engine = self.curriculum.metrics(), self.engine.metrics()
+        total = self.scored["all"]
+        return RunResult(
+            method=self.curriculum.method,
+            seed=self.curriculum.config.seed,
+            steps=len(self.history),
+            groups=self.groups,
+            rollouts=self.groups * self.group_size,
+            tokens=self.tokens,
+            mixed_share=self.scored["mixed"] / total if total else None,
+            all_pass_share=self.scored["all_pass"] / total if total else None,
+            all_fail_share=self.scored["all_fail"] / total if total else None,
+            explored_share=_known(metrics["explored_share"]),
+            fallback_share=_known(metrics["fallback_share"]),
+            candidates_scored=int(metrics["drawn"]) if self.predicts else None,
+            seconds_selecting=self.seconds["seconds_selecting"],
+            seconds_learning=self.seconds["seconds_learning"],
+            **self._judged(),
+            seconds_total=time.perf_counter() - self.started,
+            history=self.history,
+            skip_audit=self.auditor.result(),
+            distinct_prompts=len(self.keys),
+            unanswered=int(engine["unanswered"]) if "unanswered" in engine else None,
+        )
+
+    def _judged(self) -> dict[str, Any]:
+        """Of all groups from the end of the warm-up on; nothing if the method predicts nothing."""
+        _, p_mixed, _, mixed = self.track.columns()
+        if not len(mixed):
+            return {}
+        bins = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
+        judged = {"auc_mixed": auc(p_mixed, mixed), "log_loss": log_loss(p_mixed, mixed), "ece": ece(p_mixed, mixed)}
+        return {**judged, "reliability": bins}
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)

@@ -1,0 +1,223 @@
+"""What ``depo replay`` can answer from: a labelled pool, or a history of groups; the columns say which it is.
+
+| columns                                      | what it is                                                        |
+|----------------------------------------------|-------------------------------------------------------------------|
+| prompt, n_correct, n_scored                  | our own outcome log, read strictly (``read_log``)                 |
+| prompt, n_correct, group_size, step          | a history of another trainer; further columns become fields       |
+| step, prompt, completion, rewards, advantage | TRL's logged completions                                          |
+| input, output, score, step                   | verl's rollout dump                                               |
+| prompt, pass_rate (or the column named)      | a labelled pool; k, if there, says how many samples the label has |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import nearest
+from ..errors import ConfigError, DataError
+from ..types import FloatArray, Prompt, prompt_key
+from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
+from .reader import read_log
+from .schema import REQUIRED, LogRow, finite, show
+from .tables import Table, TableRow, keep_rows, read_table
+
+_KINDS = (
+    "an outcome log (prompt, n_correct, n_scored), a history (prompt, n_correct, group_size, step), a labelled pool "
+    "(prompt, pass_rate), TRL's completions (step, prompt, completion, advantage) or verl's rollouts (input, output, "
+    "score, step)"
+)
+_OWN = ("key", "prompt", "source")  # columns that are not fields of a prompt
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPool:
+    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading, in sentences."""
+
+    prompts: tuple[Prompt, ...]
+    rate_P: FloatArray
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHistory:
+    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is null)."""
+
+    prompts: tuple[Prompt, ...]
+    visits: Mapping[str, tuple[LogRow, ...]]
+    notes: tuple[str, ...] = ()
+
+
+Source = LabelledPool | GroupHistory
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """where: only rows whose columns, as text, equal these. pass_rate_column: of a labelled pool.
+
+    verdict: how the completions of a TRL or verl dump are judged.
+    """
+
+    where: Mapping[str, str] = field(default_factory=dict)
+    pass_rate_column: str = "pass_rate"
+    verdict: Verdict = field(default_factory=Verdict)
+
+
+def read_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
+    """What the file or folder holds. Raises DataError naming file, row and rule, ConfigError for a wrong option."""
+    options, path = options or SourceOptions(), Path(path)
+    table = read_table(path)
+    columns = set(table.columns)
+    if set(REQUIRED) <= columns:
+        return _own_log(path, table, options)
+    if options.where:
+        table = Table(table.path, keep_rows(table.rows, options.where), table.torn)
+    notes = _torn(table.torn)
+    if is_trl(table.columns) or is_verl(table.columns):
+        dump = (read_trl if is_trl(table.columns) else read_verl)(table, options.verdict)
+        return _history(dump.rows, notes + dump.notes, str(path))
+    if {"prompt", "n_correct", "group_size"} <= columns:
+        return _history([_foreign_group(row) for row in table.rows], notes, str(path))
+    if {"prompt", options.pass_rate_column} <= columns:
+        return _labelled(table, options.pass_rate_column, notes)
+    named = "" if options.pass_rate_column == "pass_rate" else f" (--pass-rate-column {options.pass_rate_column})"
+    close = nearest(options.pass_rate_column, columns) if named else ""
+    raise DataError(f"{path}: columns {', '.join(table.columns)}{named}: can replay {_KINDS}.{close}")
+
+
+def _torn(n: int) -> tuple[str, ...]:
+    return (f"{n} file{'s' * (n > 1)} ended in half a line, torn when writing stopped: left out.",) if n else ()
+
+
+def _own_log(path: Path, table: Table, options: SourceOptions) -> Source:
+    files = list(dict.fromkeys(row.file for row in table.rows))
+    logs = [read_log(file) for file in files]
+    rows = [row for log in logs for row in log]
+    if options.where:
+        numbered = [TableRow(path, i, row.to_dict()) for i, row in enumerate(rows)]
+        rows = [rows[kept.number] for kept in keep_rows(numbered, options.where)]
+    return _history(rows, _torn(sum(log.torn_lines for log in logs)), str(path))
+
+
+def _foreign_group(row: TableRow) -> LogRow:
+    """A group of a table that is not ours: n_scored defaults to the group size, further columns are fields."""
+    known = ("key", "prompt", "source", "step", "group_size", "n_correct", "n_failed", "tokens")
+    row.get("n_correct")
+    row.text("prompt")
+    flat = {name: row.values[name] for name in known if name in row.values}
+    size = row.get("group_size")
+    failed = row.values.get("n_failed") or 0
+    if isinstance(size, (int, float)) and isinstance(failed, (int, float)):
+        flat["n_scored"] = size - failed
+    else:
+        flat["n_scored"] = size  # what is wrong with it is said below
+    flat |= {f"fields.{name}": value for name, value in row.values.items() if name not in known}
+    try:
+        return LogRow.from_dict(flat)
+    except DataError as error:
+        raise row.bad(str(error).replace("n_scored", "group_size")) from None
+
+
+def _history(rows: Sequence[LogRow], notes: tuple[str, ...], where: str) -> Source:
+    """The visits of each prompt; groups without steps are pooled into pass rates."""
+    first: dict[str, LogRow] = {}
+    visits: dict[str, list[LogRow]] = {}
+    for i, row in enumerate(rows, start=1):
+        if (row.step is None) != (rows[0].step is None):
+            raise DataError(f"{where}: group {i}: step = {row.step}, of group 1 it is {rows[0].step}: all or none")
+        known = first.setdefault(row.key, row)
+        if known.prompt != row.prompt:
+            raise DataError(f"{where}: group {i}: key {row.key!r} with another prompt than before: one key, one prompt")
+        visits.setdefault(row.key, []).append(row)
+    prompts = tuple(row.to_prompt() for row in first.values())
+    if rows[0].step is None:
+        return _pooled(prompts, visits, notes, where)
+    ordered = {key: tuple(sorted(each, key=lambda r: r.step or 0)) for key, each in visits.items()}
+    return GroupHistory(prompts, ordered, notes)
+
+
+def _pooled(
+    prompts: tuple[Prompt, ...], visits: Mapping[str, Sequence[LogRow]], notes: tuple[str, ...], where: str
+) -> LabelledPool:
+    scored = {key: sum(row.n_scored for row in each) for key, each in visits.items()}
+    kept = tuple(prompt for prompt in prompts if scored[prompt.key])
+    if not kept:
+        raise DataError(f"{where}: no group has a scored completion: there is nothing to replay")
+    rates = [sum(row.n_correct for row in visits[p.key]) / scored[p.key] for p in kept]
+    return LabelledPool(kept, np.array(rates), (*notes, "No group has a step: groups were pooled into pass rates."))
+
+
+def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool:
+    """Prompts with their labels; rows that repeat a prompt and differ in nothing but the label are averaged by k."""
+    first: dict[str, TableRow] = {}
+    labels: dict[str, list[tuple[float, float]]] = {}
+    for row in table.rows:
+        key = _key(row)
+        if key in first:
+            _expect_repeat(first[key], row, column)
+        first.setdefault(key, row)
+        labels.setdefault(key, []).append((_rate(row, column), _weight(row)))
+    rates = [sum(p * k for p, k in each) / sum(k for _, k in each) for each in labels.values()]
+    prompts = tuple(_prompt(key, row) for key, row in first.items())
+    if merged := len(table.rows) - len(prompts):
+        notes = (*notes, f"{merged} rows repeat the prompt of another row: their labels were averaged.")
+    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes)
+
+
+def _key(row: TableRow) -> str:
+    key, text = row.values.get("key"), row.text("prompt")
+    return key if isinstance(key, str) and key else prompt_key(text, _source(row))
+
+
+def _source(row: TableRow) -> str:
+    value = row.values.get("source")
+    return value if isinstance(value, str) and value else "default"
+
+
+def _prompt(key: str, row: TableRow) -> Prompt:
+    fields: dict[str, Any] = {name: value for name, value in row.values.items() if name not in _OWN}
+    return Prompt(key, row.text("prompt"), _source(row), fields)
+
+
+def _rate(row: TableRow, column: str) -> float:
+    value = row.get(column)
+    number = finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if number is None or not 0.0 <= number <= 1.0:
+        raise row.bad(f"{column} = {show(value)}: a pass rate is a number in [0, 1]")
+    return number
+
+
+def _weight(row: TableRow) -> float:
+    k = row.values.get("k")
+    if k is None:
+        return 1.0
+    if isinstance(k, bool) or not isinstance(k, (int, float)) or not k > 0 or finite(k) is None:
+        raise row.bad(f"k = {show(k)}: the number of samples behind a label is above 0")
+    return float(k)
+
+
+def _expect_repeat(one: TableRow, other: TableRow, column: str) -> None:
+    """Rows of one prompt under different policies must not be averaged by accident."""
+    differ = [n for n in one.values if n not in (column, "k") and one.values[n] != other.values.get(n)]
+    if differ:
+        name = differ[-1]
+        raise other.bad(
+            f"repeats the prompt of row {one.number} with another {name} ({show(one.values[name])}, "
+            f"{show(other.values.get(name))}): choose rows with --where {name}=..."
+        )
+
+
+def parse_where(given: Iterable[str]) -> dict[str, str]:
+    """``column=value`` texts as a mapping. Raises ConfigError for one without a '='."""
+    where = {}
+    for text in given:
+        column, equals, value = text.partition("=")
+        if not equals or not column:
+            raise ConfigError(f"--where {text}: write it as column=value")
+        where[column.strip()] = value.strip()
+    return where

@@ -1,0 +1,89 @@
+"""The replay engines answer as the record says, and count what they cannot answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from depo_rl import Prompt
+from depo_rl.engines.replay import HistoryEngine, LabelledPoolEngine, make_replay_engine
+from depo_rl.errors import ConfigError
+from depo_rl.outcomes import LogRow
+from depo_rl.outcomes.sources import GroupHistory, LabelledPool
+from depo_rl.types import Engine
+
+
+def history(visits: dict[str, list[tuple[int, int, int, int]]]) -> GroupHistory:
+    """prompt -> [(step, n_correct, n_scored, group_size)]"""
+    rows = {
+        key: tuple(LogRow(key, key, "s", step, size, k, n, size - n) for step, k, n, size in each)
+        for key, each in visits.items()
+    }
+    return GroupHistory(tuple(Prompt(key, key) for key in visits), rows)
+
+
+def at(engine: HistoryEngine, step: int, key: str, group_size: int) -> tuple[int, int, int]:
+    engine.step = step
+    (o,) = engine.rollout([Prompt(key, key)], group_size)
+    assert o.group_size == group_size
+    return o.n_correct, o.n_scored, o.n_failed
+
+
+def test_engines_keep_the_contract():
+    source = history({"a": [(1, 1, 4, 4)]})
+    pool = LabelledPool((Prompt("a", "a"),), np.array([0.5]))
+    assert isinstance(make_replay_engine(source, 4), HistoryEngine)
+    assert isinstance(make_replay_engine(pool, 4), LabelledPoolEngine)
+    assert isinstance(make_replay_engine(source, 4), Engine)
+    assert isinstance(make_replay_engine(pool, 4), Engine)
+
+
+def test_a_labelled_pool_is_drawn_binomially():
+    prompts = tuple(Prompt(str(i), str(i)) for i in range(3))
+    engine = LabelledPoolEngine(LabelledPool(prompts, np.array([0.0, 0.3, 1.0])), seed=1)
+    drawn = np.array([[o.n_correct for o in engine.rollout(prompts, 8)] for _ in range(4000)])
+    assert set(drawn[:, 0]) == {0} and set(drawn[:, 2]) == {8}
+    assert drawn[:, 1].mean() == pytest.approx(2.4, abs=0.07)
+    assert drawn[:, 1].var() == pytest.approx(8 * 0.3 * 0.7, rel=0.08)
+
+
+def test_the_same_seed_gives_the_same_groups():
+    prompts = tuple(Prompt(str(i), str(i)) for i in range(50))
+    pool = LabelledPool(prompts, np.linspace(0, 1, 50))
+    first, again, other = (LabelledPoolEngine(pool, seed).rollout(prompts, 8) for seed in (3, 3, 4))
+    assert first == again != other
+
+
+def test_the_nearest_visit_answers_and_the_earlier_of_two():
+    engine = HistoryEngine(history({"a": [(10, 1, 4, 4), (20, 2, 4, 4), (40, 3, 4, 4)]}), 4)
+    nearest = {1: 1, 14: 1, 15: 1, 16: 2, 30: 2, 31: 3, 999: 3}
+    assert {step: at(engine, step, "a", 4)[0] for step in nearest} == nearest
+    assert engine.metrics()["largest_gap"] == 959
+    assert engine.metrics()["unanswered"] == 0
+
+
+def test_failed_completions_are_replayed_as_failed():
+    engine = HistoryEngine(history({"a": [(1, 2, 5, 8)]}), 8)
+    assert at(engine, 1, "a", 8) == (2, 5, 3)
+
+
+def test_a_smaller_group_is_drawn_without_replacement():
+    engine = HistoryEngine(history({"a": [(1, 3, 6, 8)]}), 4)
+    drawn = np.array([at(engine, 1, "a", 4) for _ in range(3000)])
+    assert drawn.mean(axis=0) == pytest.approx([1.5, 3.0, 1.0], abs=0.06)
+    assert drawn[:, 0].max() == 3 and drawn[:, 2].max() == 2
+
+
+def test_what_cannot_be_answered_is_a_failed_group_and_counted():
+    engine = HistoryEngine(history({"a": [(1, 1, 4, 4)], "b": [(1, 1, 2, 2)]}), 4, max_gap=5)
+    assert at(engine, 6, "a", 4) == (1, 4, 0)
+    assert at(engine, 7, "a", 4) == (0, 0, 4)  # too far away
+    assert at(engine, 1, "b", 4) == (0, 0, 4)  # no group that large
+    assert engine.metrics() == {"unanswered": 2.0, "mean_gap": 5.0, "largest_gap": 5.0}
+    with pytest.raises(ConfigError, match="group_size = 8: the recorded groups have at most 4"):
+        HistoryEngine(history({"a": [(1, 1, 4, 4)]}), 8)
+
+
+def test_a_larger_group_nearby_is_preferred_to_none():
+    engine = HistoryEngine(history({"a": [(5, 1, 2, 2), (9, 3, 4, 4)]}), 4)
+    assert at(engine, 5, "a", 4) == (3, 4, 0)
