@@ -15,6 +15,7 @@ from core_world import (
     FakeEstimator,
     build,
     conserved,
+    estimators,
     make_prompts,
     methods,
     rate,
@@ -38,7 +39,7 @@ def test_the_methods_of_these_tests_are_all_there_are():
 @settings(max_examples=150)
 @given(
     methods,
-    st.sampled_from([*sorted(ESTIMATORS), None]),  # None: the method's own
+    estimators,
     source_sizes,
     shares,
     st.integers(1, 5),
