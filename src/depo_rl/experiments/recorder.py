@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +12,8 @@ from transformers import TrainerCallback
 from ..engines.trl import DEPOTrainer
 from ..metrics import reliability
 from ..report import AccuracyPoint, ReliabilityBin, RunResult
+from .history import finite, history_row
 
-_HISTORY = ("mixed_share", "all_pass_share", "all_fail_share", "predicted_mean", "observed_mean",
-            "seconds_selecting", "seconds_learning")  # fmt: skip
 _GUESSES = ("grpo", "dapo", "polaris")  # their constant belief is not a prediction: there is nothing to judge
 
 
@@ -49,13 +47,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._measure(0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not logs or "depo/rollouts" not in logs:
+        row = history_row(logs or {}, state.global_step)
+        if row is None:
             return
-        row: dict[str, float | None] = {"step": state.global_step, "rollouts": logs["depo/rollouts"]}
-        row |= {"tokens": logs.get("depo/completion_tokens"), "reward": logs.get("reward")}
-        row |= {"grad_norm": logs.get("grad_norm"), "seconds_step": logs.get("step_time")}
-        row |= {name: logs.get(f"depo/{name}") for name in _HISTORY}
-        self.history.append({name: None if value is None else float(value) for name, value in row.items()})
+        self.history.append(row)
         if self._on_change is not None:
             self._on_change(self)
 
@@ -92,7 +87,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         crossed = next(
             (p for p in self.accuracy if self._target is not None and (p.accuracy or 0) >= self._target), None
         )
-        judged = {name: _known(metrics[name]) for name in ("auc_mixed", "log_loss", "ece")}
+        judged = {name: finite(metrics[name]) for name in ("auc_mixed", "log_loss", "ece")}
         _, p_mixed, _, mixed = curriculum.track.columns()
         bins: list[ReliabilityBin] | None = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
         if curriculum.method in _GUESSES:
@@ -105,8 +100,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             rollouts=rollouts,
             tokens=tokens,
             **{name: self._share(name) for name in ("mixed_share", "all_pass_share", "all_fail_share")},  # type: ignore[arg-type]
-            explored_share=_known(metrics["explored_share"]),
-            fallback_share=_known(metrics["fallback_share"]),
+            explored_share=finite(metrics["explored_share"]),
+            fallback_share=finite(metrics["fallback_share"]),
             candidates_scored=None if curriculum.method in _GUESSES else int(metrics["drawn"]),
             **{name: self._sum(name) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
             **judged,  # type: ignore[arg-type]
@@ -132,7 +127,3 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         known = [(w, value) for w, value in rows if value is not None and w > 0]
         total = sum(w for w, _ in known)
         return sum(w * value for w, value in known) / total if total else None
-
-
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value

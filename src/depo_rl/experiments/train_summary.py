@@ -6,7 +6,6 @@ sums up to the same as one that never stopped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from typing import Any
 from ..config import ConstantSettings
 from ..metrics import reliability
 from ..report import AccuracyPoint, ReliabilityBin, RunResult
+from .history import finite, history_row
 from .train_config import MathReward
 from .train_plan import Prepared
 from .train_rewards import reward_name
-
-_HISTORY = ("mixed_share", "all_pass_share", "all_fail_share", "predicted_mean", "observed_mean",
-            "seconds_selecting", "seconds_learning")  # fmt: skip
 
 
 def run_result(trainer: Any, prepared: Prepared) -> RunResult:
@@ -29,7 +26,7 @@ def run_result(trainer: Any, prepared: Prepared) -> RunResult:
     groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
     rows = _logged(prepared)
     predicts = not isinstance(curriculum.config.estimator, ConstantSettings)  # a constant belief is no prediction
-    judged = {name: _finite(metrics.get(name)) if predicts else None for name in ("auc_mixed", "log_loss", "ece")}
+    judged = {name: finite(metrics.get(name)) if predicts else None for name in ("auc_mixed", "log_loss", "ece")}
     return RunResult(
         method=curriculum.method,
         seed=int(prepared.args.seed),
@@ -38,7 +35,7 @@ def run_result(trainer: Any, prepared: Prepared) -> RunResult:
         rollouts=groups * size,
         tokens=int(trainer.completion_tokens_generated),
         **{f"{name}_share": _share(rows, name) for name in ("mixed", "all_pass", "all_fail")},  # type: ignore[arg-type]
-        **{name: _finite(metrics.get(name)) for name in ("explored_share", "fallback_share")},  # type: ignore[arg-type]
+        **{name: finite(metrics.get(name)) for name in ("explored_share", "fallback_share")},  # type: ignore[arg-type]
         candidates_scored=int(metrics["drawn"]) if predicts else None,
         **{name: _total(history, name, prepared) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
         **judged,  # type: ignore[arg-type]
@@ -77,7 +74,7 @@ def _total(history: Sequence[Mapping[str, Any]], name: str, prepared: Prepared) 
     """Seconds over the run: the log holds the mean over the generations since the entry before."""
     total, known, before = 0.0, False, 0
     for entry in history:
-        value = _finite(entry.get(f"depo/{name}"))
+        value = finite(entry.get(f"depo/{name}"))
         if value is not None:
             total, known = total + value * (entry["step"] - before) / prepared.layout.steps_per_generation, True
             before = entry["step"]
@@ -85,14 +82,8 @@ def _total(history: Sequence[Mapping[str, Any]], name: str, prepared: Prepared) 
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
-    found = []
-    for entry in history:
-        if "depo/rollouts" in entry:
-            row: dict[str, str] = {"rollouts": "depo/rollouts", "tokens": "depo/completion_tokens", "reward": "reward"}
-            row |= {"grad_norm": "grad_norm", "seconds_step": "step_time"} | {name: f"depo/{name}" for name in _HISTORY}
-            values: dict[str, float | None] = {"step": float(entry["step"])}
-            found.append(values | {name: _finite(entry.get(key)) for name, key in row.items()})
-    return found
+    rows = (history_row(entry, entry["step"]) for entry in history if "step" in entry)
+    return [row for row in rows if row is not None]
 
 
 def _accuracy(history: Sequence[Mapping[str, Any]], prepared: Prepared, rows: Sequence[Any]) -> list[AccuracyPoint]:
@@ -102,7 +93,7 @@ def _accuracy(history: Sequence[Mapping[str, Any]], prepared: Prepared, rows: Se
         return []
     points = []
     for entry in history:
-        accuracy = _finite(entry.get(f"eval_rewards/{prepared.named}/mean"))
+        accuracy = finite(entry.get(f"eval_rewards/{prepared.named}/mean"))
         if accuracy is None:
             continue
         before = [row for row in rows if row.step is not None and row.step <= entry["step"]]
@@ -126,9 +117,5 @@ def _bins(curriculum: Any) -> list[ReliabilityBin]:
 def _final(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The last logged value of the numbers people look at."""
     names = ("loss", "reward", "grad_norm", "completions/mean_length", "frac_reward_zero_std", "eval_reward")
-    last = {name: _finite(entry[name]) for entry in history for name in names if name in entry}
+    last = {name: finite(entry[name]) for entry in history for name in names if name in entry}
     return {name: value for name, value in last.items() if value is not None}
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "failed")
+_LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 _SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved")
 
 
@@ -170,7 +171,9 @@ class CurriculumDriver:
             return {}, {}
         now = self.curriculum.metrics()
         generation = {name: now[name] - self._published.get(name, 0.0) for name in _COUNTS}
-        generation |= batch_shares(self._outcomes) | {"predicted_mean": now["predicted_mean"]} | self._seconds
+        shares = batch_shares(self._outcomes)
+        generation |= {_LOG_NAME.get(name, name): value for name, value in shares.items()}
+        generation |= {"predicted_mean": now["predicted_mean"]} | self._seconds
         so_far = {name: now[name] for name in _SO_FAR}
         so_far["rollouts"] = (now["admitted"] + now["rejected"] + now["failed"]) * self.curriculum.config.group_size
         so_far |= {name: value for name, value in now.items() if name.startswith("estimator/")}
