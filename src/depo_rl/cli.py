@@ -79,7 +79,7 @@ def demo(
         str, typer.Option(help="Comma-separated names; all train from the same weights.")
     ] = "grpo,dapo,depo",
     budget_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Completion tokens that each run may generate. [default: the demo's]")
+        int | None, typer.Option(min=1, help="Completion tokens that each run may generate; 140,000 unless given.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = min(2, os.cpu_count() or 1),
     as_json: AsJson = False,
