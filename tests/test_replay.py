@@ -199,6 +199,16 @@ def test_a_warm_up_longer_than_the_run_is_shortened_and_told(tmp_path):
     assert kept.config("depo", 0).warmup_steps == 50
 
 
+def test_what_a_reader_must_know_is_said(tmp_path):
+    plan = ReplayPlan(pool_file(tmp_path), tmp_path / "out", ("polaris", "depo"), prompts_per_step=8, steps=3)
+    _, notes = run_replay(plan)
+    assert any(note.startswith("polaris: chooses by the very labels") for note in notes)
+    assert not any("explores nothing" in note for note in notes)
+    unexplored = ReplayPlan(plan.file, plan.out, ("depo",), (0,), 8, 8, 3, {"explore": 0.0, "warmup_steps": 1})
+    _, notes = run_replay(unexplored)
+    assert any(note.startswith("depo: explores nothing") for note in notes)
+
+
 ARGS = ["--prompts-per-step", "16", "--steps", "6", "--set", "depo.warmup_steps=1"]
 
 

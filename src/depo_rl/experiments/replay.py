@@ -91,6 +91,12 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
             results.append(result)
             notes += [note for note in about if note not in notes]
             write_results(results, plan.out / "results.json")
+    blind = dict.fromkeys(r.method for r in results if r.auc_mixed is not None and not r.explored_share)
+    if blind:
+        notes.append(
+            f"{', '.join(blind)}: explores nothing, so that its false skips cannot be measured; --set explore=0.05 "
+            "lets 5 % of the groups be chosen whatever the prediction."
+        )
     return results, notes
 
 
@@ -142,8 +148,9 @@ def _notes(plan: ReplayPlan, source: Source) -> list[str]:
                 f"{method}: a warm-up of {config.warmup_steps} steps instead of its own {usual}, to leave steps to "
                 f"filter in; set it with --set {method}.warmup_steps=N."
             )
-    if isinstance(source, LabelledPool) and "polaris" in plan.methods:
-        notes.append("polaris filters by the very labels that outcomes are drawn from: an upper bound.")
+    told = [m for m in plan.methods if m == "polaris" or plan.config(m, plan.seeds[0]).estimator.type == "oracle"]
+    if told and isinstance(source, LabelledPool):
+        notes.append(f"{', '.join(told)}: chooses by the very labels that outcomes are drawn from, an upper bound.")
     return notes
 
 

@@ -44,7 +44,7 @@ def skipped_groups(results: Sequence[RunResult], theme: Theme = LIGHT) -> Figure
         label.set_parse_math(False)
         label.set_color(theme.ink)
     axes.set_xlim(0, 1)
-    axes.set_ylim(-len(audits) + 0.6, 0.75)
+    axes.set_ylim(-len(audits) + 0.6, 0.6)
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
     return figure
 
