@@ -8,6 +8,7 @@ false-skip rate is.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,11 +87,14 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
     results: list[RunResult] = []
     notes = _notes(plan, source)
     for method in plan.methods:
+        engines = []
         for seed in plan.seeds:
-            result, about = _run(plan, source, method, seed, tell)
+            result, engine = _run(plan, source, method, seed, tell)
             results.append(result)
-            notes += [note for note in about if note not in notes]
+            engines.append(engine)
             write_results(results, plan.out / "results.json")
+        if isinstance(source, GroupHistory):
+            notes.append(_answers(method, results[-len(plan.seeds) :], engines))
     blind = dict.fromkeys(r.method for r in results if r.auc_mixed is not None and not r.explored_share)
     if blind:
         notes.append(
@@ -109,20 +113,25 @@ def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence
     return f"{page} has the figures and explains them; results.json beside it has the numbers."
 
 
-def _run(plan: ReplayPlan, source: Source, method: str, seed: int, tell: Tell | None) -> tuple[RunResult, list[str]]:
-    """One method with one seed, and what is worth saying about it."""
+def _run(
+    plan: ReplayPlan, source: Source, method: str, seed: int, tell: Tell | None
+) -> tuple[RunResult, dict[str, float]]:
+    """One method with one seed, and the engine's metrics."""
     engine = make_replay_engine(source, plan.group_size, seed, plan.max_gap)
     curriculum = make_curriculum(method, source.prompts, plan.config(method, seed))
     told = (lambda step, share: tell(method, seed, step, share)) if tell is not None else None
-    result = simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told)
-    notes, metrics = [], engine.metrics()
-    if metrics:
-        notes.append(
-            f"{method}, seed {seed}: {result.unanswered:,} of {result.groups:,} groups had no answer in the history; "
-            f"answers lay {metrics['mean_gap']:.1f} steps from the simulated step on average, at most "
-            f"{metrics['largest_gap']:.0f}."
-        )
-    return result, notes
+    return simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told), engine.metrics()
+
+
+def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]) -> str:
+    """How well a history could answer one method, over its seeds."""
+    unanswered, groups = sum(r.unanswered or 0 for r in results), sum(r.groups or 0 for r in results)
+    gaps = [engine["mean_gap"] for engine in engines if not math.isnan(engine["mean_gap"])]
+    apart = f"{sum(gaps) / len(gaps):.1f}" if gaps else "-"
+    return (
+        f"{method}: {unanswered:,} of {groups:,} groups had no answer in the history; answers lay {apart} steps from "
+        f"the simulated step on average, at most {max(engine['largest_gap'] for engine in engines):.0f}."
+    )
 
 
 def _notes(plan: ReplayPlan, source: Source) -> list[str]:
