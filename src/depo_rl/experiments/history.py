@@ -1,10 +1,15 @@
-"""The trainer's log as rows of ``RunResult.history``: one place that knows how TRL's log names things."""
+"""What every record of a TRL run has in common: the log as rows of its history, the curriculum's own figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from typing import Any
+
+from ..config import ConstantSettings
+from ..curriculum import Curriculum
+from ..metrics import reliability
+from ..report import ReliabilityBin
 
 _LOGGED = {
     "rollouts": "depo/rollouts",
@@ -32,3 +37,17 @@ def history_row(entry: Mapping[str, Any], step: int) -> dict[str, float | None] 
 def finite(value: Any) -> float | None:
     """``value`` as a float; None if it is missing, not a number, NaN or infinite."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def own_figures(curriculum: Curriculum) -> dict[str, Any]:
+    """The fields of ``RunResult`` that a curriculum knows of itself. A constant belief is no prediction to judge."""
+    metrics, size = curriculum.metrics(), curriculum.config.group_size
+    groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
+    found = {"method": curriculum.method, "groups": groups, "rollouts": groups * size}
+    found |= {name: finite(metrics[name]) for name in ("explored_share", "fallback_share")}
+    if isinstance(curriculum.config.estimator, ConstantSettings):
+        return found
+    _, p_mixed, _, mixed = curriculum.track.columns()
+    found |= {name: finite(metrics[name]) for name in ("auc_mixed", "log_loss", "ece")}
+    bins = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
+    return found | {"candidates_scored": int(metrics["drawn"]), "reliability": bins}

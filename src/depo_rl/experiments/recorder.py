@@ -10,11 +10,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..engines.trl import DEPOTrainer
-from ..metrics import reliability
-from ..report import AccuracyPoint, ReliabilityBin, RunResult
-from .history import finite, history_row
-
-_GUESSES = ("grpo", "dapo", "polaris")  # their constant belief is not a prediction: there is nothing to judge
+from ..report import AccuracyPoint, RunResult
+from .history import history_row, own_figures
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
@@ -66,52 +63,33 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if self._evaluate is None or self.trainer is None:
             return
         seconds, started = self.seconds, time.perf_counter()
-        rollouts, tokens = self._spent()
+        tokens = self.trainer.completion_tokens_generated
+        rollouts = own_figures(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
         accuracy = self._evaluate()
         self.accuracy.append(
             AccuracyPoint(rollouts=rollouts, tokens=tokens, seconds=seconds, accuracy=accuracy, step=step)
         )
         self._away += time.perf_counter() - started
 
-    def _spent(self) -> tuple[int, int]:
-        assert self.trainer is not None and self.trainer.curriculum is not None
-        metrics = self.trainer.curriculum.metrics()
-        groups = metrics["admitted"] + metrics["rejected"] + metrics["failed"]
-        return int(groups) * self.trainer.num_generations, self.trainer.completion_tokens_generated
-
     def result(self) -> RunResult:
         """The run so far."""
         assert self.trainer is not None and self.trainer.curriculum is not None
-        curriculum = self.trainer.curriculum
-        metrics, (rollouts, tokens) = curriculum.metrics(), self._spent()
         crossed = next(
             (p for p in self.accuracy if self._target is not None and (p.accuracy or 0) >= self._target), None
         )
-        judged = {name: finite(metrics[name]) for name in ("auc_mixed", "log_loss", "ece")}
-        _, p_mixed, _, mixed = curriculum.track.columns()
-        bins: list[ReliabilityBin] | None = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
-        if curriculum.method in _GUESSES:
-            judged, bins = dict.fromkeys(judged), None
         return RunResult(
-            method=curriculum.method,
+            **own_figures(self.trainer.curriculum),
             seed=self.trainer.args.seed,
             steps=int(self.trainer.state.global_step),
-            groups=rollouts // self.trainer.num_generations,
-            rollouts=rollouts,
-            tokens=tokens,
+            tokens=self.trainer.completion_tokens_generated,
             **{name: self._share(name) for name in ("mixed_share", "all_pass_share", "all_fail_share")},  # type: ignore[arg-type]
-            explored_share=finite(metrics["explored_share"]),
-            fallback_share=finite(metrics["fallback_share"]),
-            candidates_scored=None if curriculum.method in _GUESSES else int(metrics["drawn"]),
             **{name: self._sum(name) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
-            **judged,  # type: ignore[arg-type]
             accuracy=self.accuracy or None,
             rollouts_to_target=crossed.rollouts if crossed else None,
             seconds_to_target=crossed.seconds if crossed else None,
             seconds_total=self.seconds,
             target=self._target,
             history=self.history,
-            reliability=bins,
         )
 
     def _sum(self, name: str) -> float | None:

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import ConstantSettings
-from ..metrics import reliability
-from ..report import AccuracyPoint, ReliabilityBin, RunResult
-from .history import finite, history_row
+from ..report import AccuracyPoint, RunResult
+from .history import finite, history_row, own_figures
 from .train_config import MathReward
 from .train_plan import Prepared
 from .train_rewards import reward_name
@@ -21,27 +19,16 @@ from .train_rewards import reward_name
 
 def run_result(trainer: Any, prepared: Prepared) -> RunResult:
     """The run's record; main process only. A value that was not measured is None."""
-    curriculum, history = trainer.curriculum, trainer.state.log_history
-    metrics, size = curriculum.metrics(), prepared.layout.group_size
-    groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
-    rows = _logged(prepared)
-    predicts = not isinstance(curriculum.config.estimator, ConstantSettings)  # a constant belief is no prediction
-    judged = {name: finite(metrics.get(name)) if predicts else None for name in ("auc_mixed", "log_loss", "ece")}
+    history, rows = trainer.state.log_history, _logged(prepared)
     return RunResult(
-        method=curriculum.method,
+        **own_figures(trainer.curriculum),
         seed=int(prepared.args.seed),
         steps=int(trainer.state.global_step),
-        groups=groups,
-        rollouts=groups * size,
         tokens=int(trainer.completion_tokens_generated),
         **{f"{name}_share": _share(rows, name) for name in ("mixed", "all_pass", "all_fail")},  # type: ignore[arg-type]
-        **{name: finite(metrics.get(name)) for name in ("explored_share", "fallback_share")},  # type: ignore[arg-type]
-        candidates_scored=int(metrics["drawn"]) if predicts else None,
         **{name: _total(history, name, prepared) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
-        **judged,  # type: ignore[arg-type]
         accuracy=_accuracy(history, prepared, rows) or None,
         history=_history(history) or None,
-        reliability=_bins(curriculum) if predicts else None,
     )
 
 
@@ -107,11 +94,6 @@ def _accuracy(history: Sequence[Mapping[str, Any]], prepared: Prepared, rows: Se
             )
         )
     return points
-
-
-def _bins(curriculum: Any) -> list[ReliabilityBin]:
-    _, p_mixed, _, mixed = curriculum.track.columns()
-    return [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
 
 
 def _final(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:

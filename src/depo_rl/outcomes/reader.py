@@ -60,7 +60,17 @@ def read_log(path: str | os.PathLike[str]) -> OutcomeLog:
 
 
 def _read_jsonl(path: Path) -> OutcomeLog:
-    rows: list[LogRow] = []
+    rows, torn_bytes = json_rows(path)
+    parsed = tuple(_row(path, number, row) for number, row in rows)
+    return OutcomeLog(parsed, torn_lines=int(torn_bytes > 0), torn_bytes=torn_bytes)
+
+
+def json_rows(path: Path) -> tuple[list[tuple[int, Mapping[str, Any]]], int]:
+    """(row number, row) of each line that is not blank, and the bytes of a torn last one, 0 if there is none.
+
+    Raises DataError, naming file and row, if another line is not a JSON object.
+    """
+    rows: list[tuple[int, Mapping[str, Any]]] = []
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
@@ -68,9 +78,9 @@ def _read_jsonl(path: Path) -> OutcomeLog:
             if not line.strip():
                 continue
             if not line.endswith(b"\n") and not is_json(line):
-                return OutcomeLog(tuple(rows), torn_lines=1, torn_bytes=len(line))
-            rows.append(_row(path, number, _parse(path, number, line)))
-    return OutcomeLog(tuple(rows))
+                return rows, len(line)
+            rows.append((number, _parse(path, number, line)))
+    return rows, 0
 
 
 def _parse(path: Path, number: int, line: bytes) -> Mapping[str, Any]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from ..errors import ConfigError, DataError
-from .files import is_json
-from .reader import _PARQUET_MAGIC, _parse
+from .reader import _PARQUET_MAGIC, json_rows
 from .schema import show
 
 _SHOWN = 8  # names or values listed in a message
@@ -106,17 +105,8 @@ def is_parquet(path: Path) -> bool:
 
 
 def _read_jsonl(path: Path) -> tuple[list[TableRow], int]:
-    rows: list[TableRow] = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that Windows tools put first
-            if not line.strip():
-                continue
-            if not line.endswith(b"\n") and not is_json(line):
-                return rows, 1
-            rows.append(TableRow(path, number, _parse(path, number, line)))
-    return rows, 0
+    rows, torn_bytes = json_rows(path)
+    return [TableRow(path, number, row) for number, row in rows], int(torn_bytes > 0)
 
 
 def _read_parquet(path: Path) -> tuple[list[TableRow], int]:
