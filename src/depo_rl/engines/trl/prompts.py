@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ...errors import DataError
 from ...types import Prompt, prompt_key
-
-_SCALAR = (str, int, float, bool)
+from ..rows import SCALAR, chat_text, occurrence_keys
 
 
 def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> list[Prompt]:
@@ -53,16 +51,6 @@ def key_of(row: Mapping[str, Any], source_column: str) -> str:
     return prompt_key(text_of(row), _source(row, source_column))
 
 
-def occurrence_keys(keys: Iterable[str]) -> list[str]:
-    """The keys in order, all different: the second occurrence of one is marked ``#2``, the third ``#3``, ..."""
-    seen: Counter[str] = Counter()
-    marked = []
-    for key in keys:
-        seen[key] += 1
-        marked.append(key if seen[key] == 1 else f"{key}#{seen[key]}")
-    return marked
-
-
 def _check_prompts(rows: list[Any]) -> None:
     for i, row in enumerate(rows):
         if not isinstance(row.get("prompt"), (str, list)):
@@ -77,7 +65,7 @@ def _source(row: Mapping[str, Any], source_column: str) -> str:
 
 
 def _prompt(key: str, row: Mapping[str, Any], source_column: str) -> Prompt:
-    fields = {name: value for name, value in row.items() if name != "prompt" and isinstance(value, _SCALAR)}
+    fields = {name: value for name, value in row.items() if name != "prompt" and isinstance(value, SCALAR)}
     return Prompt(key, text_of(row), _source(row, source_column), fields)
 
 
@@ -87,12 +75,6 @@ def text_of(row: Mapping[str, Any]) -> str:
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, list):
-        return "\n".join(_content(message.get("content")) for message in prompt)
+        return chat_text(prompt)
     # An environment owns the prompt and shows it at reset: the row's own columns stand for it.
-    return json.dumps({k: v for k, v in row.items() if isinstance(v, _SCALAR)}, sort_keys=True, ensure_ascii=False)
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, list):  # typed blocks: keep the text, images have none
-        return " ".join(str(block.get("text") or "") for block in content)
-    return str(content or "")
+    return json.dumps({k: v for k, v in row.items() if isinstance(v, SCALAR)}, sort_keys=True, ensure_ascii=False)

@@ -23,11 +23,12 @@ from trl.trainer.utils import get_config_model_id
 from ...curriculum import Curriculum
 from ...errors import EngineError
 from ...types import GroupOutcome
+from ..rows import occurrence_keys
 from .callbacks import TokenBudget
 from .config import DEPOConfig
 from .correctness import CorrectFn, Correctness, group_outcomes
 from .driver import CurriculumDriver
-from .prompts import has_random_access, key_of, occurrence_keys
+from .prompts import has_random_access, key_of
 from .resume import ResumableTrainer
 from .rollouts import known_logprobs, logprob_sums, loss_mask
 from .sampling import DynamicSampler
