@@ -88,8 +88,9 @@ def _check_loop(root: Any) -> None:
     verbose = logging.getLevelName(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
     if mode == "separate_async" and not hybrid and (not isinstance(verbose, int) or verbose <= logging.INFO):
         raise ConfigError(
-            f"actor_rollout_ref.hybrid_engine=False with trainer_mode=separate_async: verl {SUPPORTED} fails in its own "
-            "log line (an unknown argument, flush) unless the environment has VERL_LOGGING_LEVEL=WARN: set it"
+            f"actor_rollout_ref.hybrid_engine=False with trainer_mode=separate_async: verl {SUPPORTED} fails in "
+            "a log line of its own (an unknown argument, flush) unless the environment has VERL_LOGGING_LEVEL=WARN: "
+            "set it"
         )
 
 

@@ -15,7 +15,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from ...errors import EngineError
 from ...types import State
 from .checks import check_gate, check_run, files_of, require_verl
-from .driver import CurriculumDriver
+from .driver import CurriculumDriver, MakeHost
 from .feedback import ROW, groups_of_batch
 from .rows import GROUP_SIZE_COLUMN, prompt_table
 from .settings import parse_settings
@@ -52,9 +52,11 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
         settings = parse_settings(OmegaConf.to_container(config.get("depo") or OmegaConf.create({}), resolve=True))
         curriculum = settings.curriculum_config(int(root.actor_rollout_ref.rollout.n), int(config.get("seed") or 0))
         check_run(root, curriculum)
-        make_host = None
+        make_host: MakeHost | None = None
         if settings.hosted(curriculum):
-            from .host import start_host as make_host
+            from .host import start_host
+
+            make_host = start_host
         table = prompt_table(self._rows(), self.prompt_key, settings.source_column, settings.drop_duplicates)
         log = Path(root.trainer.default_local_dir) / "outcomes.jsonl" if settings.outcome_log else None
         driver = CurriculumDriver(table, settings, curriculum, int(config.train_batch_size), log, make_host)

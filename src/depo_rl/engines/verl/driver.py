@@ -29,6 +29,7 @@ _VERSION = 1
 _FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "failed", "duplicates")
 _SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "in_flight")
+MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 
 
@@ -46,7 +47,7 @@ class CurriculumDriver:
         config: CurriculumConfig,
         batch_size: int,
         log_path: Path | None = None,
-        make_host: Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator] | None = None,
+        make_host: MakeHost | None = None,
     ) -> None:
         self.settings, self.batch_size = settings, batch_size
         self.judge = Judge(settings.correct_key, settings.correct_threshold)
@@ -209,8 +210,8 @@ class CurriculumDriver:
         if self._unscorable_streak >= limit:
             raise RewardError(
                 f"no completion could be scored in {limit} steps in a row (the limit, data.depo.max_unscorable_steps): "
-                f"reward_extra_info[{self.judge.key!r}] was None or NaN for each, or nothing came back. Mend the reward "
-                "function, then resume from the last checkpoint"
+                f"reward_extra_info[{self.judge.key!r}] was None or NaN for each, or nothing came back. Mend the "
+                "reward function, then resume from the last checkpoint"
             )
 
     # -- tell ---------------------------------------------------------------------------------------------------------
@@ -293,7 +294,7 @@ def _surviving(
     prompts: Sequence[Prompt],
     settings: VerlSettings,
     config: CurriculumConfig,
-    make_host: Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator] | None,
+    make_host: MakeHost | None,
 ) -> tuple[Curriculum, SurvivingEstimator]:
     """The method's curriculum with an estimator whose failures cannot end the run."""
     if make_host is None:

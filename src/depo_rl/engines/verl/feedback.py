@@ -38,7 +38,7 @@ def read_groups(
     groups: dict[int, list[Completion]] = defaultdict(list)
     for i, key in enumerate(keys):
         row, *values = (columns[name][i] for name in (ROW, *_FIELDS))
-        groups[int(row)].append(_completion(*values, tag=tags.get(key, {})))
+        groups[int(row)].append(_completion(values, tags.get(key, {})))
     return dict(groups)
 
 
@@ -55,7 +55,7 @@ def groups_of_batch(batch: Any) -> dict[int, list[Completion]]:
     columns = batch.non_tensor_batch
     rewards = np.asarray(batch.batch["token_level_scores"].sum(-1).float().cpu(), dtype=np.float64)
     mask = batch.batch["response_mask"]
-    logprobs = batch.batch["rollout_log_probs"] if "rollout_log_probs" in batch.batch else None
+    logprobs = batch.batch.get("rollout_log_probs", None)
     per_sample = {name: values for name, values in columns.items() if name not in ("extra_info", "uid")}
     groups: dict[int, list[Completion]] = defaultdict(list)
     for i, extra in enumerate(columns["extra_info"]):
@@ -71,7 +71,8 @@ def groups_of_batch(batch: Any) -> dict[int, list[Completion]]:
     return dict(groups)
 
 
-def _completion(rewards: Any, extra: Any, mask: Any, logprobs: Any, tag: Mapping[str, Any]) -> Completion:
+def _completion(values: Sequence[Any], tag: Mapping[str, Any]) -> Completion:
+    rewards, extra, mask, logprobs = values
     extra = extra if isinstance(extra, Mapping) else {}
     n_tokens = int(mask.sum()) if mask is not None else int(tag.get("response_len") or 0)
     own = mask is not None and logprobs is not None and len(logprobs) == len(mask) > 0

@@ -141,11 +141,8 @@ class HostedEstimator:
     def _collect(self) -> None:
         """Looks at what has come back, waiting for nothing."""
         try:
-            done, self._updates = (
-                ray.wait(self._updates, num_returns=len(self._updates), timeout=0) if self._updates else ([], [])
-            )
-            for reference in done:
-                self._metrics = ray.get(reference)
+            while self._updates and ray.wait(self._updates[:1], timeout=0)[0]:
+                self._metrics = ray.get(self._updates.pop(0))
             if self._snapshot_due is not None and ray.wait([self._snapshot_due[0]], timeout=0)[0]:
                 reference, contained = self._snapshot_due
                 self._snapshot_due = None

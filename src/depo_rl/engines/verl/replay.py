@@ -47,8 +47,8 @@ class _Observed:
     asynchronous = False
 
     def __init__(self, *, trainer_mode: str, refill_fn: Any = None, sampler_kwargs: Any = None, **kwargs: Any) -> None:
-        self._trainer = getattr(refill_fn, "__self__", None)  # verl passes a method of the trainer
-        if self._trainer is None or not hasattr(self._trainer, "config"):
+        self._trainer: Any = getattr(refill_fn, "__self__", None)  # verl passes a method of the trainer
+        if not hasattr(self._trainer, "config"):
             raise EngineError(
                 f"{type(self).__name__} was made without verl's trainer: set it as trainer.v1.sampler.custom_sampler"
             )
