@@ -48,11 +48,11 @@ class _Observed:
 
     def __init__(self, *, trainer_mode: str, refill_fn: Any = None, sampler_kwargs: Any = None, **kwargs: Any) -> None:
         self._trainer: Any = getattr(refill_fn, "__self__", None)  # verl passes a method of the trainer
-        if not hasattr(self._trainer, "config"):
+        root: Any = getattr(self._trainer, "config", None)
+        if root is None:
             raise EngineError(
                 f"{type(self).__name__} was made without verl's trainer: set it as trainer.v1.sampler.custom_sampler"
             )
-        root = self._trainer.config
         check_buffer(root, trainer_mode, self.asynchronous)
         # verl forwards these to its own buffers only, and would not filter at all, without a word
         kwargs |= _own_settings(self._trainer, self.asynchronous)
