@@ -49,8 +49,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def trainer_of(ray_session, folder, tmp_path):
     """Makes real trainers with everything real but the agent loop; each test's queue starts empty."""
-    import transfer_queue
-    from world import make_trainer
+    from world import empty_queue, make_trainer
 
     made = []
 
@@ -58,10 +57,8 @@ def trainer_of(ray_session, folder, tmp_path):
         made.append(make_trainer(folder, tmp_path, **kwargs))
         return made[-1]
 
-    for partition, items in (transfer_queue.kv_list() or {}).items():
-        if items:
-            transfer_queue.kv_clear(keys=list(items), partition_id=partition)
+    empty_queue()
     yield make
     for trainer in made:
         if trainer.train_dataset.driver is not None:
-            trainer.train_dataset.driver.join()
+            trainer.train_dataset.driver.close()

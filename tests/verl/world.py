@@ -48,7 +48,7 @@ class AgentLoop:
     """
 
     def __init__(self, trainer: Any) -> None:
-        self.trainer, self.rng = trainer, np.random.default_rng(0)
+        self.trainer = trainer
         self.asked: list[list[int]] = []  # rows of each call
         self.sizes: list[int] = []
         self.rolled_out: dict[int, int] = defaultdict(int)
@@ -98,9 +98,10 @@ class AgentLoop:
             return
         rate = float(prompt["extra_info"]["pass_rate"])
         step = int(self.trainer.global_steps)
+        rng = np.random.default_rng([row + 1, step])  # no state: a resumed run sees what an unbroken one does
         keys, fields, tags = [], [], []
         for session in range(size):
-            right = bool(self.rng.random() < rate)
+            right = bool(rng.random() < rate)
             keys.append(f"{uid}_{session}_0")
             fields.append(prompt | self._completion(row, right, session))
             tags.append(
@@ -201,6 +202,41 @@ def step(trainer: Any) -> dict[str, Any]:
         tq.kv_clear(keys=batch.keys, partition_id="train")
     trainer.global_steps += 1
     return metrics
+
+
+class _Workers:
+    """The part of the worker group that saving and loading call; the weights are not of this world."""
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def save(trainer: Any) -> None:
+    """verl's own save, of the step that was just done."""
+    trainer.actor_rollout_wg = _Workers()
+    trainer.global_steps -= 1
+    trainer._save_checkpoint()
+    trainer.global_steps += 1
+
+
+def resume(trainer: Any) -> None:
+    """verl's own load and what ``fit`` does before its first step, in a process whose queue is empty."""
+    empty_queue()
+    trainer.actor_rollout_wg = _Workers()
+    trainer._load_checkpoint()
+    trainer.global_steps += 1
+    trainer._reissue_inflight_prompts()
+    if trainer.trainer_mode != "sync":
+        warm_up(trainer)
+
+
+def empty_queue() -> None:
+    import transfer_queue as tq
+
+    for partition, items in (tq.kv_list() or {}).items():
+        if items:
+            tq.kv_clear(keys=list(items), partition_id=partition)
 
 
 def can_teach(asked: list[int]) -> float:

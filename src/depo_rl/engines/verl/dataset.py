@@ -85,9 +85,8 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
         rows = []
         for item in self.driver.choose(items):
             row = self[item]
-            size = self.driver.asked_of(item)
-            if size != self.driver.curriculum.config.group_size:
-                row[GROUP_SIZE_COLUMN] = size
+            if self.driver.sizes_vary:  # then on every row: verl joins rows that it fetched apart
+                row[GROUP_SIZE_COLUMN] = self.driver.asked_of(item)
             rows.append(row)
         return rows
 

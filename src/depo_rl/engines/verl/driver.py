@@ -112,6 +112,12 @@ class CurriculumDriver:
     def _free(self) -> int:
         return len(self.curriculum.pool) - len(self.curriculum.in_flight)
 
+    @property
+    def sizes_vary(self) -> bool:
+        """Whether groups may differ in size: the method says so, or the data set has a column for it."""
+        by_method = callable(getattr(self.curriculum.selector, "group_size_of", None))
+        return by_method or GROUP_SIZE_COLUMN in self._table.prompts[0].fields
+
     def group_size(self, prompt: Prompt) -> int:
         """Completions to roll out: what the method asks for, else the row's own column, else the run's."""
         asks = getattr(self.curriculum.selector, "group_size_of", None)
@@ -194,6 +200,12 @@ class CurriculumDriver:
             learning, self._learning = self._learning, None
             learning.result()
             self._seconds["waiting"] += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Learns what is left and finishes the log; a process that just ends loses at most its last rows."""
+        self.join()
+        if self._log is not None:
+            self._log.close()
 
     def _check_scorable(self, outcomes: Sequence[GroupOutcome]) -> None:
         if not outcomes:

@@ -60,7 +60,7 @@ class _Observed:
         super().__init__(  # type: ignore[call-arg]
             trainer_mode=trainer_mode, refill_fn=self._refill, sampler_kwargs=sampler_kwargs, **kwargs
         )
-        self._n_dropped = 0  # groups since the last sample
+        self._step, self._n_dropped = 0, 0  # groups dropped in this step
         self._selected: set[str] = set()
         self._first = True
 
@@ -82,7 +82,8 @@ class _Observed:
         """As verl's, with the curriculum's figures under ``depo/`` for a training batch."""
         if partition_id != _TRAIN:
             return super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
-        self._n_dropped = 0
+        if global_steps != self._step:  # a step of separate_async takes several samples
+            self._step, self._n_dropped = global_steps, 0
         driver = self.driver
         self._warn_if_resumed_without_state(driver, global_steps)
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
