@@ -1,0 +1,167 @@
+"""The unmodified ``python -m verl.trainer.main_ppo`` on this machine's CPU, with the shipped tiny policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+N_ROWS, BATCH, GROUP = 400, 8, 8
+MIX = {2: 0.40, 3: 0.15, 4: 0.10, 5: 0.35}  # digits of the sums: three digits can teach, four a little
+
+
+def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> dict[str, Any]:
+    """verl's reward function of the runs: shaped, so that no group's rewards are all equal, and ``acc`` beside it."""
+    right = solution_str.strip() == ground_truth
+    return {"score": float(right) - 0.01 * len(solution_str), "acc": right}
+
+
+def write_world(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from depo_rl.experiments.arithmetic import make_pool
+
+    for split, n, seed in (("train", N_ROWS, 1), ("val", 8, 2)):
+        rows = [
+            {
+                "data_source": row["source"],
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "reward_model": {"style": "rule", "ground_truth": row["answer"]},
+                "extra_info": {"split": split},
+            }
+            for row in make_pool(n, seed, MIX)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
+    with resources.as_file(resources.files("depo_rl.experiments") / "assets") as assets:
+        shutil.copytree(assets, folder / "model")
+    config = json.loads((folder / "model" / "config.json").read_text())
+    config["num_key_value_heads"] = config["num_attention_heads"]  # verl asks for it, GPT-NeoX has no such word
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+
+
+def overrides(folder: Path, output: Path, steps: int, save_freq: int) -> list[str]:
+    return [
+        f"data.train_files={folder}/train.parquet",
+        f"data.val_files={folder}/val.parquet",
+        f"data.train_batch_size={BATCH}",
+        "data.max_prompt_length=16",
+        "data.max_response_length=7",
+        "data.seed=1",
+        "algorithm.adv_estimator=grpo",
+        f"actor_rollout_ref.model.path={folder}/model",
+        "actor_rollout_ref.model.custom_chat_template='{% for m in messages %}{{ m.content }}{% endfor %}'",
+        "actor_rollout_ref.model.use_remove_padding=False",
+        "actor_rollout_ref.model.enable_gradient_checkpointing=False",
+        "+actor_rollout_ref.model.override_config.attn_implementation=eager",
+        "actor_rollout_ref.actor.strategy=fsdp2",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={BATCH}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={BATCH * GROUP}",
+        "actor_rollout_ref.actor.use_torch_compile=False",
+        "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
+        "actor_rollout_ref.actor.use_kl_loss=False",
+        "actor_rollout_ref.actor.optim.lr=1e-5",
+        "actor_rollout_ref.rollout.name=cpu",
+        "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
+        f"actor_rollout_ref.rollout.n={GROUP}",
+        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={BATCH * GROUP}",
+        "actor_rollout_ref.rollout.agent.num_workers=1",
+        "actor_rollout_ref.rollout.dtype=float32",
+        "actor_rollout_ref.rollout.calculate_log_probs=True",
+        "reward.num_workers=1",
+        f"reward.custom_reward_function.path={HERE}/real_run.py",
+        "reward.reward_model.rollout.name=cpu",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
+        "transfer_queue.backend.SimpleStorage.total_storage_size=2000",
+        "trainer.device=cpu",
+        "trainer.n_gpus_per_node=1",
+        "trainer.nnodes=1",
+        'trainer.logger=["console","file"]',
+        "trainer.val_before_train=False",
+        f"trainer.total_training_steps={steps}",
+        f"trainer.save_freq={save_freq}",
+        f"trainer.default_local_dir={output}",
+        "trainer.resume_mode=auto",
+        "ray_kwargs.ray_init.num_cpus=16",
+        "+ray_kwargs.ray_init.num_gpus=1",
+        "+ray_kwargs.ray_init.include_dashboard=False",
+        "+ray_kwargs.ray_init.object_store_memory=400000000",
+    ]
+
+
+def plumbing(method: str, *curriculum: str) -> list[str]:
+    """The overrides that a user adds, and nothing else."""
+    return [
+        "data.dataloader_num_workers=0",
+        "data.custom_cls.path=pkg://depo_rl.engines.verl.dataset",
+        "data.custom_cls.name=CurriculumDataset",
+        "trainer.v1.sampler.custom_sampler.path=pkg://depo_rl.engines.verl.replay",
+        "trainer.v1.sampler.custom_sampler.name=CurriculumReplayBuffer",
+        "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.1",
+        f"+data.depo.method={method}",
+        *(f"+data.depo.curriculum.{setting}" for setting in curriculum),
+    ]
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """A run in a session of its own: its Ray dies with it (``stop``)."""
+    environment = os.environ | {
+        "PYTHONPATH": str(HERE),
+        "VERL_USE_EXTERNAL_MODULES": "cpu_verl",
+        "VERL_PLATFORM": "cpu",
+        "VERL_ENGINE_DEVICE": "cuda",  # the name of verl's FSDP engine; the device is the platform's
+        "VERL_FILE_LOGGER_ROOT": str(log.parent),
+        "HYDRA_FULL_ERROR": "1",
+    }
+    for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={log.parent}/hydra"]
+    return subprocess.Popen(
+        command, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def stop(run: subprocess.Popen[bytes]) -> None:
+    """Ends the run and everything that its Ray started."""
+    import psutil
+
+    try:
+        family = [*psutil.Process(run.pid).children(recursive=True), psutil.Process(run.pid)]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        try:
+            process.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            pass
+    run.wait(30)
+
+
+def wait_for(run: subprocess.Popen[bytes], log: Path, limit_s: float) -> None:
+    """Waits for the end of a run; shows its log if it failed."""
+    try:
+        code = run.wait(limit_s)
+    finally:
+        stop(run)
+    assert code == 0, log.read_text(errors="replace")[-6000:]
+
+
+def outcomes(output: Path) -> list[dict[str, Any]]:
+    path = output / "outcomes.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_until(condition: Any, run: subprocess.Popen[bytes], log: Path, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert run.poll() is None, log.read_text(errors="replace")[-6000:]
+        assert time.monotonic() < deadline, f"nothing within {limit_s} s: " + log.read_text(errors="replace")[-3000:]
+        time.sleep(0.2)
