@@ -155,6 +155,33 @@ def replay(
         _show(summary, as_json)
 
 
+@app.command("verl-config")
+def verl_config(
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a ready one; without it those are listed.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, dotted: verl.trainer.nnodes=4"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the complete verl command for a method, to run on a Ray cluster.
+
+    depo verl-config qwen2.5-7b-dapo17k-depo > run.sh && bash run.sh
+    """
+    from .experiments.verl_config import ready_verl_configs, verl_command
+
+    if config is None:
+        _show({name: str(path) for name, path in ready_verl_configs().items()}, as_json)
+        return
+    command = verl_command(config, overrides or ())
+    if as_json:
+        _show({"environment": dict(command.environment), "arguments": list(command.arguments)}, as_json)
+    else:
+        typer.echo(command.script(" ".join([config, *(overrides or ())])), nl=False)
+
+
 @app.command()
 def configs(as_json: AsJson = False) -> None:
     """List the ready configurations and where they are, to run or to copy."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from world import BATCH, GROUP, can_teach, step, warm_up
+
+from world import BATCH, can_teach, step, warm_up
 
 MODES = ("sync", "colocate_async", "separate_async")
 

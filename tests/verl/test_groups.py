@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from world import BATCH, CURRICULUM, GROUP, RATES, step, warm_up
 
 FILTER = ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from world import BATCH, CURRICULUM, N_ROWS, resume, save, step, warm_up
 
 from depo_rl.errors import StateMismatch
+from world import BATCH, CURRICULUM, N_ROWS, resume, save, step, warm_up
 
 FILTER = ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 
 import pytest
-from world import BATCH, CURRICULUM, step
 
 from depo_rl.engines.verl import checks
 from depo_rl.errors import ConfigError, EngineError, RewardError
+from world import BATCH, CURRICULUM, step
 
 BUFFER = "trainer.v1.sampler.custom_sampler"
 
@@ -126,6 +126,7 @@ def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_
     import torch
     from verl import DataProto
     from verl.trainer.ppo.utils import create_rl_dataset
+
     from world import make_config
 
     config = make_config(folder, tmp_path, extra=["trainer.use_v1=False", *CURRICULUM])

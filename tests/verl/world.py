@@ -1,4 +1,4 @@
-"""A toy world for verl's real trainers: everything is verl's and ours but the agent loop, which knows the pass rates."""
+"""A toy world for verl's real trainers: all is real but the agent loop, which knows the pass rates."""
 
 from __future__ import annotations
 
@@ -171,11 +171,18 @@ def make_config(folder: Path, output: Path, mode: str = "sync", extra: Any = (),
         return compose("ppo_trainer", overrides=given)
 
 
-def make_trainer(folder: Path, output: Path, mode: str = "sync", extra: Any = CURRICULUM, method: str = "depo") -> Any:
+def make_trainer(
+    folder: Path,
+    output: Path,
+    mode: str = "sync",
+    extra: Any = CURRICULUM,
+    method: str = "depo",
+    config: Any = None,
+) -> Any:
     """verl's real trainer up to the data loader: real constructor, dataset, loader, replay buffer, TransferQueue."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
-    trainer = get_trainer_cls(mode)(make_config(folder, output, mode, extra, method))
+    trainer = get_trainer_cls(mode)(config or make_config(folder, output, mode, extra, method))
     trainer._init_tokenizer()
     trainer._init_dataloader()
     trainer.global_steps = 1

@@ -35,10 +35,10 @@ def load_train_config(source: str | os.PathLike[str], overrides: Sequence[str] =
 
     Raises ConfigError, one line that names the file, the setting, the value, the rule and the mend.
     """
-    path, base = _find(source)
-    raw = _absolute(_read_yaml(path), base)
+    path, base = find_config(source, ready_configs())
+    raw = _absolute(read_yaml(path), base)
     for override in overrides:
-        _apply(raw, override)
+        apply_override(raw, override)
     try:
         raw["reward"] = parse_rewards(raw.get("reward"))
         _require(raw)
@@ -55,12 +55,14 @@ def _require(raw: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name}: missing; every configuration needs model, data, reward and output")
 
 
-def _find(source: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """The file and the folder its paths are relative to: a ready one writes where the user is, not into the package."""
+def find_config(source: str | os.PathLike[str], ready: Mapping[str, Path]) -> tuple[Path, Path]:
+    """The file, or the ready one of that name, and the folder its paths are relative to.
+
+    A ready one writes where the user is, not into the package. Raises ConfigError with the nearest right name.
+    """
     path, name = Path(source), os.fspath(source)
     if path.is_file():
         return path, path.resolve().parent
-    ready = ready_configs()
     if name in ready:
         return ready[name], Path.cwd()
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
@@ -98,7 +100,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping of settings. Raises ConfigError that names file, line and problem."""
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -142,7 +145,7 @@ def _function_at(base: Path, function: str) -> str:
     return f"{_at(base, file)}{colon}{name}" if file.endswith(".py") else function
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
     """Sets one dotted ``key=value`` (the value is YAML) in ``raw``, in place; a number is a place in a list."""
     key, equals, text = override.partition("=")
     *sections, name = parts = key.strip().split(".")

@@ -41,8 +41,11 @@ class Server:
             log_probs=logprobs,
             stop_reason="completed",
             num_preempted=0,
-            extra_fields={"global_steps": self.version, "min_global_steps": self.version,
-                          "max_global_steps": self.version},
+            extra_fields={
+                "global_steps": self.version,
+                "min_global_steps": self.version,
+                "max_global_steps": self.version,
+            },
         )
 
     @torch.no_grad()
@@ -55,7 +58,9 @@ class Server:
             output = self.model(given, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             logprob = torch.log_softmax(output.logits[0, -1].float() / max(temperature, 1e-6), -1)
-            token = int(logprob.argmax() if temperature == 0 else torch.multinomial(logprob.exp(), 1, generator=generator))
+            token = int(
+                logprob.argmax() if temperature == 0 else torch.multinomial(logprob.exp(), 1, generator=generator)
+            )
             tokens.append(token)
             logprobs.append(float(logprob[token]))
             if token == self.eos:

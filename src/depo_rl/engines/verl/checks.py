@@ -13,19 +13,10 @@ from ...config import CurriculumConfig, nearest
 from ...errors import ConfigError, EngineError
 from ...gates import AdmitAll, DynamicSampling
 from ...types import Gate
+from .names import DATASET, MODES, REPLAY, SUPPORTED, buffer_name
 from .settings import VerlSettings
 
 _log = logging.getLogger(__name__)
-
-SUPPORTED = "0.9.1"
-MODES = ("sync", "colocate_async", "separate_async")
-DATASET = "pkg://depo_rl.engines.verl.dataset"
-REPLAY = "pkg://depo_rl.engines.verl.replay"
-
-
-def buffer_name(mode: str) -> str:
-    """The replay buffer of a trainer mode."""
-    return "CurriculumReplayBuffer" if mode == "sync" else "CurriculumReplayBufferAsync"
 
 
 def require_verl(hooks: Iterable[tuple[Any, str, list[str]]]) -> None:
