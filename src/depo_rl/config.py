@@ -176,6 +176,7 @@ class CurriculumConfig(Settings):
     warmup_steps: int = Field(100, ge=0, description="batches' worth of scored groups before anything is filtered")
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
+    guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")
     max_rounds: int = Field(10, ge=1, description="dapo, greso, vcrl: generation rounds per batch, the first included")
     pass_rate_field: str = Field("pass_rate", description="polaris: column with the offline pass rate")
     keep: tuple[float, float] = Field((0.1, 0.9), description="polaris: offline pass rates kept, both ends included")

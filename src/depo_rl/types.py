@@ -156,7 +156,7 @@ class Decision:
 class Flight(NamedTuple):
     """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in flight.
 
-    because: "uniform", "warmup", "selected", "explored" or "fallback". predicted_mean in (0, 1),
+    because: "uniform", "warmup", "selected", "explored", "fallback" or "guarded". predicted_mean in (0, 1),
     predicted_strength > 0, in equivalent rollouts.
     """
 

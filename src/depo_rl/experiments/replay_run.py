@@ -132,6 +132,7 @@ class _Run:
             all_fail_share=self.scored["all_fail"] / total if total else None,
             explored_share=_known(metrics["explored_share"]),
             fallback_share=_known(metrics["fallback_share"]),
+            guarded_share=_known(metrics["guarded_share"]),
             candidates_scored=int(metrics["drawn"]) if self.predicts else None,
             seconds_selecting=self.seconds["seconds_selecting"],
             seconds_learning=self.seconds["seconds_learning"],

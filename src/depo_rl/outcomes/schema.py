@@ -37,8 +37,8 @@ class LogRow:
     for. n_correct, n_scored, n_failed: completions right, judged, not judged. reward_mean, reward_std: of the shaped
     training reward. mean_logprob: nats per token. tokens: completion tokens of the whole group. predicted_mean: in
     [0, 1], and predicted_strength: > 0, equivalent rollouts; the belief before the rollout. chosen_because: why the
-    prompt was proposed ("selected", "explored", ...). admitted: whether the gate let it train. fields: the data set's
-    other columns, JSON values. None is "unknown".
+    prompt was proposed ("selected", "explored", ...: ``types.Flight``). admitted: whether the gate let it train.
+    fields: the data set's other columns, JSON values. None is "unknown".
     """
 
     key: str

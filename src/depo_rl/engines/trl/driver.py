@@ -22,7 +22,7 @@ from .ranks import on_main
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_COUNTS = ("drawn", "skipped", "explored", "fallback", "failed")
+_COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed")
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 _SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved")
 
