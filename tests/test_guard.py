@@ -84,9 +84,19 @@ def test_it_waits_for_enough_groups_and_forgets_the_oldest():
     bad = (LEAST - 1, "selected", 0.01, 1)
     assert fed(bad).judge() is False
     assert fed(bad, (1, "selected", 0.01, 0)).judge() is True
-    assert fed((150, "uniform", 0.01, 1), (150, "uniform", 0.01, 0), (RECORD, "selected", 0.5, 1)).judge() is True
-    alternating = [(1, "selected", 0.5, i % 2) for i in range(RECORD)]
-    assert fed((150, "uniform", 0.01, 1), (150, "uniform", 0.01, 0), *alternating).judge() is False
+    before = [(150, "uniform", 0.01, 1), (150, "uniform", 0.01, 0)]
+    for n_good in (RECORD // 2, RECORD):
+        good = [(n_good // 2, "selected", 0.5, mixed) for mixed in (0, 1)]
+        assert fed(*before, *good).judge() is (n_good < RECORD)
+
+
+def test_the_constant_is_what_uniform_choice_is_worth():
+    """P(mixed) 0.5 said of groups that are all mixed: worse than the constant 1, better than the fair share of 1/4."""
+    fair = [(24, "explored", 0.25, 0), (8, "warmup", 0.25, 1)]
+    chosen = (300, "selected", 0.5, 1)
+    assert fed(*fair, *fair, chosen).judge() is False
+    assert fed(*fair, chosen).judge() is True  # 32 fair groups are too few: the constant is of the record itself
+    assert fed(*fair, *fair, (300, "selected", 0.5, 0)).judge() is True
 
 
 def test_it_releases_on_fair_groups_alone():
