@@ -28,9 +28,10 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("pcl", {}),
     ("adarft", {}),
     ("vcrl", {}),
+    ("speed", {}),
 ]
 METHOD_IDS = [*("grpo", "dapo", "polaris", "depo-window", "depo-auto"), *(name for name, _ in METHODS[5:])]
-UNIFORM = {"grpo", "dapo", "polaris", "vcrl"}  # roll every prompt out, without exploration
+UNIFORM = {"grpo", "dapo", "polaris", "vcrl", "speed"}  # roll every prompt out, without exploration
 
 
 class FakeEstimator:

@@ -20,6 +20,7 @@ DEFAULTS = {  # method -> estimator, explore, candidate_factor, as docs/paper_in
     "pcl": ("ngrams", 0.0, 4),
     "adarft": ("oracle", 0.0, 16),
     "vcrl": ("constant", 0.0, 8),
+    "speed": ("constant", 0.0, 8),
 }
 
 
@@ -31,7 +32,7 @@ def test_defaults_are_the_documented_ones(method):
     assert METHODS.keys() - DEFAULTS.keys() == {"grpo", "dapo", "polaris", "depo"}
 
 
-STATEFUL = [name for name in sorted(DEFAULTS) if name not in ("oracle", "vcrl")]
+STATEFUL = [name for name in sorted(DEFAULTS) if name not in ("oracle", "vcrl", "speed")]
 PARTS = [(name, "estimator") for name in STATEFUL] + [(name, "selector") for name in ("adarft", "greso", "pools")]
 
 

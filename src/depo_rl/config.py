@@ -163,6 +163,13 @@ class AdaRFTSettings(Settings):
     goal: Share = Field(0.5, description="beta: mean pass rate aimed at")
 
 
+class SPEEDSettings(Settings):
+    """SPEED (arXiv 2506.09016); values of the authors' scripts."""
+
+    n_init: int = Field(4, ge=2, description="completions of a prompt before it is judged; at most group_size")
+    batches: int = Field(4, ge=1, description="prompts screened per generation round, in batches")
+
+
 class CurriculumConfig(Settings):
     """Settings of one curriculum. A method sets its own defaults for some of them (``methods.METHODS``)."""
 
@@ -177,7 +184,9 @@ class CurriculumConfig(Settings):
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
     guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")
-    max_rounds: int = Field(10, ge=1, description="dapo, greso, vcrl: generation rounds per batch, the first included")
+    max_rounds: int = Field(
+        10, ge=1, description="dapo, greso, vcrl, speed: generation rounds per batch, the first included"
+    )
     pass_rate_field: str = Field("pass_rate", description="polaris: column with the offline pass rate")
     keep: tuple[float, float] = Field((0.1, 0.9), description="polaris: offline pass rates kept, both ends included")
     target: Share = Field(0.5, description="mopps, bots, pcl: pass rate aimed at")
@@ -185,6 +194,7 @@ class CurriculumConfig(Settings):
     greso: GRESOSettings = Field(default_factory=lambda: GRESOSettings.model_validate({}))
     pools: PoolSettings = Field(default_factory=lambda: PoolSettings.model_validate({}))
     adarft: AdaRFTSettings = Field(default_factory=lambda: AdaRFTSettings.model_validate({}))
+    speed: SPEEDSettings = Field(default_factory=lambda: SPEEDSettings.model_validate({}))
 
     @field_validator("estimator", mode="before")
     @classmethod

@@ -27,7 +27,7 @@ from .estimators.bots import BOTSEstimator
 from .estimators.dps import DPSEstimator
 from .estimators.history import HistoryEstimator
 from .estimators.simple import ConstantEstimator, OracleEstimator, as_rate
-from .gates import AdmitAll, DynamicSampling, HighVariance
+from .gates import AdmitAll, DynamicSampling, HighVariance, Screening
 from .pool import PromptPool
 from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
 from .selectors.adarft import TargetDifficulty
@@ -110,6 +110,12 @@ def _build_vcrl(pool: PromptPool, config: CurriculumConfig) -> Parts:
     return Parts(make_estimator(pool, config), Uniform(), HighVariance(config.min_variance, config.max_rounds))
 
 
+def _build_speed(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    # A group no larger than the screening is screened whole: dynamic sampling.
+    gate = Screening(min(config.speed.n_init, config.group_size), config.speed.batches, config.max_rounds)
+    return Parts(make_estimator(pool, config), Uniform(), gate)
+
+
 def _rates(method: str, setting: str, column: str, prompts: Sequence[Prompt]) -> list[float | None]:
     """Each prompt's label, None where it has none. Raises DataError if no prompt has one: a wrong column."""
     rates = [as_rate(p.fields.get(column)) for p in prompts]
@@ -188,6 +194,7 @@ for _method in (
         _check_labels("adarft"),
     ),
     Method("vcrl", "roll out, keep groups of high variance, sample more", _UNIFORM, _build_vcrl),
+    Method("speed", "screen with a few completions, complete the mixed groups", _UNIFORM, _build_speed),
 ):
     METHODS[_method.name] = _method
 

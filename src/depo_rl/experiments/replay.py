@@ -101,7 +101,7 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
             f"{', '.join(blind)}: explores nothing, so that its false skips cannot be measured; --set explore=0.05 "
             "lets 5 % of the groups be chosen whatever the prediction."
         )
-    return results, notes
+    return results, notes + _screened(results, plan.group_size)
 
 
 def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence[str]) -> str:
@@ -132,6 +132,22 @@ def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mappin
         f"{method}: {unanswered:,} of {groups:,} groups had no answer in the history; answers lay {apart} steps from "
         f"the simulated step on average, at most {max(engine['largest_gap'] for engine in engines):.0f}."
     )
+
+
+def _screened(results: Sequence[RunResult], group_size: int) -> list[str]:
+    """What to compare where a method left groups unfinished: not shares of groups, which are not of one size."""
+    names = dict.fromkeys(r.method for r in results if (r.rollouts or 0) < (r.groups or 0) * group_size)
+    if not names:
+        return []
+    paid = []
+    for method in dict.fromkeys(r.method for r in results):
+        runs = [r for r in results if r.method == method]
+        mixed = sum((r.mixed_share or 0.0) * (r.groups or 0) for r in runs)
+        paid.append(f"{method} {sum(r.rollouts or 0 for r in runs) / mixed:.1f}" if mixed else f"{method} -")
+    return [
+        f"{', '.join(names)}: a prompt that is screened out counts as a group with the few completions it got, so that "
+        f"shares of groups do not compare; rollouts per mixed group do: {', '.join(paid)}."
+    ]
 
 
 def _notes(plan: ReplayPlan, source: Source) -> list[str]:
