@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..methods import METHODS, get_method, make_curriculum
 from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, read_source
 from ..report import RunResult, save_figures, summarise, write_page, write_results
-from .replay_run import simulate
+from .replay_run import check_size, simulate
 
 Settings = dict[str, Any]
 Tell = Callable[[str, int, int, float | None], None]
@@ -84,6 +84,7 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
     ``results.json`` is written after every run, so that a replay cut short keeps what finished.
     """
     source = read_source(plan.file, plan.options)
+    _check(plan, source)
     results: list[RunResult] = []
     notes = _notes(plan, source)
     for method in plan.methods:
@@ -111,6 +112,16 @@ def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence
     save_figures(results, plan.out)
     page = write_page(results, plan.out / "report.html", f"Replay of {plan.file.name}", notes, _configuration(plan))
     return f"{page} has the figures and explains them; results.json beside it has the numbers."
+
+
+def _check(plan: ReplayPlan, source: Source) -> None:
+    """Raises what a run would raise at its start, of every method, before the first one writes anything."""
+    for method in plan.methods:
+        curriculum = make_curriculum(method, source.prompts, plan.config(method, plan.seeds[0]))
+        check_size(curriculum, plan.prompts_per_step)
+    make_replay_engine(source, plan.group_size, plan.seeds[0], plan.max_gap)
+    if plan.out.exists() and not plan.out.is_dir():
+        raise ConfigError(f"--out {plan.out}: is a file: name a folder, which may be new")
 
 
 def _run(

@@ -44,17 +44,22 @@ def simulate(
 
     Raises ConfigError if the pool that the method keeps is smaller than a batch.
     """
-    if len(curriculum.pool) < prompts_per_step:
-        raise ConfigError(
-            f"prompts_per_step = {prompts_per_step}: method {curriculum.method!r} has a pool of {len(curriculum.pool)} "
-            "prompts: use a smaller batch or more prompts"
-        )
+    check_size(curriculum, prompts_per_step)
     run = _Run(curriculum, engine, prompts_per_step)
     for step in range(1, steps + 1):
         run.step(step)
         if tell is not None:
             tell(step, run.history[-1]["mixed_share"])
     return run.result()
+
+
+def check_size(curriculum: Curriculum, prompts_per_step: int) -> None:
+    """Raises ConfigError if the pool that the method keeps is smaller than a batch."""
+    if len(curriculum.pool) < prompts_per_step:
+        raise ConfigError(
+            f"prompts_per_step = {prompts_per_step}: method {curriculum.method!r} has a pool of {len(curriculum.pool)} "
+            "prompts: use a smaller batch or more prompts"
+        )
 
 
 class _Run:
