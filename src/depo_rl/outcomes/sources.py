@@ -23,8 +23,9 @@ from ..config import nearest
 from ..errors import ConfigError, DataError
 from ..types import FloatArray, Prompt, prompt_key
 from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
+from .leaks import Told, telling_columns
 from .reader import read_log
-from .schema import REQUIRED, LogRow, count, finite, show
+from .schema import COLUMNS, REQUIRED, LogRow, count, finite, show
 from .tables import Table, TableRow, keep_rows, read_table
 
 _KINDS = (
@@ -37,23 +38,36 @@ _OWN = ("key", "prompt", "source")  # columns that are not fields of a prompt
 
 @dataclass(frozen=True, slots=True)
 class LabelledPool:
-    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading, in sentences."""
+    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading, in sentences.
+
+    label_columns: fields of the prompts that hold the label or tell it; methods that choose by labels read them there.
+    """
 
     prompts: tuple[Prompt, ...]
     rate_P: FloatArray
     notes: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GroupHistory:
-    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is null)."""
+    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is null).
+
+    visit_columns: fields of the prompts that tell an outcome or belong to a visit.
+    """
 
     prompts: tuple[Prompt, ...]
     visits: Mapping[str, tuple[LogRow, ...]]
     notes: tuple[str, ...] = ()
+    visit_columns: tuple[str, ...] = ()
 
 
 Source = LabelledPool | GroupHistory
+
+
+def hidden_columns(source: Source) -> tuple[str, ...]:
+    """Fields of the prompts that an estimator must not read when outcomes come from ``source``: they tell them."""
+    return source.label_columns if isinstance(source, LabelledPool) else source.visit_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +138,7 @@ def _foreign_group(row: TableRow) -> LogRow:
     if size is not None and failed > size:
         raise row.bad(f"n_failed = {failed}: must not exceed group_size = {size}")
     flat["n_scored"] = None if size is None else size - failed
-    flat |= {f"fields.{name}": value for name, value in row.values.items() if name not in known}
+    flat |= {f"fields.{name}": value for name, value in row.values.items() if name not in (*known, *COLUMNS)}
     try:
         return LogRow.from_dict(flat)
     except DataError as error:
@@ -145,8 +159,9 @@ def _history(rows: Sequence[LogRow], notes: tuple[str, ...], places: Sequence[st
     prompts = tuple(row.to_prompt() for row in first.values())
     if rows[0].step is None:
         return _pooled(prompts, visits, notes, places[0])
+    telling = telling_columns([Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows if r.n_scored])
     ordered = {key: tuple(sorted(each, key=lambda r: r.step or 0)) for key, each in visits.items()}
-    return GroupHistory(prompts, ordered, notes)
+    return GroupHistory(prompts, ordered, notes, telling)
 
 
 def _pooled(
@@ -157,7 +172,11 @@ def _pooled(
     if not kept:
         raise DataError(f"{first_place} and all others: no group has a scored completion: there is nothing to replay")
     rates = [sum(row.n_correct for row in visits[p.key]) / scored[p.key] for p in kept]
-    return LabelledPool(kept, np.array(rates), (*notes, "No group has a step: groups were pooled into pass rates."))
+    rows = [row for each in visits.values() for row in each if row.n_scored]
+    telling = telling_columns([Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows])
+    told = [Told(p.key, p.fields, rate, scored[p.key]) for p, rate in zip(kept, rates, strict=True)]
+    notes = (*notes, "No group has a step: groups were pooled into pass rates.")
+    return LabelledPool(kept, np.array(rates), notes, tuple(dict.fromkeys((*telling, *telling_columns(told)))))
 
 
 def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool:
@@ -174,7 +193,10 @@ def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool
     prompts = tuple(_prompt(key, row) for key, row in first.items())
     if merged := len(table.rows) - len(prompts):
         notes = (*notes, f"{merged} rows repeat the prompt of another row: their labels were averaged.")
-    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes)
+    told = [Told(p.key, p.fields, r, finite(p.fields.get("k")) or 0.0) for p, r in zip(prompts, rates, strict=True)]
+    own = [name for name in (column, "k") if any(name in p.fields for p in prompts)]
+    telling = tuple(dict.fromkeys((*own, *telling_columns(told))))
+    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes, telling)
 
 
 def _key(row: TableRow) -> str:
