@@ -29,6 +29,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("adarft", {}),
     ("vcrl", {}),
     ("speed", {}),
+    ("depo+", {"estimator": {"type": "fused", "n_buckets": 2**10, "n_random": 16}}),
 ]
 METHOD_IDS = [*("grpo", "dapo", "polaris", "depo-window", "depo-auto"), *(name for name, _ in METHODS[5:])]
 UNIFORM = {"grpo", "dapo", "polaris", "vcrl", "speed"}  # roll every prompt out, without exploration

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from depo_rl.config import FeatureSettings
 from depo_rl.errors import ConfigError, UnknownPrompt
 from depo_rl.features import table as module
-from depo_rl.features.table import FeatureTable, TableSettings
+from depo_rl.features.table import FeatureTable
 from depo_rl.types import Prompt
 
-SETTINGS = TableSettings.model_validate({"n_buckets": 256, "n_random": 8})
+SETTINGS = FeatureSettings.model_validate({"n_buckets": 256, "n_random": 8})
 
 
 def pool(n=50):
@@ -52,7 +53,7 @@ def test_idf_reads_only_the_first_prompts(monkeypatch):
 
 
 def test_words_have_norm_one():
-    settings = TableSettings.model_validate({"n_random": 0})
+    settings = FeatureSettings.model_validate({"n_random": 0})
     row = FeatureTable([Prompt("a", "alpha beta"), Prompt("b", "")], settings).rows(np.array([0, 1])).sparse.toarray()
     np.testing.assert_allclose(np.linalg.norm(row, axis=1), [1, 0], atol=1e-3)
 
@@ -67,6 +68,6 @@ def test_keys_and_emptiness():
 
 def test_settings():
     with pytest.raises(ValueError, match="power of two"):
-        TableSettings.model_validate({"n_buckets": 100})
+        FeatureSettings.model_validate({"n_buckets": 100})
     with pytest.raises(ConfigError, match="'level'"):
-        FeatureTable(pool(), TableSettings.model_validate({"columns": ("levl",)}))
+        FeatureTable(pool(), FeatureSettings.model_validate({"columns": ("levl",)}))

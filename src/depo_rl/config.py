@@ -88,6 +88,47 @@ class HistorySettings(Settings):
     prior_strength: float = Field(2.0, gt=0.0, description="equivalent rollouts")
 
 
+class FeatureSettings(Settings):
+    """What of a prompt becomes a feature (``features.table``)."""
+
+    n_buckets: int = Field(2**16, ge=2**4, le=2**16, description="hash buckets of the texts, a power of two")
+    answer_field: str = Field("answer", description="column with the reference answer")
+    columns: Literal["auto"] | tuple[str, ...] = Field(
+        "auto", description="columns that become features: those named, or all numbers and few-valued texts ('auto')"
+    )
+    exclude: tuple[str, ...] = Field((), description="columns that must not, such as labels")
+    n_random: int = Field(256, ge=0, description="random Fourier features of the numeric ones")
+    gamma: float = Field(0.15, gt=0.0, description="their kernel is exp(-gamma^2 |x - y|^2 / 2)")
+
+    @field_validator("n_buckets")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("n_buckets must be a power of two")
+        return value
+
+
+class FusedSettings(FeatureSettings):
+    """Features and each prompt's own groups in one calibrated belief (``estimators.fused``): what ``depo+`` uses."""
+
+    type: Literal["fused"] = "fused"
+    mean_precision: float = Field(1.0, gt=0.0, description="of the weights' prior, head of the mean")
+    spread_precision: float = Field(10.0, gt=0.0, description="of the weights' prior, head of the spread")
+    learning_rate: float = Field(0.01, gt=0.0, description="Adam step on the heads' weights")
+    replay_prompts: int = Field(32_768, ge=1, description="prompts whose latest group is kept to learn from")
+    batch_groups: int = Field(256, ge=1, description="groups per update of the heads")
+    updates_per_observe: int = Field(8, ge=0, description="updates of the heads after each finished batch")
+    walks: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
+        (0.01, 0.03, 0.06, 0.12, 0.3),
+        min_length=1,
+        description="how far a prompt moves by itself, in logits per square root of a policy step; weighed by evidence",
+    )
+    walk_half_life: float = Field(2000.0, gt=0.0, description="groups after which evidence for a walk counts half")
+    history: bool = Field(True, description="use each prompt's own groups")
+    drift: bool = Field(True, description="follow the common drift of the policy")
+    recalibrate: bool = Field(True, description="mend P(mixed) by what became of the latest groups")
+
+
 class DPSSettings(Settings):
     """Three-state chain per prompt (arXiv 2603.10887); values of the authors' scripts for mathematics."""
 
@@ -114,7 +155,14 @@ class BOTSSettings(Settings):
 
 
 EstimatorSettings = Annotated[
-    ConstantSettings | OracleSettings | NgramSettings | EncoderSettings | HistorySettings | DPSSettings | BOTSSettings,
+    ConstantSettings
+    | OracleSettings
+    | NgramSettings
+    | FusedSettings
+    | EncoderSettings
+    | HistorySettings
+    | DPSSettings
+    | BOTSSettings,
     Field(discriminator="type"),
 ]
 

@@ -103,14 +103,14 @@ class Curriculum:
         A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed, if
         an outcome's key is not in the pool.
         """
-        started, outcomes = time.perf_counter(), list(outcomes)
+        started, learnt, outcomes = time.perf_counter(), self._ledger.n_scored > 0, list(outcomes)
         for outcome in outcomes:
             _ = self.pool[outcome.key]  # UnknownPrompt comes before anything is changed
         settled = [self._ledger.land(outcome, self.gate) for outcome in outcomes]
         if fresh := [s for s in settled if s.because != "duplicate"]:
             for learner in self._learners.values():
                 learner.observe([s.outcome for s in fresh])
-            self._guard.observe(fresh)
+            self._guard.observe(fresh, learnt)
             self._ledger.judge(fresh, time.perf_counter() - started)
         return settled
 

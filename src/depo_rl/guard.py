@@ -54,13 +54,17 @@ class Guard:
         self._record = PredictionTrack(RECORD)
         self._fair: deque[float] = deque(maxlen=RECORD)  # 1 for each mixed one of the latest fair groups, else 0
 
-    def observe(self, settled: Sequence[Settlement]) -> None:
-        """Takes finished groups down; those that could not be judged, and late ones of before, are left out."""
+    def observe(self, settled: Sequence[Settlement], learnt: bool = True) -> None:
+        """Takes finished groups down; those that could not be judged, and late ones of before, are left out.
+
+        learnt: False for the first groups of a run: what was predicted before anything was learnt is no prediction.
+        """
         if self.on:
             judged = [s for s in settled if s.outcome.n_scored >= 2]
             fair = [s for s in judged if s.because not in _BY_PREDICTION]
             self._fair.extend(float(s.outcome.mixed) for s in fair)
-            self._record.add(fair if self.engaged else judged)
+            if learnt:
+                self._record.add(fair if self.engaged else judged)
 
     def judge(self) -> bool:
         """Engages or releases as the record says, tells the log if that is a change, and returns ``engaged``."""

@@ -15,6 +15,7 @@ from .config import (
     CurriculumConfig,
     DPSSettings,
     EncoderSettings,
+    FusedSettings,
     HistorySettings,
     NgramSettings,
     OracleSettings,
@@ -153,6 +154,7 @@ def _check_labels(method: str) -> Callable[[Sequence[Prompt], CurriculumConfig],
     return check
 
 
+_FUSED = {"estimator": {"type": "fused"}, "band": "auto", "warmup_steps": 2, "guard": True}
 _LABELS = {"estimator": {"type": "oracle"}}
 _HISTORY = {"estimator": {"type": "history"}}
 _MOPPS = {"estimator": {"type": "history", "fade_by": "visits", "discount": 1.0}, "candidate_factor": 16}
@@ -165,6 +167,7 @@ for _method in (
     Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _UNIFORM, _build_dapo),
     Method("polaris", "offline filter by a pass-rate column", _UNIFORM, _build_uniform, _keep_the_middle),
     Method("depo", "predict the pass rate before the rollout, roll out what can teach", {}, _build_depo),
+    Method("depo+", "everything known of a prompt in one calibrated belief, largest P(mixed)", _FUSED, _build_depo),
     Method(
         "oracle",
         "upper bound: largest P(mixed) by a pass-rate column",
@@ -216,6 +219,10 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
         from .estimators.ngrams import NgramEstimator
 
         return NgramEstimator(pool.__getitem__, settings, config.seed)
+    if isinstance(settings, FusedSettings):
+        from .estimators.fused import FusedEstimator
+
+        return FusedEstimator(pool.prompts, settings, config.group_size, config.seed)
     if isinstance(settings, EncoderSettings):
         from .estimators.encoder import EncoderEstimator
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from ..config import CurriculumConfig, parse_config
+from ..config import CurriculumConfig, FusedSettings, parse_config
 from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
 from ..methods import METHODS, get_method, make_curriculum
-from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, read_source
+from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ..report import RunResult, save_figures, summarise, write_page, write_results
 from .replay_run import check_size, simulate
 
@@ -129,9 +129,17 @@ def _run(
 ) -> tuple[RunResult, dict[str, float]]:
     """One method with one seed, and the engine's metrics."""
     engine = make_replay_engine(source, plan.group_size, seed, plan.max_gap)
-    curriculum = make_curriculum(method, source.prompts, plan.config(method, seed))
+    curriculum = make_curriculum(method, source.prompts, _blinded(plan.config(method, seed), source))
     told = (lambda step, share: tell(method, seed, step, share)) if tell is not None else None
     return simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told), engine.metrics()
+
+
+def _blinded(config: CurriculumConfig, source: Source) -> CurriculumConfig:
+    """An estimator that reads the data set's columns must not see the outcomes it is to predict."""
+    if not isinstance(config.estimator, FusedSettings):
+        return config
+    exclude = tuple(dict.fromkeys((*config.estimator.exclude, *hidden_columns(source))))
+    return config.model_copy(update={"estimator": config.estimator.model_copy(update={"exclude": exclude})})
 
 
 def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]) -> str:

@@ -6,13 +6,12 @@ Axes: ``_P`` prompts asked for, ``_D`` features, ``_K`` heads of a linear model.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 
-from ..config import Settings
+from ..config import FeatureSettings
 from ..errors import UnknownPrompt
 from ..types import Prompt
 from .columns import ColumnFeatures
@@ -25,24 +24,6 @@ DENSE_SCALE, COLUMN_SCALE = 0.1, 0.5
 IDF_PROMPTS = 100_000  # the first ones of the pool, from which document frequencies are counted
 _CHUNK = 2048
 _CLIP = 3.0
-
-
-class TableSettings(Settings):
-    """What of a prompt becomes a feature."""
-
-    n_buckets: int = Field(2**16, ge=2**4, le=2**16, description="hash buckets, a power of two")
-    answer_field: str = Field("answer", description="column with the reference answer")
-    columns: Literal["auto"] | tuple[str, ...] = Field("auto", description="columns that become features")
-    exclude: tuple[str, ...] = Field((), description="columns that must not, such as labels")
-    n_random: int = Field(256, ge=0, description="random Fourier features of the dense block")
-    gamma: float = Field(0.15, gt=0.0, description="their kernel is exp(-gamma^2 |x - y|^2 / 2)")
-
-    @field_validator("n_buckets")
-    @classmethod
-    def _power_of_two(cls, value: int) -> int:
-        if value & (value - 1):
-            raise ValueError("n_buckets must be a power of two")
-        return value
 
 
 class FeatureRows:
@@ -71,8 +52,8 @@ class FeatureRows:
 class FeatureTable:
     """Features of every prompt of a pool. Raises ConfigError for a column that cannot be used (``ColumnFeatures``)."""
 
-    def __init__(self, prompts: Sequence[Prompt], settings: TableSettings | None = None) -> None:
-        self.settings = settings or TableSettings.model_validate({})
+    def __init__(self, prompts: Sequence[Prompt], settings: FeatureSettings | None = None) -> None:
+        self.settings = settings or FeatureSettings.model_validate({})
         self._position = {prompt.key: i for i, prompt in enumerate(prompts)}
         # the answer has its own view; as a number it would be read twice
         exclude = set(self.settings.exclude)

@@ -148,7 +148,7 @@ def _mix(x: U64) -> U64:
 
 @lru_cache(maxsize=1)
 def _powers() -> U64:
-    return np.cumprod(np.full(MAX_CHARS, 0xD6E8FEB86659FD93, np.uint64))
+    return np.cumprod(np.full(MAX_CHARS, 0xD6E8FEB86659FD93, np.uint64), dtype=np.uint64)
 
 
 @lru_cache(maxsize=1)
