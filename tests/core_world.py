@@ -28,9 +28,11 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("pcl", {}),
     ("adarft", {}),
     ("vcrl", {}),
+    ("speed", {}),
+    ("depo+", {"estimator": {"type": "fused", "n_buckets": 2**10, "n_random": 16}}),
 ]
 METHOD_IDS = [*("grpo", "dapo", "polaris", "depo-window", "depo-auto"), *(name for name, _ in METHODS[5:])]
-UNIFORM = {"grpo", "dapo", "polaris", "vcrl"}  # roll every prompt out, without exploration
+UNIFORM = {"grpo", "dapo", "polaris", "vcrl", "speed"}  # roll every prompt out, without exploration
 
 
 class FakeEstimator:

@@ -26,6 +26,7 @@ from core_world import (
 from depo_rl import METHODS as REGISTERED
 from depo_rl import GroupOutcome, PromptPool
 from depo_rl.errors import PoolExhausted, UnknownPrompt
+from depo_rl.metrics import REASONS
 from depo_rl.pool import Exploration, ShuffledPass
 
 KINDS = ["scored", "partial", "failed"]
@@ -323,10 +324,10 @@ def test_metrics_stay_cheap_and_keep_their_names():
         curriculum.settle(roll_out(curriculum.propose(128), rng))
     assert set(curriculum.metrics()) == names
     assert {
-        *("drawn", "chosen", "skipped", "explored", "fallback", "admitted", "rejected", "failed", "duplicates"),
+        *("drawn", "chosen", "skipped", *REASONS, "admitted", "rejected", "failed", "duplicates"),
         *("invalid_predictions", "in_flight", "mixed_share", "all_pass_share", "all_fail_share", "observed_mean"),
         *("predicted_mean", "seconds_selecting", "seconds_learning", "log_loss", "auc_mixed", "ece"),
-        *("explored_share", "fallback_share", "rollouts_saved", "tokens_saved", "estimator/n_seen"),
+        *(*(f"{name}_share" for name in REASONS), "rollouts_saved", "tokens_saved", "estimator/n_seen"),
     } == names
     seconds = []
     for _ in range(20):

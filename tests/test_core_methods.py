@@ -159,12 +159,12 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
         (
             "depo",
             {"estimator": {"type": "bert"}},
-            r"unknown estimator 'bert'\. Known: bots, constant, dps, encoder, history, ngrams, oracle",
+            r"unknown estimator 'bert'\. Known: bots, constant, dps, encoder, fused, history, ngrams, oracle",
         ),
         (
             "depo",
             {"estimator": {"learning_rate": 0.1}},
-            r"estimator needs a type: one of bots, constant, dps, encoder, history, ngrams, oracle",
+            r"estimator needs a type: one of bots, constant, dps, encoder, fused, history, ngrams, oracle",
         ),
         (
             "depo",

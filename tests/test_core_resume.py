@@ -95,7 +95,7 @@ def _delete(*path):
 BROKEN = {
     "unknown field": (_set("bonus", value=1), r"curriculum .*unknown: bonus"),
     "missing field": (_delete("rng"), r"curriculum .*missing: rng"),
-    "another version": (_set("version", value=1), r"version 1, this run has 2"),
+    "another version": (_set("version", value=2), r"version 2, this run has 3"),
     "another method": (_set("method", value="grpo"), r"method 'grpo', this run has 'depo'"),
     "another data set": (
         _set("pool", "fingerprint", value="7 prompts"),

@@ -209,6 +209,16 @@ def test_what_a_reader_must_know_is_said(tmp_path):
     assert any(note.startswith("depo: explores nothing") for note in notes)
 
 
+def test_screened_groups_are_compared_by_what_a_mixed_one_costs(tmp_path):
+    plan = ReplayPlan(pool_file(tmp_path), tmp_path / "out", ("grpo", "speed"), prompts_per_step=8, steps=6)
+    (grpo, speed), notes = run_replay(plan)
+    assert grpo.rollouts == 8 * (grpo.groups or 0) and 4 * (speed.groups or 0) < (speed.rollouts or 0)
+    paid = [(r.rollouts or 0) / ((r.mixed_share or 0) * (r.groups or 0)) for r in (grpo, speed)]
+    assert any(note.startswith("speed: ") and f"grpo {paid[0]:.1f}, speed {paid[1]:.1f}." in note for note in notes)
+    _, notes = run_replay(ReplayPlan(plan.file, plan.out, ("grpo",), prompts_per_step=8, steps=2))
+    assert not any("screened" in note for note in notes)
+
+
 ARGS = ["--prompts-per-step", "16", "--steps", "6", "--set", "depo.warmup_steps=1"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from depo_rl import Prompt
+from depo_rl import GroupOutcome, Prompt
 from depo_rl.engines.replay import HistoryEngine, LabelledPoolEngine, make_replay_engine
 from depo_rl.errors import ConfigError
 from depo_rl.outcomes import LogRow
@@ -45,6 +45,32 @@ def test_a_labelled_pool_is_drawn_binomially():
     assert set(drawn[:, 0]) == {0} and set(drawn[:, 2]) == {8}
     assert drawn[:, 1].mean() == pytest.approx(2.4, abs=0.07)
     assert drawn[:, 1].var() == pytest.approx(8 * 0.3 * 0.7, rel=0.08)
+
+
+def test_a_group_is_extended_by_the_rest_of_what_was_recorded():
+    """3 of 8 right, 1 failed: the first four and the other four are the whole group, whatever was drawn first."""
+    engine = HistoryEngine(history({"a": [(1, 3, 7, 8)], "b": [(1, 6, 12, 12)]}), 8, seed=2)
+    firsts = set()
+    for _ in range(50):
+        screened = engine.rollout([Prompt("a", "a"), Prompt("b", "b")], 4)
+        whole, part = engine.extend(screened, 4)
+        firsts.add(screened[0].n_correct)
+        assert (whole.n_correct, whole.n_scored, whole.n_failed, whole.policy_step) == (3, 7, 1, 1)
+        assert part.group_size == 8 and 2 <= part.n_correct <= 6
+    assert firsts == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="nothing to extend"):
+        engine.extend([GroupOutcome("c", 0, 0, 4)], 4)
+
+
+def test_a_labelled_group_is_extended_at_its_rate():
+    prompts = tuple(Prompt(str(i), str(i)) for i in range(3))
+    engine = LabelledPoolEngine(LabelledPool(prompts, np.array([0.0, 0.3, 1.0])), seed=1)
+    whole = [engine.extend(engine.rollout(prompts, 4), 12) for _ in range(2000)]
+    assert {o.group_size for group in whole for o in group} == {16}
+    drawn = np.array([[o.n_correct for o in group] for group in whole])
+    assert set(drawn[:, 0]) == {0} and set(drawn[:, 2]) == {16}
+    assert drawn[:, 1].mean() == pytest.approx(4.8, abs=0.15)
+    assert drawn[:, 1].var() == pytest.approx(16 * 0.3 * 0.7, rel=0.12)
 
 
 def test_the_same_seed_gives_the_same_groups():

@@ -14,6 +14,7 @@ from depo_rl.errors import ConfigError, DataError
 from depo_rl.estimators.bots import BOTSEstimator
 from depo_rl.estimators.dps import DPSEstimator, beta_with_p_mixed
 from depo_rl.estimators.history import HistoryEstimator
+from depo_rl.experiments.replay_run import simulate
 from depo_rl.gates import HighVariance
 from depo_rl.selectors import NearestRate, keep_at_random
 from depo_rl.selectors.greso import GRESOSkip
@@ -304,6 +305,64 @@ def test_adarft_moves_its_target():
 def test_vcrl_admits_high_variance(min_variance, group_size, admitted):
     gate = HighVariance(min_variance, max_rounds=10)
     assert [k for k in range(group_size + 1) if gate.admit(GroupOutcome("a", k, group_size))] == admitted
+
+
+class _Scripted:
+    """Answers from a script: (right of the first four, right of the other four) of each prompt; notes what it did."""
+
+    def __init__(self, right: dict[str, tuple[int, int]]) -> None:
+        self.right, self.asked, self.trained = right, [], []
+
+    def rollout(self, prompts, group_size):
+        self.asked.append((len(prompts), group_size))
+        return [GroupOutcome(p.key, self.right[p.key][0], group_size, n_tokens=100) for p in prompts]
+
+    def extend(self, outcomes, n):
+        self.asked.append((len(outcomes), n))
+        return [o.joined(GroupOutcome(o.key, self.right[o.key][1], n, n_tokens=150)) for o in outcomes]
+
+    def advance(self, trained):
+        self.trained.append([(o.key, o.n_correct, o.group_size) for o in trained])
+
+    def metrics(self):
+        return {}
+
+
+def test_speed_completes_what_screens_mixed_and_keeps_what_is_left():
+    """Two a batch, so eight are screened at a time; of sixteen prompts each third is mixed, at 1 + 4 of 8."""
+    right = {f"p{i}": ((1, 4) if i % 3 == 0 else (4, 9) if i % 3 == 1 else (0, 9)) for i in range(16)}
+    engine = _Scripted(right)
+    curriculum = make_curriculum("speed", [Prompt(key, key) for key in right], {"seed": 0})
+    order = [p.key for p in make_curriculum("speed", [Prompt(key, key) for key in right], {"seed": 0}).propose(16)]
+    mixed = [key for key in order if right[key] == (1, 4)]
+    n_first = sum(right[key] == (1, 4) for key in order[:8])
+    assert len(mixed) == 6 and n_first == 2  # by this seed: the second batch needs new ones, the third is left over
+    result = simulate(curriculum, engine, prompts_per_step=2, steps=3)
+    assert engine.asked == [(8, 4), (2, 4), (8, 4), (4, 4)]
+    assert engine.trained == [[(key, 5, 8) for key in mixed[i : i + 2]] for i in (0, 2, 4)]
+    assert (result.groups, result.rollouts, result.tokens) == (16, 16 * 4 + 6 * 4, 16 * 100 + 6 * 150)
+    assert [row["rollouts"] for row in result.history] == [40, 88, 88]
+    assert [row["mixed_share"] for row in result.history] == [0.25, 0.5, None]
+    assert result.mixed_share == 6 / 16 and result.all_pass_share == 5 / 16 and result.all_fail_share == 5 / 16
+    metrics = curriculum.metrics()
+    assert (metrics["admitted"], metrics["rejected"], metrics["chosen"]) == (6, 10, 16)
+
+
+def test_speed_gives_up_after_its_rounds_and_screens_no_more_than_there_is():
+    engine = _Scripted({f"p{i}": (0, 9) for i in range(5)})
+    curriculum = make_curriculum("speed", [Prompt(key, key) for key in engine.right], {"max_rounds": 3})
+    result = simulate(curriculum, engine, prompts_per_step=2, steps=2)
+    assert engine.asked == [(5, 4)] * 6 and engine.trained == [[], []]
+    assert result.rollouts == 6 * 5 * 4
+
+
+def test_speed_screens_a_small_group_whole():
+    engine = _Scripted({"a": (1, 9), "b": (4, 9), "c": (3, 9)})
+    result = simulate(make_curriculum("speed", [A, B, C], {"group_size": 4}), engine, prompts_per_step=2, steps=1)
+    assert engine.asked == [(3, 4)] and {key for key, _, size in engine.trained[0] if size == 4} == {"a", "c"}
+    assert result.rollouts == 12
+    gate = make_curriculum("speed", [A, B, C], {"group_size": 3}).gate
+    assert gate.screen == 3
 
 
 def test_the_oracle_takes_the_most_likely_mixed():

@@ -20,6 +20,8 @@ DEFAULTS = {  # method -> estimator, explore, candidate_factor, as docs/paper_in
     "pcl": ("ngrams", 0.0, 4),
     "adarft": ("oracle", 0.0, 16),
     "vcrl": ("constant", 0.0, 8),
+    "speed": ("constant", 0.0, 8),
+    "depo+": ("fused", 0.05, 8),
 }
 
 
@@ -27,11 +29,11 @@ DEFAULTS = {  # method -> estimator, explore, candidate_factor, as docs/paper_in
 def test_defaults_are_the_documented_ones(method):
     config = make_curriculum(method, make_prompts([20])).config
     assert (config.estimator.type, config.explore, config.candidate_factor) == DEFAULTS[method]
-    assert config.warmup_steps == 0
+    assert (config.warmup_steps, config.guard) == ((2, True) if method == "depo+" else (0, False))
     assert METHODS.keys() - DEFAULTS.keys() == {"grpo", "dapo", "polaris", "depo"}
 
 
-STATEFUL = [name for name in sorted(DEFAULTS) if name not in ("oracle", "vcrl")]
+STATEFUL = [name for name in sorted(DEFAULTS) if name not in ("oracle", "vcrl", "speed")]
 PARTS = [(name, "estimator") for name in STATEFUL] + [(name, "selector") for name in ("adarft", "greso", "pools")]
 
 

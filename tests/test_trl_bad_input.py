@@ -126,3 +126,11 @@ def test_a_replaced_sampler_is_noticed(tmp_path, monkeypatch):
     made._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(made.train_dataset)
     with pytest.raises(EngineError, match="not of one prompt: was TRL's sampler replaced"):
         made.train()
+
+
+def test_a_method_that_extends_groups_is_refused_at_the_start(tmp_path):
+    with pytest.raises(
+        EngineError, match=r"'speed' extends .* which TRL cannot: .*dapo, depo, .*'depo replay'"
+    ) as error:
+        toys.trainer(tmp_path, method="speed")
+    assert "\n" not in str(error.value)

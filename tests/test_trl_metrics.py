@@ -10,7 +10,7 @@ from depo_rl.outcomes import read_log
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 PROMISED = {
-    *("mixed_share", "all_pass", "all_fail", "skipped", "explored", "fallback", "predicted_mean"),
+    *("mixed_share", "all_pass", "all_fail", "skipped", "explored", "fallback", "guarded", "predicted_mean"),
     *("observed_mean", "log_loss", "auc_mixed", "rollouts_saved", "tokens_saved", "seconds_selecting"),
     *("seconds_learning", "rollouts", "completion_tokens"),
 }

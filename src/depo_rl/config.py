@@ -88,6 +88,47 @@ class HistorySettings(Settings):
     prior_strength: float = Field(2.0, gt=0.0, description="equivalent rollouts")
 
 
+class FeatureSettings(Settings):
+    """What of a prompt becomes a feature (``features.table``)."""
+
+    n_buckets: int = Field(2**16, ge=2**4, le=2**16, description="hash buckets of the texts, a power of two")
+    answer_field: str = Field("answer", description="column with the reference answer")
+    columns: Literal["auto"] | tuple[str, ...] = Field(
+        "auto", description="columns that become features: those named, or all numbers and few-valued texts ('auto')"
+    )
+    exclude: tuple[str, ...] = Field((), description="columns that must not, such as labels")
+    n_random: int = Field(256, ge=0, description="random Fourier features of the numeric ones")
+    gamma: float = Field(0.15, gt=0.0, description="their kernel is exp(-gamma^2 |x - y|^2 / 2)")
+
+    @field_validator("n_buckets")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("n_buckets must be a power of two")
+        return value
+
+
+class FusedSettings(FeatureSettings):
+    """Features and each prompt's own groups in one calibrated belief (``estimators.fused``): what ``depo+`` uses."""
+
+    type: Literal["fused"] = "fused"
+    mean_precision: float = Field(1.0, gt=0.0, description="of the weights' prior, head of the mean")
+    spread_precision: float = Field(10.0, gt=0.0, description="of the weights' prior, head of the spread")
+    learning_rate: float = Field(0.01, gt=0.0, description="Adam step on the heads' weights")
+    replay_prompts: int = Field(32_768, ge=1, description="prompts whose latest group is kept to learn from")
+    batch_groups: int = Field(256, ge=1, description="groups per update of the heads")
+    updates_per_observe: int = Field(8, ge=0, description="updates of the heads after each finished batch")
+    walks: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
+        (0.01, 0.03, 0.06, 0.12, 0.3),
+        min_length=1,
+        description="how far a prompt moves by itself, in logits per square root of a policy step; weighed by evidence",
+    )
+    walk_half_life: float = Field(2000.0, gt=0.0, description="groups after which evidence for a walk counts half")
+    history: bool = Field(True, description="use each prompt's own groups")
+    drift: bool = Field(True, description="follow the common drift of the policy")
+    recalibrate: bool = Field(True, description="mend P(mixed) by what became of the latest groups")
+
+
 class DPSSettings(Settings):
     """Three-state chain per prompt (arXiv 2603.10887); values of the authors' scripts for mathematics."""
 
@@ -114,7 +155,14 @@ class BOTSSettings(Settings):
 
 
 EstimatorSettings = Annotated[
-    ConstantSettings | OracleSettings | NgramSettings | EncoderSettings | HistorySettings | DPSSettings | BOTSSettings,
+    ConstantSettings
+    | OracleSettings
+    | NgramSettings
+    | FusedSettings
+    | EncoderSettings
+    | HistorySettings
+    | DPSSettings
+    | BOTSSettings,
     Field(discriminator="type"),
 ]
 
@@ -163,6 +211,13 @@ class AdaRFTSettings(Settings):
     goal: Share = Field(0.5, description="beta: mean pass rate aimed at")
 
 
+class SPEEDSettings(Settings):
+    """SPEED (arXiv 2506.09016); values of the authors' scripts."""
+
+    n_init: int = Field(4, ge=2, description="completions of a prompt before it is judged; at most group_size")
+    batches: int = Field(4, ge=1, description="prompts screened per generation round, in batches")
+
+
 class CurriculumConfig(Settings):
     """Settings of one curriculum. A method sets its own defaults for some of them (``methods.METHODS``)."""
 
@@ -176,7 +231,10 @@ class CurriculumConfig(Settings):
     warmup_steps: int = Field(100, ge=0, description="batches' worth of scored groups before anything is filtered")
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
-    max_rounds: int = Field(10, ge=1, description="dapo, greso, vcrl: generation rounds per batch, the first included")
+    guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")
+    max_rounds: int = Field(
+        10, ge=1, description="dapo, greso, vcrl, speed: generation rounds per batch, the first included"
+    )
     pass_rate_field: str = Field("pass_rate", description="polaris: column with the offline pass rate")
     keep: tuple[float, float] = Field((0.1, 0.9), description="polaris: offline pass rates kept, both ends included")
     target: Share = Field(0.5, description="mopps, bots, pcl: pass rate aimed at")
@@ -184,6 +242,7 @@ class CurriculumConfig(Settings):
     greso: GRESOSettings = Field(default_factory=lambda: GRESOSettings.model_validate({}))
     pools: PoolSettings = Field(default_factory=lambda: PoolSettings.model_validate({}))
     adarft: AdaRFTSettings = Field(default_factory=lambda: AdaRFTSettings.model_validate({}))
+    speed: SPEEDSettings = Field(default_factory=lambda: SPEEDSettings.model_validate({}))
 
     @field_validator("estimator", mode="before")
     @classmethod

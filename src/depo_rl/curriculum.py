@@ -22,6 +22,7 @@ import numpy as np
 from .checkpoint import RngState, Stateful, load_all_or_nothing
 from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
+from .guard import Guard
 from .metrics import Ledger, PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
@@ -43,14 +44,13 @@ class Curriculum:
     ) -> None:
         self.method, self.pool, self.config = method, pool, config
         self.estimator, self.selector, self.gate = estimator, selector, gate
-        self._exploration = Exploration(pool, config.explore)
-        self._rng = np.random.default_rng([config.seed, 1])
-        self._ledger = Ledger()
+        self._exploration, self._rng = Exploration(pool, config.explore), np.random.default_rng([config.seed, 1])
+        self._ledger, self._guard = Ledger(), Guard(config.guard)
         self._learners: dict[str, Learner] = {"estimator": estimator}
         if isinstance(selector, Learner):
             self._learners["selector"] = selector
         own: dict[str, Stateful] = {"pool": pool, "exploration": self._exploration, "ledger": self._ledger}
-        self._parts = own | self._learners | {"rng": RngState(self._rng)}
+        self._parts = own | {"guard": self._guard} | self._learners | {"rng": RngState(self._rng)}
 
     @property
     def in_flight(self) -> frozenset[str]:
@@ -83,11 +83,12 @@ class Curriculum:
         return [self.pool[key] for key in flights]
 
     def _rule(self, n: int) -> tuple[Selector, str]:
-        """Nothing is filtered until the estimator has seen ``warmup_steps`` batches' worth of scored groups."""
+        """Nothing is filtered in the first ``warmup_steps`` batches' worth of scored groups, or while guarded."""
         if isinstance(self.selector, Uniform):
             return self.selector, "uniform"
-        warm = self._ledger.n_scored < self.config.warmup_steps * n
-        return (Uniform(), "warmup") if warm else (self.selector, "selected")
+        if self._ledger.n_scored < self.config.warmup_steps * n:
+            return Uniform(), "warmup"
+        return (Uniform(), "guarded") if self._guard.judge() else (self.selector, "selected")
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""
@@ -102,13 +103,14 @@ class Curriculum:
         A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed, if
         an outcome's key is not in the pool.
         """
-        started, outcomes = time.perf_counter(), list(outcomes)
+        started, learnt, outcomes = time.perf_counter(), self._ledger.n_scored > 0, list(outcomes)
         for outcome in outcomes:
             _ = self.pool[outcome.key]  # UnknownPrompt comes before anything is changed
         settled = [self._ledger.land(outcome, self.gate) for outcome in outcomes]
         if fresh := [s for s in settled if s.because != "duplicate"]:
             for learner in self._learners.values():
                 learner.observe([s.outcome for s in fresh])
+            self._guard.observe(fresh, learnt)
             self._ledger.judge(fresh, time.perf_counter() - started)
         return settled
 
@@ -133,18 +135,16 @@ class Curriculum:
 
     def metrics(self) -> dict[str, float]:
         """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and ``selector/``."""
-        own = {
-            f"{part}/{k}": value for part, learner in self._learners.items() for k, value in learner.metrics().items()
-        }
+        own = {f"{part}/{k}": v for part, learner in self._learners.items() for k, v in learner.metrics().items()}
         return self._ledger.metrics(self.config.group_size) | own
 
     def state_dict(self) -> State:
         """Everything a resumed run needs to go on as if it had never stopped; ``checkpoint.save_state`` writes it."""
-        return {"version": 2, "method": self.method} | {name: p.state_dict() for name, p in self._parts.items()}
+        return {"version": 3, "method": self.method} | {name: p.state_dict() for name, p in self._parts.items()}
 
     def load_state_dict(self, state: State) -> None:
         """Strict: StateMismatch, with nothing changed, on unknown or missing fields, another method, data set, ..."""
         expect_fields("curriculum", state, ("version", "method", *self._parts))
-        expect_same("curriculum", "version", state["version"], 2)
+        expect_same("curriculum", "version", state["version"], 3)
         expect_same("curriculum", "method", state["method"], self.method)
         load_all_or_nothing(self._parts, state)

@@ -28,6 +28,21 @@ class DynamicSampling:
         return outcome.mixed
 
 
+class Screening(DynamicSampling):
+    """SPEED (arXiv 2506.09016): of each prompt ``screen`` completions; the rest of the group if they are mixed.
+
+    A group that passed is mixed and trained on whole, its first completions included; one that did not is left at
+    ``screen`` completions. ``batches`` times a batch of prompts are screened per round.
+    """
+
+    def __init__(self, screen: int, batches: int, max_rounds: int) -> None:
+        super().__init__(max_rounds)
+        self.screen, self.batches = screen, batches
+
+    def passes(self, screened: GroupOutcome) -> bool:
+        return screened.mixed
+
+
 class HighVariance:
     """Groups whose reward variance is at least ``min_variance`` of the largest there is; the rest is sampled anew.
 

@@ -15,6 +15,7 @@ from .config import (
     CurriculumConfig,
     DPSSettings,
     EncoderSettings,
+    FusedSettings,
     HistorySettings,
     NgramSettings,
     OracleSettings,
@@ -27,7 +28,7 @@ from .estimators.bots import BOTSEstimator
 from .estimators.dps import DPSEstimator
 from .estimators.history import HistoryEstimator
 from .estimators.simple import ConstantEstimator, OracleEstimator, as_rate
-from .gates import AdmitAll, DynamicSampling, HighVariance
+from .gates import AdmitAll, DynamicSampling, HighVariance, Screening
 from .pool import PromptPool
 from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
 from .selectors.adarft import TargetDifficulty
@@ -110,6 +111,12 @@ def _build_vcrl(pool: PromptPool, config: CurriculumConfig) -> Parts:
     return Parts(make_estimator(pool, config), Uniform(), HighVariance(config.min_variance, config.max_rounds))
 
 
+def _build_speed(pool: PromptPool, config: CurriculumConfig) -> Parts:
+    # A group no larger than the screening is screened whole: dynamic sampling.
+    gate = Screening(min(config.speed.n_init, config.group_size), config.speed.batches, config.max_rounds)
+    return Parts(make_estimator(pool, config), Uniform(), gate)
+
+
 def _rates(method: str, setting: str, column: str, prompts: Sequence[Prompt]) -> list[float | None]:
     """Each prompt's label, None where it has none. Raises DataError if no prompt has one: a wrong column."""
     rates = [as_rate(p.fields.get(column)) for p in prompts]
@@ -147,6 +154,7 @@ def _check_labels(method: str) -> Callable[[Sequence[Prompt], CurriculumConfig],
     return check
 
 
+_FUSED = {"estimator": {"type": "fused"}, "band": "auto", "warmup_steps": 2, "guard": True}
 _LABELS = {"estimator": {"type": "oracle"}}
 _HISTORY = {"estimator": {"type": "history"}}
 _MOPPS = {"estimator": {"type": "history", "fade_by": "visits", "discount": 1.0}, "candidate_factor": 16}
@@ -159,6 +167,7 @@ for _method in (
     Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _UNIFORM, _build_dapo),
     Method("polaris", "offline filter by a pass-rate column", _UNIFORM, _build_uniform, _keep_the_middle),
     Method("depo", "predict the pass rate before the rollout, roll out what can teach", {}, _build_depo),
+    Method("depo+", "everything known of a prompt in one calibrated belief, largest P(mixed)", _FUSED, _build_depo),
     Method(
         "oracle",
         "upper bound: largest P(mixed) by a pass-rate column",
@@ -188,6 +197,7 @@ for _method in (
         _check_labels("adarft"),
     ),
     Method("vcrl", "roll out, keep groups of high variance, sample more", _UNIFORM, _build_vcrl),
+    Method("speed", "screen with a few completions, complete the mixed groups", _UNIFORM, _build_speed),
 ):
     METHODS[_method.name] = _method
 
@@ -209,6 +219,10 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
         from .estimators.ngrams import NgramEstimator
 
         return NgramEstimator(pool.__getitem__, settings, config.seed)
+    if isinstance(settings, FusedSettings):
+        from .estimators.fused import FusedEstimator
+
+        return FusedEstimator(pool.prompts, settings, config.group_size, config.seed)
     if isinstance(settings, EncoderSettings):
         from .estimators.encoder import EncoderEstimator
 

@@ -12,8 +12,9 @@ from .errors import expect_fields
 from .types import Flight, FloatArray, Gate, GroupOutcome, Prediction, Settlement, State
 
 NAN = float("nan")
+REASONS = ("explored", "fallback", "guarded")  # why a prompt was chosen, where that is counted
 COUNTS = (
-    *("drawn", "chosen", "skipped", "explored", "fallback"),
+    *("drawn", "chosen", "skipped", *REASONS),
     *("admitted", "rejected", "failed", "duplicates", "invalid_predictions"),
 )
 LAST_BATCH = ("mixed_share", "all_pass_share", "all_fail_share", "observed_mean", "predicted_mean")
@@ -60,6 +61,9 @@ class PredictionTrack:
 
     def __init__(self, size: int = 1024) -> None:
         self._rows: deque[tuple[float, ...]] = deque(maxlen=size)
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def add(self, settlements: Sequence[Settlement]) -> None:
         """P(mixed) is of the group as it was scored: a partial group is a smaller one."""
@@ -116,7 +120,7 @@ class Ledger:
         self.flights |= flights
         reasons = [flight.because for flight in flights.values()]
         self._add(drawn=len(flights) + n_skipped, chosen=len(flights), skipped=n_skipped)
-        self._add(explored=reasons.count("explored"), fallback=reasons.count("fallback"))
+        self._add(**{name: reasons.count(name) for name in REASONS})
         self._wasted_groups += wasted_groups
         self._seconds["seconds_selecting"] = seconds
 
@@ -163,7 +167,7 @@ class Ledger:
         """
         counts = {name: float(value) for name, value in self.count.items()}
         chosen = self.count["chosen"]
-        shares = {f"{name}_share": self.count[name] / chosen if chosen else NAN for name in ("explored", "fallback")}
+        shares = {f"{name}_share": self.count[name] / chosen if chosen else NAN for name in REASONS}
         saved = self._wasted_groups * group_size
         tokens = saved * self._tokens / self._rollouts_with_tokens if self._rollouts_with_tokens else NAN
         return {

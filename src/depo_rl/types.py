@@ -67,6 +67,15 @@ class GroupOutcome:
                 f"got n_correct={self.n_correct}, n_scored={self.n_scored}, n_failed={self.n_failed}"
             )
 
+    def joined(self, more: GroupOutcome) -> GroupOutcome:
+        """This group with the further completions ``more`` of the same prompt and policy step: counts add up.
+
+        What was measured of the two apart (rewards, log-probability) is unknown of the whole.
+        """
+        tokens = None if self.n_tokens is None or more.n_tokens is None else self.n_tokens + more.n_tokens
+        counts = (self.n_correct + more.n_correct, self.n_scored + more.n_scored, self.n_failed + more.n_failed)
+        return GroupOutcome(self.key, *counts, n_tokens=tokens, policy_step=self.policy_step)
+
     @property
     def group_size(self) -> int:
         return self.n_scored + self.n_failed
@@ -156,7 +165,7 @@ class Decision:
 class Flight(NamedTuple):
     """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in flight.
 
-    because: "uniform", "warmup", "selected", "explored" or "fallback". predicted_mean in (0, 1),
+    because: "uniform", "warmup", "selected", "explored", "fallback" or "guarded". predicted_mean in (0, 1),
     predicted_strength > 0, in equivalent rollouts.
     """
 
@@ -220,6 +229,20 @@ class Gate(Protocol):
     max_rounds: int
 
     def admit(self, outcome: GroupOutcome) -> bool: ...
+
+
+@runtime_checkable
+class ScreeningGate(Gate, Protocol):
+    """Looks at a group after its first ``screen`` completions; only one that passes gets the rest.
+
+    batches: prompts screened per generation round, in batches. Groups admitted beyond a batch wait for the next one.
+    Needs an engine that extends groups (``engines.replay``, ``engines.synthetic``).
+    """
+
+    screen: int
+    batches: int
+
+    def passes(self, screened: GroupOutcome) -> bool: ...
 
 
 @runtime_checkable

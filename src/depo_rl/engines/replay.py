@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +37,12 @@ class LabelledPoolEngine:
             GroupOutcome(p.key, int(k), group_size, policy_step=self.step)
             for p, k in zip(prompts, correct_P, strict=True)
         ]
+
+    def extend(self, outcomes: Sequence[GroupOutcome], n: int) -> list[GroupOutcome]:
+        """Each group with ``n`` further completions, in order."""
+        rate_P = np.array([self._rate[o.key] for o in outcomes])
+        correct_P = self._rng.binomial(n, rate_P).tolist()
+        return [o.joined(GroupOutcome(o.key, k, n)) for o, k in zip(outcomes, correct_P, strict=True)]
 
     def advance(self, trained: Sequence[GroupOutcome]) -> None:
         """The next step begins; the labels stay as they are."""
@@ -79,9 +86,29 @@ class HistoryEngine:
         n_missing = row.group_size - row.n_scored
         if row.group_size == group_size:
             return GroupOutcome(key, row.n_correct, row.n_scored, n_missing, n_tokens=row.tokens, policy_step=row.step)
-        kinds = [row.n_correct, row.n_scored - row.n_correct, n_missing]
-        right, wrong, failed = self._rng.multivariate_hypergeometric(kinds, group_size).tolist()
-        return GroupOutcome(key, right, right + wrong, failed, policy_step=row.step)
+        kinds = (row.n_correct, row.n_scored - row.n_correct, n_missing)
+        return self._draw(key, kinds, group_size, row.step)
+
+    def _draw(self, key: str, kinds: tuple[int, int, int], n: int, step: int | None) -> GroupOutcome:
+        """``n`` of a recorded group's completions without replacement; kinds: how many are right, wrong, failed."""
+        right, wrong, failed = self._rng.multivariate_hypergeometric(kinds, n).tolist()
+        return GroupOutcome(key, right, right + wrong, failed, policy_step=step)
+
+    def extend(self, outcomes: Sequence[GroupOutcome], n: int) -> list[GroupOutcome]:
+        """Each group of this step with ``n`` further completions of the same recorded group, in order.
+
+        Raises ValueError if one has none left: ask for no more than the ``group_size`` of the engine in all.
+        """
+        return [self._extend(outcome, n) for outcome in outcomes]
+
+    def _extend(self, o: GroupOutcome, n: int) -> GroupOutcome:
+        row = self._nearest(o.key)
+        if row is None:
+            raise ValueError(f"the group of {o.key!r} had no answer: there is nothing to extend")
+        wrong = row.n_scored - row.n_correct - (o.n_scored - o.n_correct)
+        missing = row.group_size - row.n_scored - o.n_failed
+        whole = o.joined(self._draw(o.key, (row.n_correct - o.n_correct, wrong, missing), n, row.step))
+        return replace(whole, n_tokens=row.tokens) if whole.group_size == row.group_size else whole
 
     def _nearest(self, key: str) -> LogRow | None:
         steps = self._steps.get(key)

@@ -105,6 +105,12 @@ class SyntheticEngine:
             for prompt, k in zip(prompts, correct_P, strict=True)
         ]
 
+    def extend(self, outcomes: Sequence[GroupOutcome], n: int) -> list[GroupOutcome]:
+        """Each group with ``n`` further completions of the learner as it is now, in order."""
+        rate_P = self.pass_rates([_index(o.key) for o in outcomes])
+        correct_P = self._rng.binomial(n, rate_P).tolist()
+        return [o.joined(GroupOutcome(o.key, k, n)) for o, k in zip(outcomes, correct_P, strict=True)]
+
     def advance(self, trained: Sequence[GroupOutcome]) -> None:
         """Equation (2): the learner learns from what was trained on, and the next step begins."""
         signal_S = np.zeros(self.settings.n_skills)

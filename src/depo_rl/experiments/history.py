@@ -44,7 +44,7 @@ def own_figures(curriculum: Curriculum) -> dict[str, Any]:
     metrics, size = curriculum.metrics(), curriculum.config.group_size
     groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
     found = {"method": curriculum.method, "groups": groups, "rollouts": groups * size}
-    found |= {name: finite(metrics[name]) for name in ("explored_share", "fallback_share")}
+    found |= {name: finite(metrics[name]) for name in ("explored_share", "fallback_share", "guarded_share")}
     if isinstance(curriculum.config.estimator, ConstantSettings):
         return found
     _, p_mixed, _, mixed = curriculum.track.columns()

@@ -16,13 +16,13 @@ from typing import Any
 
 import yaml
 
-from ..config import CurriculumConfig, parse_config
+from ..config import CurriculumConfig, FusedSettings, parse_config
 from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
 from ..methods import METHODS, get_method, make_curriculum
-from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, read_source
+from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ..report import RunResult, save_figures, summarise, write_page, write_results
-from .replay_run import simulate
+from .replay_run import check_size, simulate
 
 Settings = dict[str, Any]
 Tell = Callable[[str, int, int, float | None], None]
@@ -84,6 +84,7 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
     ``results.json`` is written after every run, so that a replay cut short keeps what finished.
     """
     source = read_source(plan.file, plan.options)
+    _check(plan, source)
     results: list[RunResult] = []
     notes = _notes(plan, source)
     for method in plan.methods:
@@ -101,7 +102,7 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
             f"{', '.join(blind)}: explores nothing, so that its false skips cannot be measured; --set explore=0.05 "
             "lets 5 % of the groups be chosen whatever the prediction."
         )
-    return results, notes
+    return results, notes + _screened(results, plan.group_size)
 
 
 def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence[str]) -> str:
@@ -113,14 +114,32 @@ def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence
     return f"{page} has the figures and explains them; results.json beside it has the numbers."
 
 
+def _check(plan: ReplayPlan, source: Source) -> None:
+    """Raises what a run would raise at its start, of every method, before the first one writes anything."""
+    for method in plan.methods:
+        curriculum = make_curriculum(method, source.prompts, plan.config(method, plan.seeds[0]))
+        check_size(curriculum, plan.prompts_per_step)
+    make_replay_engine(source, plan.group_size, plan.seeds[0], plan.max_gap)
+    if plan.out.exists() and not plan.out.is_dir():
+        raise ConfigError(f"--out {plan.out}: is a file: name a folder, which may be new")
+
+
 def _run(
     plan: ReplayPlan, source: Source, method: str, seed: int, tell: Tell | None
 ) -> tuple[RunResult, dict[str, float]]:
     """One method with one seed, and the engine's metrics."""
     engine = make_replay_engine(source, plan.group_size, seed, plan.max_gap)
-    curriculum = make_curriculum(method, source.prompts, plan.config(method, seed))
+    curriculum = make_curriculum(method, source.prompts, _blinded(plan.config(method, seed), source))
     told = (lambda step, share: tell(method, seed, step, share)) if tell is not None else None
     return simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told), engine.metrics()
+
+
+def _blinded(config: CurriculumConfig, source: Source) -> CurriculumConfig:
+    """An estimator that reads the data set's columns must not see the outcomes it is to predict."""
+    if not isinstance(config.estimator, FusedSettings):
+        return config
+    exclude = tuple(dict.fromkeys((*config.estimator.exclude, *hidden_columns(source))))
+    return config.model_copy(update={"estimator": config.estimator.model_copy(update={"exclude": exclude})})
 
 
 def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]) -> str:
@@ -132,6 +151,22 @@ def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mappin
         f"{method}: {unanswered:,} of {groups:,} groups had no answer in the history; answers lay {apart} steps from "
         f"the simulated step on average, at most {max(engine['largest_gap'] for engine in engines):.0f}."
     )
+
+
+def _screened(results: Sequence[RunResult], group_size: int) -> list[str]:
+    """What to compare where a method left groups unfinished: not shares of groups, which are not of one size."""
+    names = dict.fromkeys(r.method for r in results if (r.rollouts or 0) < (r.groups or 0) * group_size)
+    if not names:
+        return []
+    paid = []
+    for method in dict.fromkeys(r.method for r in results):
+        runs = [r for r in results if r.method == method]
+        mixed = sum((r.mixed_share or 0.0) * (r.groups or 0) for r in runs)
+        paid.append(f"{method} {sum(r.rollouts or 0 for r in runs) / mixed:.1f}" if mixed else f"{method} -")
+    return [
+        f"{', '.join(names)}: a prompt that is screened out counts as a group with the few completions it got, so that "
+        f"shares of groups do not compare; rollouts per mixed group do: {', '.join(paid)}."
+    ]
 
 
 def _notes(plan: ReplayPlan, source: Source) -> list[str]:

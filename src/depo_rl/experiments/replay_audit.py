@@ -5,7 +5,7 @@ Definition. An explored group was rolled out whatever the prediction, so it is a
 made before the rollout, and asked for as many places as it filled, leaves this prompt out for another reason than
 that too many are fit ("surplus"). For a selector that ranks this means: ranked below every prompt chosen; for a window:
 predicted outside of it. The *false-skip rate* is the share of the would-be skipped that turned out mixed. Batches of
-the warm-up, in which nothing is skipped, do not count.
+the warm-up, and those chosen while guarded, in which nothing is skipped, do not count.
 """
 
 from __future__ import annotations

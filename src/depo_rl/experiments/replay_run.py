@@ -15,7 +15,7 @@ from ..curriculum import Curriculum
 from ..errors import ConfigError
 from ..metrics import PredictionTrack, auc, batch_shares, ece, log_loss, reliability
 from ..report import ReliabilityBin, RunResult
-from ..types import GroupOutcome, Prompt, Settlement
+from ..types import GroupOutcome, Prompt, ScreeningGate, Settlement
 from .replay_audit import SkipAuditor
 
 _UNFILTERED = ("uniform", "warmup")
@@ -26,9 +26,11 @@ Tell = Callable[[int, float | None], None]
 
 
 class SteppingEngine(Protocol):
-    """An engine that knows its step and is told what was trained on."""
+    """An engine that knows its step and is told what was trained on. extend: asked for by a ``ScreeningGate`` only."""
 
     def rollout(self, prompts: Sequence[Prompt], group_size: int) -> Sequence[GroupOutcome]: ...
+
+    def extend(self, outcomes: Sequence[GroupOutcome], n: int) -> Sequence[GroupOutcome]: ...
 
     def advance(self, trained: Sequence[GroupOutcome]) -> None: ...
 
@@ -42,17 +44,22 @@ def simulate(
 
     Raises ConfigError if the pool that the method keeps is smaller than a batch.
     """
-    if len(curriculum.pool) < prompts_per_step:
-        raise ConfigError(
-            f"prompts_per_step = {prompts_per_step}: method {curriculum.method!r} has a pool of {len(curriculum.pool)} "
-            "prompts: use a smaller batch or more prompts"
-        )
+    check_size(curriculum, prompts_per_step)
     run = _Run(curriculum, engine, prompts_per_step)
     for step in range(1, steps + 1):
         run.step(step)
         if tell is not None:
             tell(step, run.history[-1]["mixed_share"])
     return run.result()
+
+
+def check_size(curriculum: Curriculum, prompts_per_step: int) -> None:
+    """Raises ConfigError if the pool that the method keeps is smaller than a batch."""
+    if len(curriculum.pool) < prompts_per_step:
+        raise ConfigError(
+            f"prompts_per_step = {prompts_per_step}: method {curriculum.method!r} has a pool of {len(curriculum.pool)} "
+            "prompts: use a smaller batch or more prompts"
+        )
 
 
 class _Run:
@@ -66,7 +73,9 @@ class _Run:
         self.track = PredictionTrack(_EVERY_GROUP)
         self.auditor = SkipAuditor(self.group_size, curriculum.config.seed)
         self.history: list[dict[str, float | None]] = []
-        self.groups, self.scored = 0, dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
+        self.kept: list[GroupOutcome] = []  # admitted beyond the last batch, of a method that trains on them later
+        self.groups, self.rollouts = 0, 0
+        self.scored = dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
         self.tokens: int | None = 0
         self.keys: set[str] = set()
         self.seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
@@ -74,22 +83,40 @@ class _Run:
 
     def step(self, number: int) -> None:
         """One batch: rounds as dynamic sampling on TRL makes them, each as large as should fill what is missing."""
-        before = dict(self.seconds)
+        before, gate = dict(self.seconds), self.curriculum.gate
         settled: list[Settlement] = []
-        admitted: list[GroupOutcome] = []
-        for _ in range(self.curriculum.gate.max_rounds):
-            share = max(len(admitted), 1) / len(settled) if settled else 1.0
-            fresh = self._round(min(self.n, math.ceil((self.n - len(admitted)) / share)))
-            settled += fresh
-            admitted += [s.outcome for s in fresh if s.admitted]
+        admitted, self.kept = self.kept, []
+        for _ in range(gate.max_rounds):
             if len(admitted) >= self.n:
                 break
-        self.engine.advance(admitted[: self.n])  # what is beyond the batch is paid for and not trained on
+            fresh = self._round(self._size(len(admitted), len(settled)))
+            settled += fresh
+            admitted += [s.outcome for s in fresh if s.admitted]
+        if isinstance(gate, ScreeningGate):
+            self.kept = admitted[self.n :]
+        self.engine.advance(admitted[: self.n])  # what else is beyond the batch is paid for and not trained on
         self._note(number, settled, before)
+
+    def _size(self, n_admitted: int, n_settled: int) -> int:
+        """Prompts of the next round; a screening gate's rounds are all of one size."""
+        if isinstance(gate := self.curriculum.gate, ScreeningGate):
+            return min(gate.batches * self.n, len(self.curriculum.pool))
+        share = max(n_admitted, 1) / n_settled if n_settled else 1.0
+        return min(self.n, math.ceil((self.n - n_admitted) / share))
+
+    def _roll_out(self, prompts: Sequence[Prompt]) -> list[GroupOutcome]:
+        """A group for each prompt, in order; a screening gate's groups are extended only if they pass."""
+        if not isinstance(gate := self.curriculum.gate, ScreeningGate):
+            return list(self.engine.rollout(prompts, self.group_size))
+        screened = self.engine.rollout(prompts, gate.screen)
+        passed = [o for o in screened if gate.passes(o)]
+        rest = self.group_size - gate.screen
+        whole = {o.key: o for o in (self.engine.extend(passed, rest) if passed and rest else ())}
+        return [whole.get(o.key, o) for o in screened]
 
     def _round(self, size: int) -> list[Settlement]:
         prompts = self.curriculum.propose(size)
-        outcomes = self.engine.rollout(prompts, self.group_size)
+        outcomes = self._roll_out(prompts)
         selector = copy.deepcopy(self.curriculum.selector)  # before it learns from this batch
         settled = self.curriculum.settle(outcomes)
         metrics = self.curriculum.metrics()
@@ -103,6 +130,7 @@ class _Run:
     def _note(self, number: int, settled: Sequence[Settlement], before: dict[str, float]) -> None:
         outcomes = [s.outcome for s in settled]
         self.groups += len(outcomes)
+        self.rollouts += sum(o.group_size for o in outcomes)
         self.keys |= {o.key for o in outcomes}
         self.scored["all"] += sum(o.n_scored > 0 for o in outcomes)
         for name in ("mixed", "all_pass", "all_fail"):
@@ -111,7 +139,7 @@ class _Run:
         known = [t for t in tokens if t is not None]
         self.tokens = None if self.tokens is None or len(known) < len(tokens) else self.tokens + sum(known)
         predicted = [s.predicted_mean for s in settled if s.outcome.n_scored]
-        row: dict[str, Any] = {"step": number, "rollouts": self.groups * self.group_size, "tokens": self.tokens}
+        row: dict[str, Any] = {"step": number, "rollouts": self.rollouts, "tokens": self.tokens}
         row |= batch_shares(outcomes)
         row["predicted_mean"] = sum(predicted) / len(predicted) if predicted and self.predicts else None
         row |= {name: self.seconds[name] - before[name] for name in self.seconds}
@@ -125,13 +153,14 @@ class _Run:
             seed=self.curriculum.config.seed,
             steps=len(self.history),
             groups=self.groups,
-            rollouts=self.groups * self.group_size,
+            rollouts=self.rollouts,
             tokens=self.tokens,
             mixed_share=self.scored["mixed"] / total if total else None,
             all_pass_share=self.scored["all_pass"] / total if total else None,
             all_fail_share=self.scored["all_fail"] / total if total else None,
             explored_share=_known(metrics["explored_share"]),
             fallback_share=_known(metrics["fallback_share"]),
+            guarded_share=_known(metrics["guarded_share"]),
             candidates_scored=int(metrics["drawn"]) if self.predicts else None,
             seconds_selecting=self.seconds["seconds_selecting"],
             seconds_learning=self.seconds["seconds_learning"],

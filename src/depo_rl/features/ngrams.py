@@ -60,11 +60,11 @@ class NgramFeatures:
 
 def weighted_tokens(prompt: Prompt) -> list[tuple[str, float]]:
     """Every view's tokens; each view weighs the same however many tokens it has (rows: sum of squares about 1)."""
-    text = prompt.text[:_MAX_CHARS].lower()
+    text = _encodable(prompt.text[:_MAX_CHARS].lower())
     words = _TOKEN.findall(text)
     shapes = ["0" * len(w) if w.isdigit() else w for w in words if not w.isalpha()]
     views = [
-        [f"s:{prompt.source}"],
+        [f"s:{_encodable(prompt.source)}"],
         [f"l:{len(prompt.text).bit_length()}", f"L:{len(prompt.text)}" if len(prompt.text) < 32 else "L:long"],
         list(_ngrams("w", words, 1, 2)),
         list(_ngrams("n", shapes, 1, 3)),
@@ -72,6 +72,11 @@ def weighted_tokens(prompt: Prompt) -> list[tuple[str, float]]:
     ]
     filled = [list(dict.fromkeys(view)) for view in views if view]  # each token once, in an order that repeats
     return [(token, (1.0 / (len(filled) * len(view))) ** 0.5) for view in filled for token in view]
+
+
+def _encodable(text: str) -> str:
+    """Half a surrogate pair, as tokenisers cut them, becomes '?': the hasher takes valid Unicode only."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _ngrams(prefix: str, tokens: Sequence[str], low: int, high: int) -> Iterator[str]:

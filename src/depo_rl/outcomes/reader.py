@@ -14,6 +14,9 @@ from .files import is_json, plain, replacing
 from .schema import COLUMNS, FIELD_PREFIX, LogRow, show
 
 _PARQUET_MAGIC = b"PAR1"
+_COMPRESSED = {
+    **{b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
+}
 _JSON_MARK = b"depo_json"  # metadata of a parquet column whose values are JSON texts
 _Column = tuple[str, list[Any], str, dict[bytes, bytes] | None]  # name, values, pyarrow type factory, metadata
 
@@ -68,19 +71,31 @@ def _read_jsonl(path: Path) -> OutcomeLog:
 def json_rows(path: Path) -> tuple[list[tuple[int, Mapping[str, Any]]], int]:
     """(row number, row) of each line that is not blank, and the bytes of a torn last one, 0 if there is none.
 
-    Raises DataError, naming file and row, if another line is not a JSON object.
+    Raises DataError, naming file and row, if another line is not a JSON object, or the file is compressed.
     """
     rows: list[tuple[int, Mapping[str, Any]]] = []
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
+                _expect_text(path, line)
                 line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that Windows tools put first
             if not line.strip():
                 continue
-            if not line.endswith(b"\n") and not is_json(line):
+            if not line.endswith(b"\n") and not is_json(line) and _may_be_torn(line):
                 return rows, len(line)
             rows.append((number, _parse(path, number, line)))
     return rows, 0
+
+
+def _may_be_torn(line: bytes) -> bool:
+    """A row's first half, or the zeros that a file system leaves after a power cut; not any junk."""
+    return line.lstrip().startswith(b"{") or not line.strip(b"\0")
+
+
+def _expect_text(path: Path, line: bytes) -> None:
+    for magic, kind in _COMPRESSED.items():
+        if line.startswith(magic):
+            raise DataError(f"{path}: a {kind} file: unpack it first; JSON lines and parquet can be read")
 
 
 def _parse(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
@@ -88,9 +103,10 @@ def _parse(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: row {number}: not a JSON object ({reason}): {show(line)}") from None
+        hint = "" if line.lstrip().startswith(b"{") else "; JSON lines and parquet can be read, not CSV or a JSON list"
+        raise DataError(f"{path}: row {number}: not a JSON object ({reason}): {show(line)}{hint}") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}: row {number}: {show(value)}: a row is a JSON object of columns and values")
+        raise DataError(f"{path}: row {number}: {show(value)}: a row is a JSON object of columns and values, on a line")
     return value
 
 

@@ -27,6 +27,9 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of a row, in the order they are written."""
 
+_COMPLETIONS_BELOW = 10**9  # far more than a group has, and numpy's hypergeometric sampler takes no more
+_OTHERS_BELOW = 2**63  # what parquet can hold
+
 
 @dataclass(frozen=True, slots=True)
 class LogRow:
@@ -37,8 +40,8 @@ class LogRow:
     for. n_correct, n_scored, n_failed: completions right, judged, not judged. reward_mean, reward_std: of the shaped
     training reward. mean_logprob: nats per token. tokens: completion tokens of the whole group. predicted_mean: in
     [0, 1], and predicted_strength: > 0, equivalent rollouts; the belief before the rollout. chosen_because: why the
-    prompt was proposed ("selected", "explored", ...). admitted: whether the gate let it train. fields: the data set's
-    other columns, JSON values. None is "unknown".
+    prompt was proposed ("selected", "explored", ...: ``types.Flight``). admitted: whether the gate let it train.
+    fields: the data set's other columns, JSON values. None is "unknown".
     """
 
     key: str
@@ -103,7 +106,7 @@ class LogRow:
         """
         _check_columns(flat)
         value: dict[str, Any] = {name: _text(name, flat.get(name)) for name in _TEXT}
-        value |= {name: _count(name, flat.get(name)) for name in _COUNTS}
+        value |= {name: count(name, flat.get(name)) for name in _COUNTS}
         value |= {name: _number(name, flat.get(name)) for name in _NUMBERS}
         value["admitted"] = _flag("admitted", flat.get("admitted"))
         for name in REQUIRED:
@@ -139,7 +142,10 @@ class LogRow:
 
 def finite(value: SupportsFloat | None) -> float | None:
     """``value`` as a float; None for None, NaN and infinities."""
-    number = math.nan if value is None else float(value)
+    try:
+        number = math.nan if value is None else float(value)
+    except OverflowError:  # a whole number beyond what a float can hold
+        return None
     return number if math.isfinite(number) else None
 
 
@@ -183,13 +189,15 @@ def _text(name: str, value: Any) -> str | None:
     raise DataError(f"{name} = {show(value)}: must be a string")
 
 
-def _count(name: str, value: Any) -> int | None:
+def count(name: str, value: Any) -> int | None:
     """A whole number >= 0; 8.0 is one, because pandas turns a column of counts with a hole into floats."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or value < 0:
         raise DataError(f"{name} = {show(value)}: must be a whole number, 0 or more")
+    if value >= (below := _OTHERS_BELOW if name in ("step", "tokens") else _COMPLETIONS_BELOW):
+        raise DataError(f"{name} = {show(value)}: must be a whole number below {below:,}")
     return int(value)
 
 

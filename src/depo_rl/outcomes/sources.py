@@ -23,8 +23,9 @@ from ..config import nearest
 from ..errors import ConfigError, DataError
 from ..types import FloatArray, Prompt, prompt_key
 from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
+from .leaks import Told, telling_columns
 from .reader import read_log
-from .schema import REQUIRED, LogRow, finite, show
+from .schema import COLUMNS, REQUIRED, LogRow, count, finite, show
 from .tables import Table, TableRow, keep_rows, read_table
 
 _KINDS = (
@@ -37,23 +38,36 @@ _OWN = ("key", "prompt", "source")  # columns that are not fields of a prompt
 
 @dataclass(frozen=True, slots=True)
 class LabelledPool:
-    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading, in sentences."""
+    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading, in sentences.
+
+    label_columns: fields of the prompts that hold the label or tell it; methods that choose by labels read them there.
+    """
 
     prompts: tuple[Prompt, ...]
     rate_P: FloatArray
     notes: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GroupHistory:
-    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is null)."""
+    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is null).
+
+    visit_columns: fields of the prompts that tell an outcome or belong to a visit.
+    """
 
     prompts: tuple[Prompt, ...]
     visits: Mapping[str, tuple[LogRow, ...]]
     notes: tuple[str, ...] = ()
+    visit_columns: tuple[str, ...] = ()
 
 
 Source = LabelledPool | GroupHistory
+
+
+def hidden_columns(source: Source) -> tuple[str, ...]:
+    """Fields of the prompts that an estimator must not read when outcomes come from ``source``: they tell them."""
+    return source.label_columns if isinstance(source, LabelledPool) else source.visit_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +94,9 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     notes = _torn(table.torn)
     if is_trl(table.columns) or is_verl(table.columns):
         dump = (read_trl if is_trl(table.columns) else read_verl)(table, options.verdict)
-        return _history(dump.rows, notes + dump.notes, str(path))
+        return _history(dump.rows, notes + dump.notes, [f"{path}: group {i + 1}" for i in range(len(dump.rows))])
     if {"prompt", "n_correct", "group_size"} <= columns:
-        return _history([_foreign_group(row) for row in table.rows], notes, str(path))
+        return _history([_foreign_group(row) for row in table.rows], notes, _places(table.rows))
     if {"prompt", options.pass_rate_column} <= columns:
         return _labelled(table, options.pass_rate_column, notes)
     named = "" if options.pass_rate_column == "pass_rate" else f" (--pass-rate-column {options.pass_rate_column})"
@@ -97,11 +111,17 @@ def _torn(n: int) -> tuple[str, ...]:
 def _own_log(path: Path, table: Table, options: SourceOptions) -> Source:
     files = list(dict.fromkeys(row.file for row in table.rows))
     logs = [read_log(file) for file in files]
-    rows = [row for log in logs for row in log]
+    rows, places = [row for log in logs for row in log], _places(table.rows)  # of the same lines
     if options.where:
         numbered = [TableRow(path, i, row.to_dict()) for i, row in enumerate(rows)]
-        rows = [rows[kept.number] for kept in keep_rows(numbered, options.where)]
-    return _history(rows, _torn(sum(log.torn_lines for log in logs)), str(path))
+        kept = [row.number for row in keep_rows(numbered, options.where)]
+        rows, places = [rows[i] for i in kept], [places[i] for i in kept]
+    return _history(rows, _torn(sum(log.torn_lines for log in logs)), places)
+
+
+def _places(rows: Sequence[TableRow]) -> list[str]:
+    """Where each row is, for messages."""
+    return [f"{row.file}: row {row.number}" for row in rows]
 
 
 def _foreign_group(row: TableRow) -> LogRow:
@@ -110,46 +130,53 @@ def _foreign_group(row: TableRow) -> LogRow:
     row.get("n_correct")
     row.text("prompt")
     flat = {name: row.values[name] for name in known if name in row.values}
-    size = row.get("group_size")
-    failed = row.values.get("n_failed") or 0
-    if isinstance(size, (int, float)) and isinstance(failed, (int, float)):
-        flat["n_scored"] = size - failed
-    else:
-        flat["n_scored"] = size  # what is wrong with it is said below
-    flat |= {f"fields.{name}": value for name, value in row.values.items() if name not in known}
+    row.get("group_size")
+    try:
+        size, failed = count("group_size", flat["group_size"]), count("n_failed", flat.get("n_failed")) or 0
+    except DataError as error:
+        raise row.bad(str(error)) from None
+    if size is not None and failed > size:
+        raise row.bad(f"n_failed = {failed}: must not exceed group_size = {size}")
+    flat["n_scored"] = None if size is None else size - failed
+    flat |= {f"fields.{name}": value for name, value in row.values.items() if name not in (*known, *COLUMNS)}
     try:
         return LogRow.from_dict(flat)
     except DataError as error:
         raise row.bad(str(error).replace("n_scored", "group_size")) from None
 
 
-def _history(rows: Sequence[LogRow], notes: tuple[str, ...], where: str) -> Source:
-    """The visits of each prompt; groups without steps are pooled into pass rates."""
+def _history(rows: Sequence[LogRow], notes: tuple[str, ...], places: Sequence[str]) -> Source:
+    """The visits of each prompt; groups without steps are pooled into pass rates. places: of each row, for messages."""
     first: dict[str, LogRow] = {}
     visits: dict[str, list[LogRow]] = {}
-    for i, row in enumerate(rows, start=1):
+    for place, row in zip(places, rows, strict=True):
         if (row.step is None) != (rows[0].step is None):
-            raise DataError(f"{where}: group {i}: step = {row.step}, of group 1 it is {rows[0].step}: all or none")
+            raise DataError(f"{place}: step = {row.step}, of the first it is {rows[0].step}: all or none have one")
         known = first.setdefault(row.key, row)
         if known.prompt != row.prompt:
-            raise DataError(f"{where}: group {i}: key {row.key!r} with another prompt than before: one key, one prompt")
+            raise DataError(f"{place}: key {show(row.key)} with another prompt than before: one key, one prompt")
         visits.setdefault(row.key, []).append(row)
     prompts = tuple(row.to_prompt() for row in first.values())
     if rows[0].step is None:
-        return _pooled(prompts, visits, notes, where)
+        return _pooled(prompts, visits, notes, places[0])
+    telling = telling_columns([Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows if r.n_scored])
     ordered = {key: tuple(sorted(each, key=lambda r: r.step or 0)) for key, each in visits.items()}
-    return GroupHistory(prompts, ordered, notes)
+    return GroupHistory(prompts, ordered, notes, telling)
 
 
 def _pooled(
-    prompts: tuple[Prompt, ...], visits: Mapping[str, Sequence[LogRow]], notes: tuple[str, ...], where: str
+    prompts: tuple[Prompt, ...], visits: Mapping[str, Sequence[LogRow]], notes: tuple[str, ...], first_place: str
 ) -> LabelledPool:
     scored = {key: sum(row.n_scored for row in each) for key, each in visits.items()}
     kept = tuple(prompt for prompt in prompts if scored[prompt.key])
     if not kept:
-        raise DataError(f"{where}: no group has a scored completion: there is nothing to replay")
+        raise DataError(f"{first_place} and all others: no group has a scored completion: there is nothing to replay")
     rates = [sum(row.n_correct for row in visits[p.key]) / scored[p.key] for p in kept]
-    return LabelledPool(kept, np.array(rates), (*notes, "No group has a step: groups were pooled into pass rates."))
+    rows = [row for each in visits.values() for row in each if row.n_scored]
+    telling = telling_columns([Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows])
+    told = [Told(p.key, p.fields, rate, scored[p.key]) for p, rate in zip(kept, rates, strict=True)]
+    notes = (*notes, "No group has a step: groups were pooled into pass rates.")
+    return LabelledPool(kept, np.array(rates), notes, tuple(dict.fromkeys((*telling, *telling_columns(told)))))
 
 
 def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool:
@@ -166,17 +193,26 @@ def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool
     prompts = tuple(_prompt(key, row) for key, row in first.items())
     if merged := len(table.rows) - len(prompts):
         notes = (*notes, f"{merged} rows repeat the prompt of another row: their labels were averaged.")
-    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes)
+    told = [Told(p.key, p.fields, r, finite(p.fields.get("k")) or 0.0) for p, r in zip(prompts, rates, strict=True)]
+    own = [name for name in (column, "k") if any(name in p.fields for p in prompts)]
+    telling = tuple(dict.fromkeys((*own, *telling_columns(told))))
+    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes, telling)
 
 
 def _key(row: TableRow) -> str:
-    key, text = row.values.get("key"), row.text("prompt")
-    return key if isinstance(key, str) and key else prompt_key(text, _source(row))
+    text = row.text("prompt")
+    return _optional_text(row, "key") or prompt_key(text, _source(row))
 
 
 def _source(row: TableRow) -> str:
-    value = row.values.get("source")
-    return value if isinstance(value, str) and value else "default"
+    return _optional_text(row, "source") or "default"
+
+
+def _optional_text(row: TableRow, column: str) -> str | None:
+    value = row.values.get(column)
+    if value is None or isinstance(value, str):
+        return value
+    raise row.bad(f"{column} = {show(value)}: must be a text, or null")
 
 
 def _prompt(key: str, row: TableRow) -> Prompt:
@@ -206,6 +242,8 @@ def _expect_repeat(one: TableRow, other: TableRow, column: str) -> None:
     differ = [n for n in one.values if n not in (column, "k") and one.values[n] != other.values.get(n)]
     if differ:
         name = differ[-1]
+        if "prompt" in differ:
+            raise other.bad(f"the key of row {one.number} with another prompt: one key, one prompt")
         raise other.bad(
             f"repeats the prompt of row {one.number} with another {name} ({show(one.values[name])}, "
             f"{show(other.values.get(name))}): choose rows with --where {name}=..."

@@ -117,6 +117,8 @@ def _read_parquet(path: Path) -> tuple[list[TableRow], int]:
     try:
         with pq.ParquetFile(path) as file:
             names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]  # pandas' own
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise DataError(f"{path}: column {show(twice[0])} is there twice: rename one")
             for batch in file.iter_batches(columns=names):
                 rows += [TableRow(path, len(rows) + i, v) for i, v in enumerate(batch.to_pylist(), start=1)]
     except (pa.ArrowException, OSError) as error:

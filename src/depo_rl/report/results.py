@@ -98,8 +98,9 @@ class RunResult(_Record):
     """What one run of one method with one seed did.
 
     steps: optimiser steps. groups, rollouts, tokens: rolled out in the whole run (completion tokens), groups that were
-    then discarded included. mixed_share, all_pass_share, all_fail_share: of the groups rolled out. explored_share,
-    fallback_share: of the groups chosen. candidates_scored: prompts whose pass rate was predicted.
+    then discarded included, and those screened out after a few completions as these. mixed_share, all_pass_share,
+    all_fail_share: of the groups rolled out. explored_share, fallback_share, guarded_share: of the groups chosen.
+    candidates_scored: prompts whose pass rate was predicted.
     seconds_selecting, seconds_learning, seconds_total: of wall-clock, in the selector, in the estimator's updates, in
     all. auc_mixed, log_loss (nats), ece: of the predicted P(mixed). accuracy: evaluations, or None without a policy.
     target: accuracy to be reached. rollouts_to_target, seconds_to_target: spent when it was first reached; None if it
@@ -137,6 +138,7 @@ class RunResult(_Record):
     skip_audit: SkipAudit | None = None
     unanswered: Count | None = None
     distinct_prompts: Count | None = None
+    guarded_share: Share | None = None
 
     @field_validator("history")
     @classmethod

@@ -84,6 +84,7 @@ MEASURES = (
     Measure("candidates_scored", "candidates", "count", "prompts whose pass rate was predicted"),
     Measure("explored_share", "explored", "share", "groups chosen whatever the prediction"),
     Measure("fallback_share", "fallback", "share", "groups that filled a batch because too few qualified"),
+    Measure("guarded_share", "guarded", "share", "groups chosen uniformly while predictions misled"),
     Measure("seconds_selecting", "selecting", "seconds", "time spent choosing prompts, whole run"),
     Measure("seconds_learning", "learning", "seconds", "time spent teaching the estimator, whole run"),
 )  # fmt: skip

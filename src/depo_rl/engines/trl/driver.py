@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...config import EncoderSettings
 from ...curriculum import Curriculum, Settlement
-from ...errors import PoolExhausted, RewardError
-from ...methods import make_curriculum
+from ...errors import EngineError, PoolExhausted, RewardError
+from ...methods import METHODS, make_curriculum
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
-from ...types import GroupOutcome, Prompt
+from ...types import Gate, GroupOutcome, Prompt, ScreeningGate
 from .config import DEPOConfig
 from .prompts import prompts_of
 from .ranks import on_main
@@ -22,7 +22,7 @@ from .ranks import on_main
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_COUNTS = ("drawn", "skipped", "explored", "fallback", "failed")
+_COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed")
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 _SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved")
 
@@ -51,6 +51,7 @@ class CurriculumDriver:
         self._row_of = {prompt.key: row for row, prompt in enumerate(self._prompts)}
         self.curriculum = make_curriculum(self._args.method, self._prompts, config)
         self._check_size(len(self.curriculum.pool))
+        self._check_gate(self.curriculum.gate)
         return self.curriculum.gate.max_rounds
 
     def _check_size(self, n_prompts: int) -> None:
@@ -61,6 +62,14 @@ class CurriculumDriver:
                 f"the pool has {n_prompts} prompts, but each generation takes {n_groups} (generation_batch_size "
                 f"{self._args.generation_batch_size} / num_generations {self._args.num_generations}): use a smaller "
                 "batch or more prompts"
+            )
+
+    def _check_gate(self, gate: Gate) -> None:
+        if isinstance(gate, ScreeningGate):
+            able = ", ".join(name for name in sorted(METHODS) if name != self._args.method)
+            raise EngineError(
+                f"method {self._args.method!r} extends a group after its first {gate.screen} completions, which TRL "
+                f"cannot: on TRL choose one of {able}; 'depo replay' runs {self._args.method!r}"
             )
 
     @property

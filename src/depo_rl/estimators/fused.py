@@ -1,0 +1,136 @@
+"""Our estimator: one calibrated belief about each prompt from everything that is known of it.
+
+    prior     features -> Normal(mean, variance) of the logit of the pass rate      (prior_heads)
+    evidence  the prompt's own groups, faded by policy steps, moved by the drift    (evidence)
+    mending   P(mixed) recalibrated by what became of the latest predictions        (recalibration)
+
+The prior serves prompts never seen, and those seen long ago; what their groups tell takes over as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import FusedSettings
+from ..features.table import FeatureTable
+from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
+from .dps import beta_with_p_mixed
+from .evidence import Evidence, IndexArray
+from .history import StepClock
+from .logistic_normal import rates
+from .prior_heads import PriorHeads
+from .recalibration import Recalibration
+from .simple import expect_fields
+
+# The heads were fitted to the groups of a prompt that was seen; its prior is widened, lest they count twice.
+_SEEN_WIDENING = 2.0
+
+
+class FusedEstimator:
+    """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the replay's generator.
+
+    The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
+    ``history`` a prompt's own groups teach the prior only.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], settings: FusedSettings, group_size: int, seed: int) -> None:
+        self.settings, self._group_size = settings, group_size
+        self._table = FeatureTable(prompts, settings)
+        self._heads = PriorHeads(self._table, len(prompts), settings, np.random.default_rng([seed, 103]))
+        self._evidence = Evidence(len(prompts), settings)
+        self._recalibration = Recalibration()
+        self._clock = StepClock()
+
+    def predict(self, prompts: Sequence[Prompt]) -> Prediction:
+        index_P = self._table.index_of([p.key for p in prompts])
+        mean_P, p_mixed_P = self._believe(index_P, *self._prior(index_P))
+        if self.settings.recalibrate:
+            p_mixed_P = self._recalibration.apply(p_mixed_P, self._evidence.seen(index_P))
+        return beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
+
+    def _prior(self, index_P: IndexArray) -> tuple[FloatArray, FloatArray]:
+        mean_P, variance_P = self._heads.predict(index_P)
+        return mean_P, np.where(self._evidence.seen(index_P), _SEEN_WIDENING * variance_P, variance_P)
+
+    def _believe(
+        self, index_P: IndexArray, prior_mean_P: FloatArray, prior_variance_P: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Expected pass rate and P(mixed) of each prompt, not mended: the mean over the walks."""
+        if not self.settings.history:
+            told = rates(prior_mean_P, prior_variance_P, self._group_size)
+            return told.mean, 1.0 - told.all_pass - told.all_fail
+        belief = self._evidence.belief(index_P, prior_mean_P, prior_variance_P, self._clock.now)
+        told = rates(belief.mean_WP, belief.variance_WP, self._group_size)
+        weight_W = self._evidence.weight_W
+        return weight_W @ told.mean, 1.0 - weight_W @ (told.all_pass + told.all_fail)
+
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
+        scored = [o for o in outcomes if o.n_scored > 0]
+        if not scored:
+            return
+        now = self._clock.read(scored)
+        index_P = self._table.index_of([o.key for o in scored])
+        counts_P2 = np.array([(o.n_correct, o.n_scored) for o in scored], dtype=np.float64)
+        step_P = np.array([now if o.policy_step is None else o.policy_step for o in scored], dtype=np.int64)
+        for part in _rounds(index_P):
+            self._learn(index_P[part], counts_P2[part], step_P[part], now)
+
+    def _learn(self, index_P: IndexArray, counts_P2: FloatArray, step_P: IndexArray, now: int) -> None:
+        """One group each of distinct prompts; the prediction is judged before anything is learnt from them."""
+        prior_mean_P, prior_variance_P = self._prior(index_P)
+        whole_P = counts_P2[:, 1] == self._group_size  # P(mixed) of a partial group is another
+        if self.settings.recalibrate and whole_P.any():
+            _, p_mixed_P = self._believe(index_P, prior_mean_P, prior_variance_P)
+            mixed_P = (counts_P2[:, 0] > 0) & (counts_P2[:, 0] < counts_P2[:, 1])
+            seen_P = self._evidence.seen(index_P)
+            self._recalibration.judge(p_mixed_P[whole_P], seen_P[whole_P], mixed_P[whole_P])
+        if self.settings.history:
+            self._evidence.update(index_P, prior_mean_P, prior_variance_P, counts_P2, step_P)
+        self._heads.learn(index_P, counts_P2, step_P, now, self._evidence.drift)
+
+    def state_dict(self) -> State:
+        return {
+            "type": type(self).__name__,
+            "now": self._clock.now,
+            "heads": self._heads.state_dict(),
+            "evidence": self._evidence.state_dict(),
+            "recalibration": self._recalibration.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Raises StateMismatch if saved by another estimator, ValueError if malformed."""
+        expect_fields(state, self.state_dict())
+        now = int(state["now"])
+        self._heads.load_state_dict(state["heads"])
+        self._evidence.load_state_dict(state["evidence"])
+        self._recalibration.load_state_dict(state["recalibration"])
+        self._clock.now = now
+
+    def metrics(self) -> dict[str, float]:
+        """loss: nats per group of the heads' last batch. drift: logits per policy step. walk: expected, logits per
+        square root of a step. prompts_seen. slope, offset, offset_seen: of the recalibration."""
+        slope, offset, offset_seen = self._recalibration.coefficients_3.tolist()
+        return {
+            "loss": self._heads.loss,
+            "drift": self._evidence.drift,
+            "walk": float(self._evidence.weight_W @ np.array(self.settings.walks)),
+            "prompts_seen": float(self._evidence.n_seen()),
+            "recalibration_slope": slope,
+            "recalibration_offset": offset,
+            "recalibration_offset_seen": offset_seen,
+        }
+
+
+def _rounds(index_P: IndexArray) -> list[IndexArray]:
+    """Positions of ``index_P`` in rounds of distinct prompts, each prompt's in order: usually one round."""
+    rounds: list[list[int]] = []
+    count: dict[int, int] = {}
+    for position, index in enumerate(index_P.tolist()):
+        nth = count.get(index, 0)
+        count[index] = nth + 1
+        if nth == len(rounds):
+            rounds.append([])
+        rounds[nth].append(position)
+    return [np.array(part, dtype=np.int64) for part in rounds]

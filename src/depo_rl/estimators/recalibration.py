@@ -1,0 +1,58 @@
+"""Mends probabilities online by what became of the latest ones."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types import FloatArray, State
+
+_WINDOW = 2048  # judged groups that the correction is fitted to
+_PRECISION = 10.0  # of the normal prior that nothing needs mending, in judged groups of even odds
+_NEWTON_STEPS = 4
+
+
+class Recalibration:
+    """logit(mended) = slope * logit(p) + offset, by penalised logistic regression on the judged groups of a window.
+
+    Prompts with and without groups of their own have an offset each: the prior and the evidence err differently.
+    """
+
+    def __init__(self) -> None:
+        self._judged: deque[tuple[float, ...]] = deque(maxlen=_WINDOW)
+        self.coefficients_3 = np.array([1.0, 0.0, 0.0])  # slope, offset, offset of prompts seen before
+
+    def apply(self, p_P: FloatArray, seen_P: NDArray[Any]) -> FloatArray:
+        """Probabilities of shape (P,) mended; seen_P: 1 for prompts with groups of their own, else 0."""
+        result: FloatArray = 1.0 / (1.0 + np.exp(-_design(p_P, seen_P) @ self.coefficients_3))
+        return result
+
+    def judge(self, p_P: FloatArray, seen_P: NDArray[Any], truth_P: NDArray[Any]) -> None:
+        """Takes in what was predicted (before mending) and what became of it, and fits anew."""
+        self._judged.extend(zip(p_P.tolist(), seen_P.tolist(), truth_P.tolist(), strict=True))
+        judged = np.array(self._judged)
+        design, truth = _design(judged[:, 0], judged[:, 1]), judged[:, 2]
+        start = np.array([1.0, 0.0, 0.0])
+        penalty = np.eye(3) * _PRECISION / 4.0
+        for _ in range(_NEWTON_STEPS):
+            p = 1.0 / (1.0 + np.exp(-design @ self.coefficients_3))
+            slope = design.T @ (truth - p) - penalty @ (self.coefficients_3 - start)
+            curvature = (design * (p * (1 - p))[:, None]).T @ design + penalty
+            self.coefficients_3 = self.coefficients_3 + np.linalg.solve(curvature, slope)
+        self.coefficients_3[0] = max(self.coefficients_3[0], 0.0)  # never the other way round: the guard is for that
+
+    def state_dict(self) -> State:
+        return {"judged": np.array(self._judged).reshape(-1, 3), "coefficients": self.coefficients_3.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        judged = [tuple(row) for row in np.asarray(state["judged"], dtype=np.float64).reshape(-1, 3).tolist()]
+        self.coefficients_3 = np.array(state["coefficients"], dtype=np.float64).reshape(3)
+        self._judged = deque(judged, _WINDOW)
+
+
+def _design(p_P: FloatArray, seen_P: NDArray[Any]) -> FloatArray:
+    p = np.clip(p_P, 1e-4, 1 - 1e-4)
+    return np.column_stack([np.log(p / (1 - p)), np.ones(len(p)), seen_P])
