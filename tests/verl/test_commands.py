@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from omegaconf import OmegaConf
-from world import BATCH, GROUP, make_trainer, step
 
 from depo_rl.engines.verl import checks
 from depo_rl.engines.verl.settings import parse_settings
 from depo_rl.experiments.verl_config import hydra_value, ready_verl_configs, verl_command
+from world import BATCH, GROUP, make_trainer, step
 
 
 def compose(arguments):
@@ -31,7 +31,23 @@ def test_ready_configurations_are_verl_s(name):
 
 @pytest.mark.parametrize(
     "value",
-    ["a b", "it's", "back\\slash", "ends\\", "quote\\'d", "1e-6", "null", "", "x,y", "[1]", True, None, 3, 0.5, [1, "a b"]],
+    [
+        "a b",
+        "it's",
+        "back\\slash",
+        "ends\\",
+        "quote\\'d",
+        "1e-6",
+        "null",
+        "",
+        "x,y",
+        "[1]",
+        True,
+        None,
+        3,
+        0.5,
+        [1, "b c"],
+    ],
 )
 def test_values_come_back_as_they_were(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser

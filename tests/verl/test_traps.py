@@ -30,6 +30,8 @@ BUFFER = "trainer.v1.sampler.custom_sampler"
         ("sync", ["data.depo.method=vcrl"], "a rule that verl does not have"),
         ("sync", ["reward.reward_model.enable=True"], "enable_resource_pool=True"),
         ("sync", ["+trainer.v1.sampler.sampler_kwargs.poll=1"], "unknown setting 'poll'"),
+        ("sync", ["data.depo.method=dapo", "trainer.use_v1=False"], "older trainers cannot"),
+        ("sync", ["data.depo.method=dapo", "+rollout.nnodes=1"], "older trainers cannot"),
         ("sync", ["+async_training.staleness_threshold=0.1"], "fully_async.*trainer_mode=separate_async"),
         ("separate_async", ["actor_rollout_ref.hybrid_engine=False"], "VERL_LOGGING_LEVEL=WARN"),
     ],
@@ -39,6 +41,12 @@ def test_refused_before_the_first_rollout(trainer_of, monkeypatch, mode, extra, 
     with pytest.raises(ConfigError, match=message) as caught:
         trainer_of(mode=mode, extra=extra)
     assert "\n" not in str(caught.value)
+
+
+def test_a_method_that_extends_groups_is_refused_at_the_start(trainer_of):
+    with pytest.raises(EngineError, match=r"'speed' extends .* which verl cannot: .*dapo, depo, .*'depo replay'") as e:
+        trainer_of(method="speed", extra=[])
+    assert "\n" not in str(e.value)
 
 
 def test_hybrid_engine_off_is_fine_with_the_log_level_that_verl_needs(trainer_of, monkeypatch):
@@ -121,7 +129,8 @@ def test_unscorable_is_not_wrong(trainer_of):
     assert driver.curriculum.metrics()["failed"] == 2 * BATCH
 
 
-def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_session):
+@pytest.mark.parametrize("sign", ["trainer.use_v1=False", "+rollout.nnodes=1"], ids=["v0", "one_step_off"])
+def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_session, sign):
     import numpy as np
     import torch
     from verl import DataProto
@@ -129,7 +138,7 @@ def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_
 
     from world import make_config
 
-    config = make_config(folder, tmp_path, extra=["trainer.use_v1=False", *CURRICULUM])
+    config = make_config(folder, tmp_path, extra=[sign, f"{BUFFER}.path=null", *CURRICULUM])
     dataset = create_rl_dataset(config.data.train_files, config.data, None, None)
     rows = dataset.__getitems__(list(range(BATCH)))
     extra = [row["extra_info"] for row in rows for _ in range(8)]

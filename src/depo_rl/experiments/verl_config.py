@@ -24,9 +24,9 @@ from pydantic import Field
 
 from ..config import CurriculumConfig, validated
 from ..engines.verl.names import DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
-from ..engines.verl.settings import VerlSettings
+from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError
-from ..gates import AdmitAll, DynamicSampling
+from ..gates import AdmitAll
 from ..methods import get_method
 from ..pool import PromptPool
 from ..types import Gate, Prompt
@@ -146,10 +146,7 @@ def _plumbing(mode: str) -> dict[str, Any]:
 
 
 def _for_gate(run: VerlRun, gate: Gate, given: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(gate, (AdmitAll, DynamicSampling)):
-        raise ConfigError(
-            f"method = {run.method!r}: admits groups by a rule that verl does not have; use dapo or greso"
-        )
+    check_admission(run.method, gate)
     if isinstance(gate, AdmitAll):
         return {}
     if given.get("algorithm.filter_groups.enable", True) is not True:

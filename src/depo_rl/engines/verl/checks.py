@@ -11,10 +11,10 @@ from typing import Any
 
 from ...config import CurriculumConfig, nearest
 from ...errors import ConfigError, EngineError
-from ...gates import AdmitAll, DynamicSampling
+from ...gates import DynamicSampling
 from ...types import Gate
 from .names import DATASET, MODES, REPLAY, SUPPORTED, buffer_name
-from .settings import VerlSettings
+from .settings import VerlSettings, check_admission
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,12 @@ def require_verl(hooks: Iterable[tuple[Any, str, list[str]]]) -> None:
         )
 
 
+def uses_v1(root: Any) -> bool:
+    """Whether the trainer is V1; else ``on_batch_end`` is the feedback (trainer.use_v1=False, one_step_off)."""
+    one_step_off = "rollout" in root  # a section that only trainers of their own entry points have; use_v1 is not theirs
+    return bool(root.trainer.get("use_v1", True)) and not one_step_off
+
+
 def check_run(root: Any, config: CurriculumConfig) -> None:
     """Raises ConfigError for what contradicts a curriculum. root: verl's whole configuration (an OmegaConf tree)."""
     _check_loop(root)
@@ -67,9 +73,9 @@ def _check_loop(root: Any) -> None:
             "python -m verl.trainer.main_ppo with trainer.v1.trainer_mode=separate_async, which also separates "
             "rollout from training"
         )
-    mode = root.trainer.v1.trainer_mode
-    if not root.trainer.get("use_v1", True):
+    if not uses_v1(root):
         return
+    mode = root.trainer.v1.trainer_mode
     if mode not in MODES:
         raise ConfigError(
             f"trainer.v1.trainer_mode = {mode!r}: verl treats every name but 'sync' as asynchronous, also that of a "
@@ -112,7 +118,7 @@ def _check_feedback(root: Any) -> None:
             "so a curriculum never sees what was correct. Set reward.reward_model.enable_resource_pool=True, or use a "
             "rule-based reward"
         )
-    if not root.trainer.get("use_v1", True):
+    if not uses_v1(root):
         return
     mode, sampler = root.trainer.v1.trainer_mode, root.trainer.v1.sampler.get("custom_sampler") or {}
     if not sampler.get("path"):
@@ -151,13 +157,14 @@ def check_buffer(root: Any, mode: str, asynchronous: bool) -> None:
 
 
 def check_gate(root: Any, settings: VerlSettings, gate: Gate) -> None:
-    """Raises ConfigError if the method drops groups and verl, which has to do it, would not."""
+    """Raises ConfigError or EngineError if the method drops or extends groups and verl, which has to, would not."""
     filters = root.algorithm.get("filter_groups") or {}
     enabled = bool(filters.get("enable", False))
-    if not isinstance(gate, (AdmitAll, DynamicSampling)):
+    check_admission(settings.method, gate)
+    if isinstance(gate, DynamicSampling) and not uses_v1(root):
         raise ConfigError(
-            f"data.depo.method = {settings.method!r} admits groups by a rule that verl does not have "
-            f"({type(gate).__name__}); verl drops groups whose metric is all equal: use dapo, greso, depo or another"
+            f"data.depo.method = {settings.method!r} drops groups that are all right or all wrong, which verl's older "
+            "trainers cannot (trainer.use_v1=False, one_step_off): use depo, or the V1 trainer"
         )
     if isinstance(gate, DynamicSampling) and not enabled:
         raise ConfigError(

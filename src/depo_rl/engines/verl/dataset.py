@@ -14,7 +14,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from ...errors import EngineError
 from ...types import State
-from .checks import check_gate, check_run, files_of, require_verl
+from .checks import check_gate, check_run, files_of, require_verl, uses_v1
 from .driver import CurriculumDriver, MakeHost
 from .feedback import ROW, groups_of_batch
 from .rows import GROUP_SIZE_COLUMN, prompt_table
@@ -48,7 +48,7 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
                 "CurriculumDataset was given a configuration without actor_rollout_ref: it needs the whole of verl's, "
                 "as python -m verl.trainer.main_ppo passes it on"
             )
-        self._uses_v1 = bool(root.trainer.get("use_v1", True))
+        self._uses_v1 = uses_v1(root)
         settings = parse_settings(OmegaConf.to_container(config.get("depo") or OmegaConf.create({}), resolve=True))
         curriculum = settings.curriculum_config(int(root.actor_rollout_ref.rollout.n), int(config.get("seed") or 0))
         check_run(root, curriculum)

@@ -27,7 +27,7 @@ from .survival import SurvivingEstimator
 
 _VERSION = 1
 _FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
-_COUNTS = ("drawn", "skipped", "explored", "fallback", "failed", "duplicates")
+_COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
 _SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "in_flight")
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
@@ -123,10 +123,6 @@ class CurriculumDriver:
         asks = getattr(self.curriculum.selector, "group_size_of", None)
         size = asks(prompt) if callable(asks) else prompt.fields.get(GROUP_SIZE_COLUMN)
         return int(size) if size else self.curriculum.config.group_size
-
-    def asked_of_row(self, row: int) -> int:
-        """Completions asked for when the row was chosen."""
-        return self._asked.get(self._table.key_of_row[row], self.curriculum.config.group_size)
 
     # -- observe ------------------------------------------------------------------------------------------------------
 

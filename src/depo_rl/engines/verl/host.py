@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import ray
 
 from ...config import CurriculumConfig
+from ...curriculum import Curriculum
 from ...errors import DepoError, EngineError
 from ...methods import make_curriculum
-from ...types import GroupOutcome, Prediction, Prompt, State
+from ...types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
 from .settings import HostSettings, VerlSettings
 
 _log = logging.getLogger(__name__)
@@ -27,11 +29,19 @@ class EstimatorHost:
     """Runs inside the actor. Builds the method's own estimator; calls come one at a time, in order."""
 
     def __init__(self, method: str, prompts: Sequence[Prompt], config: CurriculumConfig) -> None:
-        self._curriculum = make_curriculum(method, prompts, config)
-        self._estimator = self._curriculum.estimator
+        self._given = (method, prompts, config)
+
+    @cached_property
+    def _curriculum(self) -> Curriculum:  # built by the first call: of what a constructor raises Ray keeps a text only
+        return make_curriculum(*self._given)
+
+    @property
+    def _estimator(self) -> PassRateEstimator:
+        return self._curriculum.estimator
 
     def node(self) -> str:
-        """The id of the node that this runs on."""
+        """The id of the node that this runs on, once the estimator is built."""
+        _ = self._estimator
         return str(ray.get_runtime_context().get_node_id())
 
     def predict(self, keys: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -132,9 +142,6 @@ class HostedEstimator:
         """Waits for an answer. What the estimator raised is raised as it was, without Ray's wrapping."""
         try:
             return ray.get(reference, timeout=timeout_s)
-        except ray.exceptions.RayActorError as error:
-            cause = getattr(error, "cause", None) or error.__cause__
-            raise _own(cause) or error from None
         except ray.exceptions.RayTaskError as error:
             raise _own(error.cause) or error from None
 

@@ -13,8 +13,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ...config import CurriculumConfig, Settings, parse_config, validated
-from ...errors import ConfigError
-from ...methods import get_method
+from ...errors import ConfigError, EngineError
+from ...gates import AdmitAll, DynamicSampling
+from ...methods import METHODS, get_method
+from ...types import Gate, ScreeningGate
 
 WHERE = "data.depo"
 
@@ -81,3 +83,18 @@ def parse_settings(given: Any, where: str = WHERE) -> VerlSettings:
     settings = validated(VerlSettings, {str(name): value for name, value in given.items()}, where)
     get_method(settings.method)
     return settings
+
+
+def check_admission(method: str, gate: Gate) -> None:
+    """Raises EngineError if the method extends groups, ConfigError if it admits them by a rule that verl lacks."""
+    if isinstance(gate, ScreeningGate):
+        able = ", ".join(name for name in sorted(METHODS) if name not in (method, "vcrl"))
+        raise EngineError(
+            f"method {method!r} extends a group after its first {gate.screen} completions, which verl cannot: on verl "
+            f"choose one of {able}; 'depo replay' runs {method!r}"
+        )
+    if not isinstance(gate, (AdmitAll, DynamicSampling)):
+        raise ConfigError(
+            f"method {method!r} admits groups by a rule that verl does not have ({type(gate).__name__}); verl drops "
+            "groups whose metric is all equal: use dapo, greso, depo or another"
+        )
