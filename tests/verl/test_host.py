@@ -29,9 +29,9 @@ def hosted(**host):
     return start_host(PROMPTS, settings, CONFIG)
 
 
-def until_back(estimator, limit_s=60):
+def until_back(estimator, prompts=PROMPTS, limit_s=60):
     deadline = time.monotonic() + limit_s
-    while np.isnan(estimator.predict(PROMPTS).mean_P).any():
+    while np.isnan(estimator.predict(prompts).mean_P).any():
         assert time.monotonic() < deadline, "the actor did not come back"
         time.sleep(0.2)
 
@@ -127,7 +127,7 @@ def test_a_run_goes_on_uniformly_without_its_estimator_and_learns_again(trainer_
     driver.estimator.inner._start = start
     driver.join()
     driver.estimator.inner._lose(RuntimeError("for the test"))
-    until_back(driver.estimator)
+    until_back(driver.estimator, driver.curriculum.pool.prompts)
     for _ in range(10):
         step(trainer)
     again = [row for rows in trainer.agent_loop_manager.asked[-10:] for row in rows]
