@@ -12,7 +12,7 @@ import real_run as real
 STEPS, SAVED_AT = 10, 5
 DEPO = ("depo", "warmup_steps=2", "band=auto")
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +22,51 @@ def world(tmp_path_factory):
     return folder
 
 
-def run_to_the_end(world, name, method, steps=STEPS):
-    output = world / name
-    output.mkdir(exist_ok=True)
-    arguments = real.overrides(world, output, steps, SAVED_AT) + real.plumbing(*method)
-    run = real.start(arguments, output / "log.txt")
-    real.wait_for(run, output / "log.txt", 300)
-    return output
+class Runs:
+    """Runs by name; two at a time, for most of a run's time is its start."""
+
+    def __init__(self, world):
+        self.world, self.alive = world, {}
+
+    def output(self, name):
+        return self.world / name
+
+    def log(self, name):
+        return self.world / name / "log.txt"
+
+    def begin(self, name, method):
+        self.output(name).mkdir(exist_ok=True)
+        arguments = real.overrides(self.world, self.output(name), STEPS, SAVED_AT) + real.plumbing(*method)
+        self.alive[name] = real.start(arguments, self.log(name))
+
+    def end(self, name):
+        real.wait_for(self.alive[name], self.log(name), 300)
+
+    def kill_beyond_the_checkpoint(self, name):
+        """SIGKILL, the driver and all of its Ray."""
+        beyond, output = (SAVED_AT + 1) * real.BATCH, self.output(name)
+        real.wait_until(lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name), 300)
+        real.stop(self.alive[name])
+        assert (output / "latest_checkpointed_iteration.txt").read_text() == str(SAVED_AT)
 
 
 @pytest.fixture(scope="module")
-def unbroken(world):
-    return run_to_the_end(world, "unbroken", DEPO)
+def runs(world):
+    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as well."""
+    runs = Runs(world)
+    try:
+        runs.begin("unbroken", DEPO)
+        runs.begin("killed", DEPO)
+        runs.kill_beyond_the_checkpoint("killed")
+        runs.begin("killed", DEPO)
+        runs.end("unbroken")
+        runs.begin("grpo", ("grpo",))
+        runs.end("killed")
+        runs.end("grpo")
+        yield runs
+    finally:
+        for run in runs.alive.values():
+            real.stop(run)
 
 
 def mixed_share(output, after=2):
@@ -46,37 +79,26 @@ def logged(output):
     return [line.get("data", line) for line in lines]
 
 
-def test_depo_trains_on_more_mixed_groups_than_grpo(world, unbroken):
-    grpo = run_to_the_end(world, "grpo", ("grpo",))
+def test_depo_trains_on_more_mixed_groups_than_grpo(runs):
+    unbroken, grpo = runs.output("unbroken"), runs.output("grpo")
     depo_share, grpo_share = mixed_share(unbroken), mixed_share(grpo)
     print(f"mixed share after the warm-up: depo {depo_share:.2f}, grpo {grpo_share:.2f}")
     assert depo_share > grpo_share + 0.2
     assert len(real.outcomes(grpo)) == len(real.outcomes(unbroken)) == STEPS * real.BATCH
 
 
-def test_what_the_curriculum_adds_to_a_step_is_small(unbroken):
-    steps = logged(unbroken)[1:]
+def test_what_the_curriculum_adds_to_a_step_is_small(runs):
+    steps = logged(runs.output("unbroken"))[1:]
     added = [sum(m[f"depo/seconds_{name}"] for name in ("selecting", "waiting", "reading")) for m in steps]
     whole = [m["timing_s/step"] for m in steps]
     print(f"seconds added to a step: median {np.median(added):.4f} of {np.median(whole):.2f}")
     assert np.median(added) < 0.1 * np.median(whole)
 
 
-def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(world, unbroken):
-    output = world / "killed"
-    output.mkdir()
-    arguments = real.overrides(world, output, STEPS, SAVED_AT) + real.plumbing(*DEPO)
-    run = real.start(arguments, output / "log.txt")
-    try:
-        beyond = (SAVED_AT + 1) * real.BATCH
-        real.wait_until(lambda: len(real.outcomes(output)) >= beyond, run, output / "log.txt", 300)
-    finally:
-        real.stop(run)  # SIGKILL, the driver and all of its Ray
-    assert (output / "latest_checkpointed_iteration.txt").read_text() == str(SAVED_AT)
-    run_to_the_end(world, "killed", DEPO)
+def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(runs):
+    def rows(name):
+        found = real.outcomes(runs.output(name))
+        return [(row["step"], row["key"], row["n_correct"], row["chosen_because"]) for row in found]
 
-    def rows(folder):
-        return [(row["step"], row["key"], row["n_correct"], row["chosen_because"]) for row in real.outcomes(folder)]
-
-    assert sorted(rows(output)) == sorted(rows(unbroken))
-    assert len(rows(output)) == STEPS * real.BATCH
+    assert sorted(rows("killed")) == sorted(rows("unbroken"))
+    assert len(rows("killed")) == STEPS * real.BATCH
