@@ -36,7 +36,7 @@ def main() -> None:
     import ray
     import transfer_queue
 
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=1_000_000_000, log_to_driver=False)
+    ray.init("local", num_cpus=8, include_dashboard=False, object_store_memory=1_000_000_000, log_to_driver=False)
     try:
         transfer_queue.init()
         with tempfile.TemporaryDirectory() as folder:

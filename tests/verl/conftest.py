@@ -26,7 +26,7 @@ def ray_session():
     import transfer_queue
 
     torch.set_num_threads(1)
-    ray.init(num_cpus=16, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init("local", num_cpus=16, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     try:
         transfer_queue.init()
         yield

@@ -91,6 +91,7 @@ def overrides(folder: Path, output: Path, steps: int, save_freq: int) -> list[st
         f"trainer.save_freq={save_freq}",
         f"trainer.default_local_dir={output}",
         "trainer.resume_mode=auto",
+        "+ray_kwargs.ray_init.address=local",
         "ray_kwargs.ray_init.num_cpus=16",
         "+ray_kwargs.ray_init.num_gpus=1",
         "+ray_kwargs.ray_init.include_dashboard=False",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from world import BATCH, can_teach, step, warm_up
@@ -25,3 +27,27 @@ def test_choice_moves_towards_what_can_teach(trainer_of, mode):
     assert counts["admitted"] == 30 * BATCH and counts["failed"] == 0 and counts["duplicates"] == 0
     assert can_teach(asked[-40:]) > 0.375 + 0.2, "the share of such rows is 0.375"
     assert sum(shares[-10:]) > sum(shares[:10])
+
+
+def test_learning_is_off_the_critical_path_and_the_next_choice_waits_for_it(trainer_of):
+    """An estimator that takes half a second to learn: ``sample`` does not wait, and an update hides it."""
+    trainer = trainer_of(extra=["+data.depo.curriculum.warmup_steps=1"])
+    driver = trainer.train_dataset.driver
+    learn, learnt = driver.estimator.inner.observe, []
+
+    def slowly(outcomes):
+        time.sleep(0.5)
+        learn(outcomes)
+        learnt.extend(outcomes)
+
+    driver.estimator.inner.observe = slowly
+    step(trainer)
+    assert not learnt, "a step is over before its groups are learnt"
+    time.sleep(0.8)  # the actor's update
+    assert len(learnt) == BATCH
+    hidden = step(trainer)  # its own learning goes on, and nobody updates an actor meanwhile
+    waited = step(trainer)
+    assert hidden["depo/seconds_waiting"] < 0.1 and waited["depo/seconds_waiting"] > 0.3
+    assert waited["depo/seconds_learning"] >= 0.5 and waited["depo/seconds_selecting"] < 0.3
+    assert len(learnt) == 2 * BATCH
+    driver.join()

@@ -102,3 +102,18 @@ def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(runs):
 
     assert sorted(rows("killed")) == sorted(rows("unbroken"))
     assert len(rows("killed")) == STEPS * real.BATCH
+
+
+@pytest.mark.extended
+def test_the_older_trainer_chooses_and_learns(world):
+    """trainer.use_v1=False: the last batch is not fed back, for verl ends before it calls ``on_batch_end``."""
+    output, steps = world / "v0", 8
+    output.mkdir()
+    ours = [argument for argument in real.plumbing(*DEPO) if "sampler" not in argument]
+    arguments = real.overrides(world, output, steps, SAVED_AT) + ours + ["trainer.use_v1=False"]
+    run = real.start(arguments, output / "log.txt")
+    real.wait_for(run, output / "log.txt", 300)
+    found = real.outcomes(output)
+    assert len(found) == (steps - 1) * real.BATCH and all(row["n_scored"] == real.GROUP for row in found)
+    print(f"mixed share after the warm-up, older trainer: {mixed_share(output):.2f}")
+    assert mixed_share(output) > 0.5

@@ -54,6 +54,31 @@ def test_hybrid_engine_off_is_fine_with_the_log_level_that_verl_needs(trainer_of
     trainer_of(mode="separate_async", extra=["actor_rollout_ref.hybrid_engine=False"])
 
 
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [("fully_async_policy", "fully_async_ppo_trainer"), ("one_step_off_policy", "one_step_off_ppo_trainer")],
+)
+def test_the_other_trainers_own_configurations_are_told_apart(folder, tmp_path, package, name):
+    from pathlib import Path
+
+    import verl
+    from hydra import compose, initialize_config_dir
+    from verl.trainer.ppo.utils import create_rl_dataset
+
+    from world import overrides
+
+    given = [*overrides(folder, "sync", tmp_path), f"{BUFFER}.path=null", "+data.depo.method=depo"]
+    own = Path(verl.__file__).parent / "experimental" / package / "config"
+    with initialize_config_dir(str(own), version_base=None):
+        config = compose(name, overrides=["hydra.searchpath=[pkg://verl.trainer.config]", *given])
+    if package == "fully_async_policy":
+        with pytest.raises(ConfigError, match=r"fully_async.*trainer_mode=separate_async"):
+            create_rl_dataset(config.data.train_files, config.data, None, None)
+    else:
+        dataset = create_rl_dataset(config.data.train_files, config.data, None, None)
+        assert len(dataset.__getitems__(range(BATCH))) == BATCH and not checks.uses_v1(config)
+
+
 def test_a_trainer_under_another_name_is_refused(trainer_of):
     """verl would take it for an asynchronous one, whatever its class."""
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, register_trainer

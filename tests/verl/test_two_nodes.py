@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,6 +30,9 @@ def free_port() -> int:
 def cluster(tmp_path):
     """Starts processes of a cluster of its own; all of them are killed at the end, whatever happens."""
     port, started = free_port(), []
+    temporary = tempfile.mkdtemp(
+        prefix="ray"
+    )  # short, for its sockets; not Ray's own, where it notes a current cluster
     environment = os.environ | {"PYTHONPATH": str(HERE), "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
 
@@ -41,7 +46,8 @@ def cluster(tmp_path):
         return process
 
     def node(name, resource, head=False):
-        where = ["--head", f"--port={port}", "--include-dashboard=false"] if head else [f"--address=127.0.0.1:{port}"]
+        own = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={temporary}"]
+        where = own if head else [f"--address=127.0.0.1:{port}"]
         sizes = ["--num-cpus=8", "--object-store-memory=150000000", f'--resources={{"{resource}": 1}}']
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         return launch(name, [*ray, "--node-ip-address=127.0.0.1", *where, *sizes])
@@ -52,6 +58,7 @@ def cluster(tmp_path):
     yield port, node, run
     for process in reversed(started):
         stop(process)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def wait_for_port(port, process, limit_s=60):
