@@ -54,3 +54,17 @@ def test_readme_lists_every_method_and_setting_it_names():
         assert f"`{name}`" in text, name
     for name in ("window", "keep", "max_rounds", "band"):
         assert f"`{name}" in text and name in CurriculumConfig.model_fields
+
+
+def test_the_verl_page_s_file_and_commands_are_real(tmp_path):
+    from depo_rl.experiments.verl_config import verl_command
+
+    text = (ROOT / "docs" / "verl.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    printed = " ".join(verl_command(tmp_path / "mine.yaml").arguments)
+    (added,) = [sh for sh in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) if "custom_cls" in sh]
+    for override in re.sub(r"#.*", "", added).split():
+        assert override in printed or "filter_groups" in override, override
+    ready, *overrides = re.search(r"depo verl-config (qwen\S+) (\S+) >", text).groups()
+    assert "trainer.nnodes=4" in verl_command(ready, overrides).arguments

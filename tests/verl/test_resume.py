@@ -38,6 +38,18 @@ def test_resumed_equals_never_stopped(trainer_of, mode, extra):
     assert ledgers[0]["count"] == ledgers[1]["count"] and ledgers[0]["in_flight"] == ledgers[1]["in_flight"]
 
 
+def test_the_fused_estimator_and_its_guard_resume(trainer_of):
+    first = trainer_of(method="depo+", extra=())
+    for _ in range(5):
+        metrics = step(first)
+    assert metrics["depo/guarded"] == 0 and metrics["depo/explored"] >= 0
+    save(first)
+    unbroken = asked_later(first, 4)
+    second = trainer_of(method="depo+", extra=())
+    resume(second)
+    assert asked_later(second, 4) == unbroken
+
+
 @pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
 def test_what_was_being_rolled_out_is_issued_once_more_and_settled_once(trainer_of, mode):
     first = trainer_of(mode=mode)

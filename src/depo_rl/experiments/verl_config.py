@@ -25,7 +25,7 @@ from pydantic import Field
 from ..config import CurriculumConfig, validated
 from ..engines.verl.names import DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
 from ..engines.verl.settings import VerlSettings, check_admission
-from ..errors import ConfigError
+from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
 from ..methods import get_method
 from ..pool import PromptPool
@@ -82,7 +82,7 @@ def verl_command(source: str | os.PathLike[str], overrides: Sequence[str] = ()) 
     try:
         run = validated(VerlRun, raw, "setting")
         return _command(run)
-    except ConfigError as error:
+    except (ConfigError, EngineError) as error:
         raise ConfigError(f"{source}: {str(error).removeprefix('setting: ')}") from None
 
 
