@@ -263,3 +263,13 @@ def test_missing_and_non_finite_column_values_are_handled_by_the_model():
     rng = np.random.default_rng(0)
     estimator.observe(groups(prompts, np.full(30, 0.5), 1, rng))
     assert estimator.predict(prompts).sanitised(30)[1] == 0
+
+
+def test_a_published_pass_rate_is_believed_from_the_start():
+    rates_ = [0.02, 0.3, 0.5, 0.8, 0.99] * 8
+    told = fused(pool(40, other_pass_rate=rates_)).predict(pool(40))
+    assert (np.diff(told.mean_P[:5]) > 0).all()
+    turned = fused(pool(40, difficulty=rates_)).predict(pool(40))
+    assert (np.diff(turned.mean_P[:5]) < 0).all()
+    flag = fused(pool(40, flag=[0, 1, 1, 0, 1] * 8)).predict(pool(40))
+    assert np.ptp(flag.mean_P) == 0

@@ -114,6 +114,9 @@ class FusedSettings(FeatureSettings):
     type: Literal["fused"] = "fused"
     mean_precision: float = Field(1.0, gt=0.0, description="of the weights' prior, head of the mean")
     spread_precision: float = Field(10.0, gt=0.0, description="of the weights' prior, head of the spread")
+    rate_slope: float = Field(
+        0.7, ge=0.0, description="of the logit on the logits of columns of numbers in [0, 1], before anything is learnt"
+    )
     learning_rate: float = Field(0.01, gt=0.0, description="Adam step on the heads' weights")
     replay_prompts: int = Field(32_768, ge=1, description="prompts whose latest group is kept to learn from")
     batch_groups: int = Field(256, ge=1, description="groups per update of the heads")

@@ -4,7 +4,8 @@
 
 The second head, the logarithm of the spread, is what predicting *mixed* needs and a mean near one half does not tell:
 all-or-nothing prompts have such a mean too. Both maximise the likelihood of k of n under (1), with normal priors on the
-weights whose precisions stay while the data grow, by Adam on random batches of the replay.
+weights whose precisions stay while the data grow, by Adam on random batches of the replay. The priors' mean is 0, but
+for published pass rates of other models, which are believed from the start (``rate_slope``).
 
 The replay has one row a prompt: a prompt that is chosen again and again because it is mixed must not teach that such
 prompts are mixed, as a row per group would. Which prompts have a row depends on their features and chance alone, and
@@ -79,7 +80,8 @@ class PriorHeads:
 
     def __init__(self, table: FeatureTable, n_prompts: int, settings: FusedSettings, rng: np.random.Generator) -> None:
         self.settings, self._table, self._rng = settings, table, rng
-        self._weight_D2 = np.zeros((table.width, 2))
+        self._start_D2 = np.column_stack([table.start(settings.rate_slope), np.zeros(table.width)])
+        self._weight_D2 = self._start_D2.copy()
         self._bias_2 = np.array(_START)
         self._moment_D2, self._square_D2 = np.zeros((table.width + 1, 2)), np.zeros((table.width + 1, 2))
         self._n_updates = 0
@@ -115,7 +117,7 @@ class PriorHeads:
         slope_P2 /= -len(picked)
         self.loss = -float(after.log_evidence.mean())
         precision_2 = np.array([self.settings.mean_precision, self.settings.spread_precision]) / len(replay)
-        gradient_D2 = rows.t_dot(slope_P2) + precision_2 * self._weight_D2
+        gradient_D2 = rows.t_dot(slope_P2) + precision_2 * (self._weight_D2 - self._start_D2)
         self._adam(np.vstack([gradient_D2, slope_P2.sum(axis=0)]))
 
     def _adam(self, gradient_D2: FloatArray, beta1: float = 0.9, beta2: float = 0.99) -> None:

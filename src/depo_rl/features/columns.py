@@ -18,6 +18,7 @@ from ..types import Prompt
 MAX_LEVELS = 64
 MIN_REPEATS = 20  # of a level, on average: below that a string column is free text or a name
 MAX_KNOTS = 9
+_TURNED_ROUND = ("difficult", "hard", "fail", "error", "wrong")  # in the name of a column that falls as pass rates rise
 Block = NDArray[np.float32]
 
 
@@ -34,6 +35,13 @@ class NumericColumn:
     @property
     def width(self) -> int:
         return 2 + len(self.knots) + self.is_rate
+
+    def start(self, slope: float) -> NDArray[np.float64]:
+        """Weights of the block: ``slope`` for the logit of a published rate; 0 for what is no rate, or only 0 and 1."""
+        weights = np.zeros(self.width)
+        if self.is_rate and len(self.knots) > 2:
+            weights[1 + len(self.knots)] = -slope if any(w in self.name.lower() for w in _TURNED_ROUND) else slope
+        return weights
 
     def standardised(self, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
         """Shape (P,), within +-3; 0 where not finite."""
@@ -62,6 +70,10 @@ class CategoricalColumn:
     @property
     def width(self) -> int:
         return len(self.levels) + 1
+
+    def start(self, slope: float) -> NDArray[np.float64]:
+        """Nothing is known beforehand."""
+        return np.zeros(self.width)
 
     def transform(self, values: Sequence[Any]) -> Block:
         place = {level: i for i, level in enumerate(self.levels)}
@@ -114,6 +126,15 @@ class ColumnFeatures:
                 raise ConfigError(f"column {name!r} holds no number or text that could be a feature.{hint}")
             fitted.append(column)
         return cls(tuple(fitted))
+
+    def start(self, slope: float) -> NDArray[np.float64]:
+        """Weights, shape (width,), of the mean of slope * logit(rate) over the columns that hold published pass rates.
+
+        How other models did is the best guess at how this one will, before anything was learnt.
+        """
+        weights = [column.start(slope) for column in self.columns]
+        n_rates = sum(bool(own.any()) for own in weights)
+        return np.concatenate([np.zeros(0), *weights]) / max(n_rates, 1)
 
     def transform(self, prompts: Sequence[Prompt]) -> Block:
         blocks = [

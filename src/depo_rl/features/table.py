@@ -74,6 +74,11 @@ class FeatureTable:
         blocks = self._dense.shape[1] + self._columns.shape[1]
         return self.settings.n_buckets + blocks + self.settings.n_random
 
+    def start(self, slope: float) -> NDArray[np.float64]:
+        """Weights, shape (width,), of a linear model of published pass rates alone (``ColumnFeatures.start``)."""
+        before, after = self.settings.n_buckets + self._dense.shape[1], self.settings.n_random
+        return np.concatenate([np.zeros(before), self.columns.start(slope) / COLUMN_SCALE, np.zeros(after)])
+
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays; the index of the keys comes on top."""
