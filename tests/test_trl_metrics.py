@@ -77,3 +77,19 @@ def test_the_outcome_log_reads_back(logged):
 def test_the_log_can_be_switched_off(tmp_path):
     toys.run(tmp_path, outcome_log=False, max_steps=1)
     assert not (tmp_path / "outcomes.jsonl").exists()
+
+
+def marks(completions, **_):
+    """A judge's marks of 0 to 10, by the length of the answer in words of the toy: never at the threshold of 0.5."""
+    return [float(len(c) % 3) * 4 + 2 for c in completions]
+
+
+def test_graded_rewards_are_judged_by_their_variance(tmp_path):
+    settings = {"method": "depo+", "curriculum": {"reward_range": [0, 10]}, "rewards": marks, "max_steps": 3}
+    made, messages = toys.caught(toys.run, tmp_path, **settings)
+    rows = toys.outcome_log(tmp_path)
+    assert messages == []  # no warning that nothing says what is correct
+    assert [0 < row["n_correct"] < 4 for row in rows] == [row["reward_std"] > 0 for row in rows]
+    assert sum(0 < row["n_correct"] < 4 for row in rows) > len(rows) / 2
+    for step in made.state.log_history[:3]:
+        assert step["depo/mixed_share"] == 1 - step["frac_reward_zero_std"]

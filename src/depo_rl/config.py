@@ -230,6 +230,9 @@ class CurriculumConfig(Settings):
     band: Literal["window", "auto"] = Field(
         "window", description="choose by predicted pass rate in `window`, or by predicted P(mixed | G) ('auto')"
     )
+    reward_range: tuple[float, float] | None = Field(
+        None, description="for graded rewards: their range; a group then counts by their variance, not by correctness"
+    )
     window: tuple[float, float] = Field((0.15, 0.85), description="pass rates let through, both ends included")
     warmup_steps: int = Field(100, ge=0, description="batches' worth of scored groups before anything is filtered")
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
@@ -259,6 +262,8 @@ class CurriculumConfig(Settings):
             low, high = getattr(self, name)
             if not 0.0 <= low < high <= 1.0:
                 raise ValueError(f"{name} must be two rates with 0 <= low < high <= 1, got {(low, high)}")
+        if self.reward_range is not None and self.reward_range[0] >= self.reward_range[1]:
+            raise ValueError(f"reward_range must be the lowest and the highest reward, got {self.reward_range}")
         return self
 
 

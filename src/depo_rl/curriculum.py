@@ -45,7 +45,7 @@ class Curriculum:
         self.method, self.pool, self.config = method, pool, config
         self.estimator, self.selector, self.gate = estimator, selector, gate
         self._exploration, self._rng = Exploration(pool, config.explore), np.random.default_rng([config.seed, 1])
-        self._ledger, self._guard = Ledger(), Guard(config.guard)
+        self._ledger, self._guard = Ledger(config.reward_range), Guard(config.guard)
         self._learners: dict[str, Learner] = {"estimator": estimator}
         if isinstance(selector, Learner):
             self._learners["selector"] = selector

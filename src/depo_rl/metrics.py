@@ -98,9 +98,11 @@ class Ledger:
     """What a curriculum did: prompts in flight, counts since the start, the last batch, predictions against results.
 
     At every moment drawn = chosen + skipped, and chosen = admitted + rejected + failed + in flight.
+    reward_range: groups count by their rewards, in that range (``GroupOutcome.graded``); None: by correctness.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reward_range: tuple[float, float] | None = None) -> None:
+        self._reward_range = reward_range
         self.flights: dict[str, Flight] = {}  # by key
         self.count = dict.fromkeys(COUNTS, 0)
         self._wasted_groups, self._tokens, self._rollouts_with_tokens = 0.0, 0, 0
@@ -126,6 +128,8 @@ class Ledger:
 
     def land(self, outcome: GroupOutcome, gate: Gate) -> Settlement:
         """The settlement of one outcome, which is no longer in flight."""
+        if self._reward_range is not None:
+            outcome = outcome.graded(*self._reward_range)
         flight = self.flights.pop(outcome.key, None)
         if flight is None:
             self._add(duplicates=1)

@@ -6,8 +6,9 @@ Array names carry their axes: ``_P`` prompts or candidates, ``_G`` members of a 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +76,21 @@ class GroupOutcome:
         tokens = None if self.n_tokens is None or more.n_tokens is None else self.n_tokens + more.n_tokens
         counts = (self.n_correct + more.n_correct, self.n_scored + more.n_scored, self.n_failed + more.n_failed)
         return GroupOutcome(self.key, *counts, n_tokens=tokens, policy_step=self.policy_step)
+
+    def graded(self, low: float, high: float) -> GroupOutcome:
+        """This group judged by its rewards, in [low, high], instead of by correctness: for rewards that are graded.
+
+        It counts as the group of 0/1 rewards that has their variance v, as a share of (high - low)^2, on their mean's
+        side of the middle: of n, k = n (1 - sqrt(1 - 4 v)) / 2 dissent from the rest, rounded up from a tenth on. So
+        0/1 rewards count as they are, P(mixed) goes with the variance of the rewards, and a group whose rewards hardly
+        differ is all-right or all-wrong. Without rewards it is a failed group.
+        """
+        mean, std, n = self.reward_mean, self.reward_std, self.n_scored
+        if not n or mean is None or std is None or not (math.isfinite(mean) and math.isfinite(std)):
+            return replace(self, n_correct=0, n_scored=0, n_failed=self.group_size)
+        spread = min(2.0 * std / (high - low), 1.0)  # rewards beyond the range cannot make it more
+        dissenting = math.floor(n * (1.0 - math.sqrt(1.0 - spread**2)) / 2.0 + 0.9)
+        return replace(self, n_correct=n - dissenting if mean > (low + high) / 2.0 else dissenting)
 
     @property
     def group_size(self) -> int:

@@ -170,7 +170,7 @@ def _group(step: int, text: str, rows: Sequence[TableRow], column: str, threshol
         n_scored=len(judged),
         n_failed=len(rows) - len(judged),
         reward_mean=statistics.fmean(shaped) if shaped else None,
-        reward_std=statistics.stdev(shaped) if len(shaped) > 1 else None,
+        reward_std=statistics.pstdev(shaped) if shaped else None,
     )
 
 

@@ -36,7 +36,8 @@ class Correctness:
         self._threshold = 0.5 if args.correct_threshold is None else args.correct_threshold
         self._function = function
         of_the_only_one = len(names) == 1 and args.correct_threshold is not None
-        self._named = reward is not None or function is not None or of_the_only_one
+        by_rewards = args.curriculum_config().reward_range is not None  # then nobody asks what is correct
+        self._named = reward is not None or function is not None or of_the_only_one or by_rewards
         self._warned = False
 
     def local(self, inputs: Sequence[Any], kwargs: dict[str, Any], device: Any) -> torch.Tensor | None:

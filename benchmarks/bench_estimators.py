@@ -1,0 +1,220 @@
+"""Which way of choosing finds mixed groups, on what real models did? Every method, and what each part of ours brings.
+
+    python benchmarks/bench_estimators.py [--rows deepscaler,math,one-shot] [--methods ...] [--seeds 0,1,2] [--factor 8]
+    python benchmarks/bench_estimators.py --ablate
+    python benchmarks/bench_estimators.py --stream [--ablate]
+
+Reads the folder of real pass rates and histories that DEPO_DATA names. Rows (groups of 8):
+
+* deepscaler: Qwen2.5-Math-7B, text only, 128 of 1,024 candidates; mixed share over steps 10-50.
+* math: Qwen2.5-7B-Instruct with Qwen2.5-1.5B-Instruct's pass rate as a column, 128 of 1,024; steps 10-40.
+* one-shot: the history of a GRPO run, replayed, 64 of 512; steps 10-50.
+
+``fresh`` is the share over steps 4-15, before most prompts come back. ece is of P(mixed), 15 bins, after step 20.
+``--stream`` instead predicts every recorded visit of the one-shot history, in the order of the run, before it is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from depo_rl import METHODS, GroupOutcome, Prompt, make_curriculum
+from depo_rl.engines.replay import make_replay_engine
+from depo_rl.experiments.replay_run import simulate
+from depo_rl.metrics import auc, ece
+from depo_rl.outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
+
+ROWS = {"deepscaler": (10, 50, 128), "math": (10, 40, 128), "one-shot": (10, 50, 64)}
+SMALL, LARGE = "Qwen2.5-1.5B-Instruct T=1.0", "Qwen2.5-7B-Instruct T=1.0"
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "no history": {"history": False},
+    "no columns": {"columns": ()},
+    "rates not believed at first": {"rate_slope": 0.0},
+    "no recalibration": {"recalibrate": False},
+    "no drift": {"drift": False},
+    "one walk of 0.03": {"walks": (0.03,)},
+    "no random features": {"n_random": 0},
+    "no learning from features": {"updates_per_observe": 0},
+}
+
+
+def folder() -> Path:
+    return Path(os.environ.get("DEPO_DATA", "../shared/data"))
+
+
+def read_row(row: str) -> Source:
+    if row == "one-shot":
+        return read_source(folder() / "histories/one_shot_rlvr_dsr1209.parquet")
+    if row == "deepscaler":
+        return read_source(folder() / "pass_rates/deepscaler_qwen2.5-math-7b.parquet")
+    pools = []
+    for policy in (LARGE, SMALL):
+        options = SourceOptions(where={"policy": policy})
+        pool = read_source(folder() / "pass_rates/math_train_policies.parquet", options)
+        assert isinstance(pool, LabelledPool)
+        pools.append(pool)
+    rates = dict(zip((p.key for p in pools[1].prompts), pools[1].rate_P.tolist(), strict=True))
+    return dataclasses.replace(pools[0], prompts=tuple(_with_rate(p, rates) for p in pools[0].prompts))
+
+
+def _with_rate(prompt: Prompt, rates: dict[str, float]) -> Prompt:
+    fields = dict(prompt.fields) | {"small_rate": rates.get(prompt.key)}
+    return dataclasses.replace(prompt, fields=fields)
+
+
+def measure(
+    row: str, source: Source, method: str, seed: int, estimator: dict[str, Any], factor: int | None
+) -> dict[str, float]:
+    low, high, n = ROWS[row]
+    config: dict[str, Any] = {"group_size": 8, "seed": seed}
+    if factor is not None:
+        config["candidate_factor"] = factor
+    if method == "depo+":
+        config["estimator"] = {"type": "fused", "exclude": hidden_columns(source)} | estimator
+    if method == "depo":
+        config |= {"band": "auto", "warmup_steps": 4}
+    curriculum = make_curriculum(method, source.prompts, config)
+    engine = make_replay_engine(source, 8, seed)
+    started = time.perf_counter()
+    late = _Late(curriculum)
+    result = simulate(late.curriculum, engine, n, high)  # type: ignore[arg-type]
+    # A method that keeps qualified prompts for later has steps without a new group.
+    share = {r["step"]: r["mixed_share"] for r in result.history if r["mixed_share"] is not None}
+    p_mixed, mixed = late.columns()
+    return {
+        "share": statistics.fmean(v for s, v in share.items() if low <= s),
+        "fresh": statistics.fmean(v for s, v in share.items() if 4 <= s <= 15),
+        "ece": ece(p_mixed, mixed),
+        "auc": auc(p_mixed, mixed),
+        "prompts": float(result.distinct_prompts or 0),
+        "rollouts": float(result.rollouts or 0),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+class _Late:
+    """Listens to a curriculum's settlements after step 20."""
+
+    def __init__(self, curriculum: Any) -> None:
+        self.curriculum, self._rows, self._step, settle = curriculum, [], 0, curriculum.settle
+
+        def listen(outcomes: Any) -> Any:
+            settled = settle(outcomes)
+            steps = [s.outcome.policy_step for s in settled if s.outcome.policy_step is not None]
+            self._step += bool(steps)
+            if self._step > 20:
+                self._rows += [s for s in settled if s.outcome.n_scored and np.isfinite(s.predicted_mean)]
+            return settled
+
+        curriculum.settle = listen
+
+    def columns(self) -> tuple[np.ndarray, np.ndarray]:
+        from depo_rl.types import Prediction
+
+        belief = Prediction(np.array([s.predicted_mean for s in self._rows]),
+                            np.array([s.predicted_strength for s in self._rows]))  # fmt: skip
+        return belief.p_mixed(8), np.array([s.outcome.mixed for s in self._rows])
+
+
+def stream(seed: int, column: bool, estimator: dict[str, Any]) -> dict[str, float]:
+    """One-step-ahead predictions of the whole one-shot history, batches of 128 in the order of the run."""
+    from depo_rl.config import FusedSettings
+    from depo_rl.estimators.fused import FusedEstimator
+
+    source = read_row("one-shot")
+    assert isinstance(source, GroupHistory)
+    known = _known_rates() if column else {}
+    prompts = {
+        p.key: dataclasses.replace(p, fields={"answer": p.fields.get("answer"), "rate_7b": known.get(p.text)})
+        for p in source.prompts
+    }
+    settings = FusedSettings.model_validate(estimator)
+    fused = FusedEstimator(list(prompts.values()), settings, 8, seed)
+    visits = sorted(
+        (row.step or 0, nth, i, key, row.n_correct)
+        for i, (key, rows) in enumerate(source.visits.items())
+        for nth, row in enumerate(rows)
+    )
+    told: list[tuple[float, ...]] = []
+    for batch in _distinct_batches(visits, 128):
+        p_mixed = fused.predict([prompts[v[3]] for v in batch]).p_mixed(8)
+        told += [
+            (p, 0 < v[4] < 8, v[1], v[0], prompts[v[3]].text in known) for p, v in zip(p_mixed, batch, strict=True)
+        ]
+        fused.observe([GroupOutcome(v[3], v[4], 8, policy_step=v[0]) for v in batch])
+    p, mixed, nth, step, labelled = np.array(told, dtype=float).T
+    first, later, settled = nth == 0, nth >= 2, step > 20
+    result = {
+        "auc first visits": auc(p[first], mixed[first]),
+        "auc from the third visit on": auc(p[later], mixed[later]),
+        "auc from the second visit on": auc(p[nth >= 1], mixed[nth >= 1]),
+        "ece after step 20": ece(p[settled], mixed[settled]),
+    }
+    if column:
+        kept = first & (labelled > 0)
+        result["auc first visits, rate known"] = auc(p[kept], mixed[kept])
+    return result
+
+
+def _known_rates() -> dict[str, float]:
+    pool = read_row("deepscaler")
+    assert isinstance(pool, LabelledPool)
+    return dict(zip((p.text for p in pool.prompts), pool.rate_P.tolist(), strict=True))
+
+
+def _distinct_batches(visits: list[Any], size: int) -> list[list[Any]]:
+    batches: list[list[Any]] = [[]]
+    for visit in visits:
+        if len(batches[-1]) == size or any(v[3] == visit[3] for v in batches[-1]):
+            batches.append([])
+        batches[-1].append(visit)
+    return batches
+
+
+def show(name: str, runs: list[dict[str, float]]) -> None:
+    cells = []
+    for key in runs[0]:
+        values = [run[key] for run in runs]
+        digits = 0 if min(values) >= 100 else 1 if key == "seconds" else 3
+        spread = f" [{min(values):.{digits}f}-{max(values):.{digits}f}]" if len(values) > 1 and key != "seconds" else ""
+        cells.append(f"{key} {statistics.fmean(values):.{digits}f}{spread}")
+    print(f"{name:<40} " + "  ".join(cells), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--factor", type=int, help="candidates a place for every method, instead of its own default")
+    parser.add_argument("--ablate", action="store_true", help="depo+ without each of its parts")
+    parser.add_argument("--stream", action="store_true", help="one-step-ahead predictions of the one-shot history")
+    args = parser.parse_args()
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    variants = ABLATIONS if args.ablate else {"": {}}
+    if args.stream:
+        for name, estimator in variants.items():
+            for column in (False, True):
+                show(f"stream {name}{' + rate' * column}", [stream(seed, column, estimator) for seed in seeds])
+        return
+    for row in args.rows.split(","):
+        source = read_row(row)
+        for method in ["depo+"] if args.ablate else args.methods.split(","):
+            if method in ("polaris", "adarft", "oracle") and row == "one-shot":
+                continue  # a history has no labels
+            for name, estimator in variants.items():
+                runs = [measure(row, source, method, seed, estimator, args.factor) for seed in seeds]
+                show(f"{row} {method} {name}".strip(), runs)
+
+
+if __name__ == "__main__":
+    main()
