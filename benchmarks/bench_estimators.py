@@ -21,6 +21,8 @@ import dataclasses
 import os
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from depo_rl.metrics import auc, ece
 from depo_rl.outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 
 ROWS = {"deepscaler": (10, 50, 128), "math": (10, 40, 128), "one-shot": (10, 50, 64)}
+NEED_LABELS = ("polaris", "adarft", "oracle")  # which a history does not have
 SMALL, LARGE = "Qwen2.5-1.5B-Instruct T=1.0", "Qwen2.5-7B-Instruct T=1.0"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -51,6 +54,7 @@ def folder() -> Path:
     return Path(os.environ.get("DEPO_DATA", "../shared/data"))
 
 
+@lru_cache
 def read_row(row: str) -> Source:
     if row == "one-shot":
         return read_source(folder() / "histories/one_shot_rlvr_dsr1209.parquet")
@@ -71,10 +75,8 @@ def _with_rate(prompt: Prompt, rates: dict[str, float]) -> Prompt:
     return dataclasses.replace(prompt, fields=fields)
 
 
-def measure(
-    row: str, source: Source, method: str, seed: int, estimator: dict[str, Any], factor: int | None
-) -> dict[str, float]:
-    low, high, n = ROWS[row]
+def measure(row: str, method: str, estimator: dict[str, Any], seed: int, factor: int | None) -> dict[str, float]:
+    source, (low, high, n) = read_row(row), ROWS[row]
     config: dict[str, Any] = {"group_size": 8, "seed": seed}
     if factor is not None:
         config["candidate_factor"] = factor
@@ -125,7 +127,7 @@ class _Late:
         return belief.p_mixed(8), np.array([s.outcome.mixed for s in self._rows])
 
 
-def stream(seed: int, column: bool, estimator: dict[str, Any]) -> dict[str, float]:
+def stream(column: bool, estimator: dict[str, Any], seed: int) -> dict[str, float]:
     """One-step-ahead predictions of the whole one-shot history, batches of 128 in the order of the run."""
     from depo_rl.config import FusedSettings
     from depo_rl.estimators.fused import FusedEstimator
@@ -190,6 +192,21 @@ def show(name: str, runs: list[dict[str, float]]) -> None:
     print(f"{name:<40} " + "  ".join(cells), flush=True)
 
 
+def tasks(args: argparse.Namespace) -> list[tuple[str, Any]]:
+    """(what it is called, what runs it but for its seed) of each line of the table."""
+    variants: dict[str, dict[str, Any]] = ABLATIONS if args.ablate else {"": {}}
+    if args.stream:
+        pairs = [(name, column) for name in variants for column in (False, True)]
+        return [(f"stream {n}{' + rate' * column}", partial(stream, column, variants[n])) for n, column in pairs]
+    methods = ["depo+"] if args.ablate else args.methods.split(",")
+    lines = [(row, method, name) for row in args.rows.split(",") for method in methods for name in variants]
+    return [
+        (f"{row} {method} {name}".strip(), partial(measure, row, method, variants[name], factor=args.factor))
+        for row, method, name in lines
+        if row != "one-shot" or method not in NEED_LABELS
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS))
@@ -198,22 +215,13 @@ def main() -> None:
     parser.add_argument("--factor", type=int, help="candidates a place for every method, instead of its own default")
     parser.add_argument("--ablate", action="store_true", help="depo+ without each of its parts")
     parser.add_argument("--stream", action="store_true", help="one-step-ahead predictions of the one-shot history")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    variants = ABLATIONS if args.ablate else {"": {}}
-    if args.stream:
-        for name, estimator in variants.items():
-            for column in (False, True):
-                show(f"stream {name}{' + rate' * column}", [stream(seed, column, estimator) for seed in seeds])
-        return
-    for row in args.rows.split(","):
-        source = read_row(row)
-        for method in ["depo+"] if args.ablate else args.methods.split(","):
-            if method in ("polaris", "adarft", "oracle") and row == "one-shot":
-                continue  # a history has no labels
-            for name, estimator in variants.items():
-                runs = [measure(row, source, method, seed, estimator, args.factor) for seed in seeds]
-                show(f"{row} {method} {name}".strip(), runs)
+    with ProcessPoolExecutor(args.jobs) as workers:
+        lines = [(name, [workers.submit(run, seed=seed) for seed in seeds]) for name, run in tasks(args)]
+        for name, runs in lines:
+            show(name, [run.result() for run in runs])
 
 
 if __name__ == "__main__":
