@@ -22,7 +22,7 @@ from .text import N_VIEWS, HashedTexts, answer_text, hash_texts
 Floats = NDArray[np.float32]
 VIEW_WEIGHTS = np.array([1.0, 0.5, 0.7], np.float32)  # norm of a row's words, shapes, answer
 DENSE_SCALE, COLUMN_SCALE = 0.1, 0.5
-ENCODER_SCALE = 1.0  # norm of a row's embedding, as of its words
+ENCODER_SCALE = 0.5  # norm of a row's embedding, where its words have 1: at 1 it drowned them, in what was measured
 IDF_PROMPTS = 100_000  # the first ones of the pool, from which document frequencies are counted
 _CHUNK = 2048
 _CLIP = 3.0
