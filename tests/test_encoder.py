@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 from depo_rl.config import EncoderSettings  # noqa: E402
 from depo_rl.errors import ConfigError, UnknownPrompt  # noqa: E402
 from depo_rl.estimators.encoder import EncoderEstimator  # noqa: E402
-from depo_rl.estimators.encoder_network import tiny_random  # noqa: E402
+from depo_rl.features.backbone import tiny_random  # noqa: E402
 from depo_rl.types import GroupOutcome, PassRateEstimator, Prompt  # noqa: E402
 
 PROMPTS = [Prompt(f"k{i}", f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4)) for i in range(24)]

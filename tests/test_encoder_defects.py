@@ -19,6 +19,7 @@ from depo_rl.config import EncoderSettings  # noqa: E402
 from depo_rl.errors import StateMismatch  # noqa: E402
 from depo_rl.estimators import encoder, encoder_losses, encoder_network  # noqa: E402
 from depo_rl.estimators.encoder import EncoderEstimator  # noqa: E402
+from depo_rl.features import backbone  # noqa: E402
 from depo_rl.types import GroupOutcome, Prompt  # noqa: E402
 
 PROMPTS = [Prompt(f"k{i}", f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4)) for i in range(24)]
@@ -188,7 +189,7 @@ def test_defect_08_two_processes_of_one_seed_would_agree_bit_for_bit():
     assert same(one.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("module", [encoder, encoder_losses, encoder_network])
+@pytest.mark.parametrize("module", [encoder, encoder_losses, encoder_network, backbone])
 def test_defect_08_the_estimator_makes_no_distributed_calls(module):
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         names = [getattr(node, field, None) for field in ("attr", "id", "module", "name")]

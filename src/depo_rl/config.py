@@ -88,6 +88,16 @@ class HistorySettings(Settings):
     prior_strength: float = Field(2.0, gt=0.0, description="equivalent rollouts")
 
 
+class EncoderFeatureSettings(Settings):
+    """A frozen text encoder whose embeddings are features (``features.encoder``)."""
+
+    backbone: str = Field(min_length=1, description="hub name, local folder or 'tiny-random'")
+    max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")
+    dims: int = Field(128, ge=1, description="principal components of the embeddings that are kept")
+    device: str = "cpu"
+    cache: str | None = Field(None, description="folder of the embeddings; null: in the user's cache folder")
+
+
 class FeatureSettings(Settings):
     """What of a prompt becomes a feature (``features.table``)."""
 
@@ -99,6 +109,13 @@ class FeatureSettings(Settings):
     exclude: tuple[str, ...] = Field((), description="columns that must not, such as labels")
     n_random: int = Field(256, ge=0, description="random Fourier features of the numeric ones")
     gamma: float = Field(0.15, gt=0.0, description="their kernel is exp(-gamma^2 |x - y|^2 / 2)")
+    encoder: EncoderFeatureSettings | None = Field(None, description="frozen text encoder; null: none")
+
+    @field_validator("encoder", mode="before")
+    @classmethod
+    def _encoder_by_name(cls, value: Any) -> Any:
+        """``encoder: NAME`` is short for ``encoder: {backbone: NAME}``."""
+        return {"backbone": value} if isinstance(value, str) else value
 
     @field_validator("n_buckets")
     @classmethod

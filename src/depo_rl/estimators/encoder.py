@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, StateMismatch, expect_same
+from ..errors import StateMismatch, expect_same
+from ..features.backbone import backbone_identity, micro_batches, usable_device
 from ..types import GroupOutcome, Prediction, Prompt, State
 from .encoder_losses import distill_loss, ranking_loss, score_loss
-from .encoder_network import EncoderNetwork, backbone_identity, build
+from .encoder_network import EncoderNetwork, build
 from .simple import expect_fields
 
 _EDGE = 1e-4  # pass rates and confidences are kept this far from 0 and 1
@@ -59,7 +60,7 @@ class EncoderEstimator:
 
     def __init__(self, lookup: Callable[[str], Prompt], config: Any, seed: int) -> None:
         self._lookup, self._config = lookup, config
-        self._device = _usable_device(config.device)
+        self._device = usable_device(config.device)
         self._generator = torch.Generator(device="cpu").manual_seed(seed)
         self._reader, network = build(config, seed, self._generator)
         with torch.inference_mode(False):
@@ -80,7 +81,7 @@ class EncoderEstimator:
         ids = self._read(prompts)
         with self._mode(grad=False):
             logit_P = torch.empty(len(ids), dtype=torch.float64, device="cpu")
-            for rows in _micro_batches(ids, self._config.micro_batch):
+            for rows in micro_batches(ids, self._config.micro_batch):
                 score_P, _ = self._network.logits(self._network.class_vectors([ids[i] for i in rows]))
                 logit_P[rows] = score_P.cpu().double()
         mean_P = np.clip(torch.sigmoid(logit_P).numpy(), _EDGE, 1.0 - _EDGE)
@@ -138,7 +139,7 @@ class EncoderEstimator:
         """
         network = self._network
         trainable = self._config.backbone_lr_scale > 0.0
-        chunks = list(_micro_batches(batch.ids, self._config.micro_batch))
+        chunks = list(micro_batches(batch.ids, self._config.micro_batch))
         once = trainable and len(chunks) == 1
         with torch.set_grad_enabled(once):
             vectors = [network.class_vectors([batch.ids[i] for i in rows]) for rows in chunks]
@@ -270,28 +271,11 @@ def _adamw(network: EncoderNetwork, config: Any) -> torch.optim.AdamW:
     return optimizer
 
 
-def _micro_batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Rows of at most ``size`` texts at a time, texts of like length together so that little is padded."""
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
 def _confidence(mean_logprob: float | None) -> float | None:
     """exp(mean token log-probability), kept within (1e-4, 1 - 1e-4); None if unknown or not a log-probability."""
     if mean_logprob is None or not math.isfinite(mean_logprob) or mean_logprob > 0.0:
         return None
     return min(max(math.exp(mean_logprob), _EDGE), 1.0 - _EDGE)
-
-
-def _usable_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(f"estimator.device = {name!r}: cannot be used here ({reason}); take 'cpu'") from error
-    return device
 
 
 def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:

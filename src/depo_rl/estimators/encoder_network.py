@@ -1,8 +1,7 @@
 """Text -> tokens -> CLS vector -> trunk -> two logits: the network of the paper's Difficulty Estimator.
 
 arXiv 2602.06375; sizes and initialisation are the released code's. The backbone is any Hugging Face encoder with a CLS
-token, by hub name or local folder; ``tiny-random`` is a small BERT with random weights and a byte tokenizer, built here
-without a download, for tests and the demo. ``D`` is the backbone's hidden size, ``W`` the trunk's width.
+token (``features.backbone``). ``D`` is the backbone's hidden size, ``W`` the trunk's width.
 
 The backbone's own dropout stays off, in training too; only the trunk drops out. So a CLS vector is a function of text
 and weights alone, nothing draws from a global generator, and splitting a batch into micro-batches is exact.
@@ -10,62 +9,16 @@ and weights alone, nothing draws from a global generator, and splitting a batch 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..features.backbone import TextReader, load_backbone, padded, private_rng, text_reader
 
-TINY_RANDOM = "tiny-random"
-_TINY = {
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 128,
-    "max_position_embeddings": 512,
-    # 1/sqrt(hidden): at BERT's 0.02 a random network hardly lets the text through to the CLS vector
-    "initializer_range": 0.125,
-}
 _HEAD_STD = 1e-3
-
-
-@contextmanager
-def private_rng(seed: int) -> Iterator[None]:
-    """Global-generator draws inside come from ``seed`` and leave no trace outside; modes of the caller do not leak in.
-
-    The CPU generator is seeded directly: ``torch.manual_seed`` would also reseed every GPU, which fork_rng([]) does
-    not put back. Whatever is built inside is built on the CPU.
-    """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
-class TextReader:
-    """Prompt texts -> token ids, cut at ``max_length`` tokens. Counts what it read and what it had to cut."""
-
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self._tokenizer, self.max_length = tokenizer, max_length
-        self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        self.n_read = self.n_truncated = 0
-
-    def read(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, at most ``max_length`` each."""
-        if not texts:
-            return []
-        # tokenizers refuse lone surrogates, which JSON data sets do hold
-        texts = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        ids = self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]
-        long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
-        for i in long:  # again with truncation, which keeps the closing special token
-            ids[i] = self._tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"]
-        self.n_read += len(texts)
-        self.n_truncated += len(long)
-        return [list(row) for row in ids]
 
 
 class PrivateDropout(nn.Module):
@@ -125,12 +78,7 @@ class EncoderNetwork(nn.Module):
 
     def class_vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Hidden state at the CLS token, shape (P, D), float32, of P texts given as token ids; right-padded here."""
-        device, longest = self.score_head.weight.device, max(len(row) for row in ids)
-        padded = [list(row) + [self._pad_id] * (longest - len(row)) for row in ids]
-        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
-        output = self.backbone(
-            input_ids=torch.tensor(padded, device=device), attention_mask=torch.tensor(mask, device=device)
-        )
+        output = self.backbone(**padded(ids, self._pad_id, self.score_head.weight.device))
         vectors_PD: Tensor = output.last_hidden_state[:, 0].float()
         return vectors_PD
 
@@ -145,67 +93,13 @@ def build(config: Any, seed: int, generator: torch.Generator) -> tuple[TextReade
 
     Raises ConfigError if the backbone cannot be loaded or has no CLS token to read.
     """
-    with private_rng(seed):
-        tokenizer, backbone = tiny_random() if config.backbone == TINY_RANDOM else _pretrained(config.backbone)
+    tokenizer, backbone = load_backbone(config.backbone, seed)
     if tokenizer.cls_token_id is None:
         raise ConfigError(
             f"estimator.backbone = {config.backbone!r}: its tokenizer has no CLS token to predict from; "
             "take an encoder of the BERT family, such as 'distilbert-base-uncased'"
         )
-    reader = TextReader(tokenizer, min(config.max_length, tokenizer.model_max_length, _positions(backbone)))
+    reader = text_reader(tokenizer, backbone, config.max_length)
     with private_rng(seed):  # again, so that the trunk does not depend on what the backbone drew
         network = EncoderNetwork(backbone, reader.pad_id, config.width, config.dropout, generator)
     return reader, network
-
-
-def _pretrained(name: str) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
-
-    try:
-        # "auto" would keep a bfloat16 checkpoint in bfloat16, in which small updates vanish
-        backbone = AutoModel.from_pretrained(name, dtype=torch.float32)
-        return AutoTokenizer.from_pretrained(name), backbone
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(
-            f"estimator.backbone = {name!r}: cannot be loaded ({reason}); give a Hugging Face encoder's hub name, a "
-            f"local folder that holds its weights and tokenizer, or {TINY_RANDOM!r}"
-        ) from error
-
-
-def _positions(backbone: Any) -> int:
-    """Longest text in tokens that the backbone has positions for."""
-    limit = int(getattr(backbone.config, "max_position_embeddings", 2**31))
-    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)  # the RoBERTa family counts positions from padding_idx + 1
-    return limit if padding is None else limit - padding - 1
-
-
-def tiny_random() -> tuple[Any, Any]:
-    """A byte tokenizer (no text is unknown to it) and a two-layer BERT of width 64, from the current generator."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    alphabet = special + sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(alphabet)}
-    bytes_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="[UNK]"))
-    bytes_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytes_tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
-    )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bytes_tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_max_length=_TINY["max_position_embeddings"],
-    )
-    config = BertConfig(vocab_size=len(vocab), pad_token_id=vocab["[PAD]"], **_TINY)
-    return tokenizer, BertModel(config, add_pooling_layer=False)
-
-
-def backbone_identity(name: str) -> str:
-    """What a checkpoint calls its backbone: the hub name, or a local folder's last part, so that folders may move."""
-    return Path(name).resolve().name if Path(name).is_dir() else name

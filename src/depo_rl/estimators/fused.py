@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..config import FusedSettings
+from ..errors import expect_same
 from ..features.table import FeatureTable
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
 from .dps import beta_with_p_mixed
@@ -97,10 +98,13 @@ class FusedEstimator:
             "heads": self._heads.state_dict(),
             "evidence": self._evidence.state_dict(),
             "recalibration": self._recalibration.state_dict(),
+            **({} if self._table.encoder is None else {"encoder": self._table.encoder}),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed."""
+        if isinstance(state, dict) and state.get("type") == type(self).__name__:
+            expect_same("estimator", "encoder", state.get("encoder"), self._table.encoder)
         expect_fields(state, self.state_dict())
         now = int(state["now"])
         self._heads.load_state_dict(state["heads"])

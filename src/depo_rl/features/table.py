@@ -1,4 +1,5 @@
-"""The features of a whole pool, built once and kept compact: hashed n-grams, dense numbers, columns, random features.
+"""The features of a whole pool, built once and kept compact: hashed n-grams, dense numbers, columns, random features
+and, if asked for, a frozen encoder's embeddings.
 
 Axes: ``_P`` prompts asked for, ``_D`` features, ``_K`` heads of a linear model.
 """
@@ -21,6 +22,7 @@ from .text import N_VIEWS, HashedTexts, answer_text, hash_texts
 Floats = NDArray[np.float32]
 VIEW_WEIGHTS = np.array([1.0, 0.5, 0.7], np.float32)  # norm of a row's words, shapes, answer
 DENSE_SCALE, COLUMN_SCALE = 0.1, 0.5
+ENCODER_SCALE = 0.5  # norm of a row's embedding, where its words have 1: at 1 it drowned them, in what was measured
 IDF_PROMPTS = 100_000  # the first ones of the pool, from which document frequencies are counted
 _CHUNK = 2048
 _CLIP = 3.0
@@ -50,7 +52,10 @@ class FeatureRows:
 
 
 class FeatureTable:
-    """Features of every prompt of a pool. Raises ConfigError for a column that cannot be used (``ColumnFeatures``)."""
+    """Features of every prompt of a pool. encoder: what the embeddings are of, None without.
+
+    Raises ConfigError for a column that cannot be used (``ColumnFeatures``) or an encoder (``features.encoder``).
+    """
 
     def __init__(self, prompts: Sequence[Prompt], settings: FeatureSettings | None = None) -> None:
         self.settings = settings or FeatureSettings.model_validate({})
@@ -61,6 +66,7 @@ class FeatureTable:
             exclude.add(self.settings.answer_field)
         self.columns = ColumnFeatures.fit(prompts, self.settings.columns, exclude)
         self._build(prompts)
+        self.encoder, self._embedded = self._embed(prompts)
         n_inputs = self._dense.shape[1] + self._numeric.shape[1]
         rng = np.random.default_rng(20240229)  # fixed: the same features in every run
         self._frequency = (rng.standard_normal((n_inputs, self.settings.n_random)) * self.settings.gamma).astype("f4")
@@ -72,17 +78,18 @@ class FeatureTable:
     @property
     def width(self) -> int:
         blocks = self._dense.shape[1] + self._columns.shape[1]
-        return self.settings.n_buckets + blocks + self.settings.n_random
+        return self.settings.n_buckets + blocks + self.settings.n_random + self._embedded.shape[1]
 
     def start(self, slope: float) -> NDArray[np.float64]:
         """Weights, shape (width,), of a linear model of published pass rates alone (``ColumnFeatures.start``)."""
         before, after = self.settings.n_buckets + self._dense.shape[1], self.settings.n_random
+        after += self._embedded.shape[1]
         return np.concatenate([np.zeros(before), self.columns.start(slope) / COLUMN_SCALE, np.zeros(after)])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays; the index of the keys comes on top."""
-        stored = (self._indptr, self._buckets, self._values, self._dense, self._numeric, self._columns)
+        stored = (self._indptr, self._buckets, self._values, self._dense, self._numeric, self._columns, self._embedded)
         return sum(array.nbytes for array in stored)
 
     def index_of(self, keys: Iterable[str]) -> NDArray[np.int64]:
@@ -111,7 +118,17 @@ class FeatureTable:
         if self.settings.n_random:
             angle = np.hstack([dense, self._numeric[index_P].astype(np.float32)]) @ self._frequency + self._phase
             parts.append(np.cos(angle) * np.float32((2.0 / self.settings.n_random) ** 0.5))
+        if self.encoder is not None:
+            parts.append(self._embedded[index_P].astype(np.float32) * np.float32(ENCODER_SCALE))
         return np.hstack(parts)
+
+    def _embed(self, prompts: Sequence[Prompt]) -> tuple[str | None, NDArray[np.float16]]:
+        """The encoder in words and the block of its features, (P, its dimensions)."""
+        if self.settings.encoder is None:
+            return None, np.zeros((len(prompts), 0), np.float16)
+        from .encoder import encoder_features
+
+        return encoder_features([prompt.text for prompt in prompts], self.settings.encoder)
 
     def _build(self, prompts: Sequence[Prompt]) -> None:
         waiting: list[HashedTexts] = []  # until the document frequencies are known
