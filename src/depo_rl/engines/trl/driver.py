@@ -99,6 +99,10 @@ class CurriculumDriver:
         """Keys of the rows' prompts; on other ranks than the main one there are none to know."""
         return [self._prompts[row].key for row in rows] if self.curriculum is not None else []
 
+    def row_of(self, key: str) -> int:
+        """Row of a prompt; main process only."""
+        return self._row_of[key]
+
     def settle(self, outcomes: Callable[[], list[GroupOutcome]], step: int) -> list[bool]:
         """Learns from finished groups (``outcomes`` is called on the main process only); True where admitted.
 
