@@ -33,8 +33,8 @@ class FusedEstimator:
     """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the replay's generator.
 
     The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
-    ``history`` a prompt's own groups teach the prior only. policy_states: set by an engine that has the policy; asked by
-    each ``predict`` if ``policy_features`` is above 0, which is a ConfigError where nobody set it.
+    ``history`` a prompt's own groups teach the prior only. policy_states: set by an engine that has the policy; asked
+    by each ``predict`` if ``policy_features`` is above 0, which is a ConfigError where nobody set it.
     """
 
     def __init__(self, prompts: Sequence[Prompt], settings: FusedSettings, group_size: int, seed: int) -> None:

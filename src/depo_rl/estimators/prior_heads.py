@@ -19,13 +19,14 @@ import numpy as np
 
 from ..config import FusedSettings
 from ..features.policy import Block
-from ..features.table import DENSE_SCALE, FeatureRows, FeatureTable
+from ..features.table import FeatureRows, FeatureTable
 from ..types import FloatArray, State
 from .evidence import IndexArray
 from .logistic_normal import LOGIT_LIMIT, condition
 
 _LOG_SPREAD_LIMITS = (-1.5, 2.0)  # standard deviations of 0.22 to 7.4 logits
 _BIAS_RATE = 5.0  # the level of all prompts is learnt faster than what tells them apart
+_POLICY_NORM = 1.0  # length of a row of the policy's features, as of a row of words
 _START = (0.0, float(np.log(3.0)))  # pools of real models are U-shaped in the pass rate
 
 
@@ -104,9 +105,10 @@ class PriorHeads:
 
     def _rows(self, index_P: IndexArray, policy_PF: Block) -> FeatureRows:
         rows = self._table.rows(index_P)
-        if not self.settings.policy_features:
+        if not (width := self.settings.policy_features):
             return rows
-        return FeatureRows(rows.sparse, np.hstack([rows.dense, policy_PF.astype(np.float32) * np.float32(DENSE_SCALE)]))
+        scaled_PF = policy_PF.astype(np.float32) * np.float32(_POLICY_NORM / width**0.5)
+        return FeatureRows(rows.sparse, np.hstack([rows.dense, scaled_PF]))
 
     def _raw(self, rows: FeatureRows) -> tuple[FloatArray, FloatArray]:
         raw_P2 = rows.dot(self._weight_D2) + self._bias_2

@@ -240,7 +240,7 @@ def check_method(config: TrainConfig, dataset: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine says it again
         prompts = method.prepare(prompts_of(dataset, source_column="source"), settings)
-    light = settings.model_copy(update={"estimator": ConstantSettings()})
+    light = settings.model_copy(update={"estimator": ConstantSettings.model_validate({})})
     try:
         check_gate(method.name, method.build(PromptPool(prompts, settings.seed), light).gate)
     except EngineError as error:
