@@ -1,4 +1,4 @@
-"""The policy's states as features: kept as they were when predicted with, standardised, resumed, refused without any."""
+"""The policy's states as features: kept as they were predicted with, standardised, resumed, refused without any."""
 
 from __future__ import annotations
 
