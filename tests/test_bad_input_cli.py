@@ -33,6 +33,11 @@ def at(path: str, value: Any) -> Callable[[Change], None]:
     return change
 
 
+def named_column(name: str) -> Callable[[Change], None]:
+    estimator = {"type": "fused", "columns": [name]}
+    return lambda config: config.update(method="depo+", curriculum={"estimator": estimator})
+
+
 MATH = [{"kind": "boxed"}]
 SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ("unknown section", at("modle", {}), ["run.yaml: unknown setting 'modle'", "'model'"]),
@@ -47,6 +52,9 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ("TRL setting of a wrong type", at("trl.max_steps", "ten"), ["trl.max_steps = 'ten'", "integer"]),
     ("TRL refuses the value", at("trl.lr_scheduler_type", "constnt"), ["constnt", "constant"]),
     ("TRL setting with a home of its own", at("trl.output_dir", "x"), ["trl.output_dir", "'output'"]),
+    ("method that TRL cannot run", at("method", "speed"), ["method 'speed' extends a group", "'depo replay'"]),
+    ("column that is not there", named_column("levle"), ["column 'levle'", "none of the 12 prompts"]),
+    ("labels that are not there", at("method", "oracle"), ["column 'pass_rate'", "estimator.field"]),
     ("one completion per prompt", at("trl.num_generations", 1), ["trl.num_generations = 1", "at least 2"]),
     ("group size twice", at("curriculum.group_size", 4), ["contradicts trl.num_generations = 2"]),
     ("groups do not fit", at("trl.per_device_train_batch_size", 3), ["prompts_per_step = 2", "3"]),

@@ -137,12 +137,12 @@ def test_a_group_that_comes_late_does_not_turn_time_back():
 
 
 def test_the_replay_has_one_row_a_prompt_and_forgets_the_oldest():
-    replay = Replay(10, size=3)
+    replay, nothing = Replay(10, size=3), np.zeros((1, 0), np.float16)
     for index, k in ((0, 1), (1, 2), (0, 5), (2, 3), (3, 4)):
-        replay.add(np.array([index]), np.array([[k, 8.0]]), np.array([k]))
+        replay.add(np.array([index]), nothing, np.array([[k, 8.0]]), np.array([k]))
     rows = dict(zip(replay.index_R.tolist(), replay.counts_R2[:, 0].tolist(), strict=True))
     assert rows == {1: 2.0, 2: 3.0, 3: 4.0}
-    replay.add(np.array([0]), np.array([[7.0, 8.0]]), np.array([9]))  # forgotten, and known again
+    replay.add(np.array([0]), nothing, np.array([[7.0, 8.0]]), np.array([9]))  # forgotten, and known again
     assert sorted(replay.index_R.tolist()) == [0, 2, 3]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..config import FusedSettings
 from ..errors import expect_same
+from ..features.policy import Block, PolicyFeatures, PolicyStates
 from ..features.table import FeatureTable
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
 from .dps import beta_with_p_mixed
@@ -33,12 +34,14 @@ class FusedEstimator:
     """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the replay's generator.
 
     The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
-    ``history`` a prompt's own groups teach the prior only.
+    ``history`` a prompt's own groups teach the prior only. policy_states: set by an engine that has the policy; asked
+    by each ``predict`` if ``policy_features`` is above 0, which is a ConfigError where nobody set it.
     """
 
     def __init__(self, prompts: Sequence[Prompt], settings: FusedSettings, group_size: int, seed: int) -> None:
         self.settings, self._group_size = settings, group_size
-        self._table = FeatureTable(prompts, settings)
+        self.policy_states: PolicyStates | None = None
+        self._table, self._policy = FeatureTable(prompts, settings), PolicyFeatures(settings.policy_features)
         self._heads = PriorHeads(self._table, len(prompts), settings, np.random.default_rng([seed, 103]))
         self._evidence = Evidence(len(prompts), settings)
         self._recalibration = Recalibration()
@@ -46,13 +49,14 @@ class FusedEstimator:
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         index_P = self._table.index_of([p.key for p in prompts])
-        mean_P, p_mixed_P = self._believe(index_P, *self._prior(index_P))
+        prior = self._prior(index_P, self._policy.look(self.policy_states, prompts, index_P))
+        mean_P, p_mixed_P = self._believe(index_P, *prior)
         if self.settings.recalibrate:
             p_mixed_P = self._recalibration.apply(p_mixed_P, self._evidence.seen(index_P))
         return beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
 
-    def _prior(self, index_P: IndexArray) -> tuple[FloatArray, FloatArray]:
-        mean_P, variance_P = self._heads.predict(index_P)
+    def _prior(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
+        mean_P, variance_P = self._heads.predict(index_P, policy_PF)
         return mean_P, np.where(self._evidence.seen(index_P), _SEEN_WIDENING * variance_P, variance_P)
 
     def _believe(
@@ -80,7 +84,8 @@ class FusedEstimator:
 
     def _learn(self, index_P: IndexArray, counts_P2: FloatArray, step_P: IndexArray, now: int) -> None:
         """One group each of distinct prompts; the prediction is judged before anything is learnt from them."""
-        prior_mean_P, prior_variance_P = self._prior(index_P)
+        policy_PF = self._policy.told(index_P)
+        prior_mean_P, prior_variance_P = self._prior(index_P, policy_PF)
         whole_P = counts_P2[:, 1] == self._group_size  # P(mixed) of a partial group is another
         if self.settings.recalibrate and whole_P.any():
             _, p_mixed_P = self._believe(index_P, prior_mean_P, prior_variance_P)
@@ -89,12 +94,13 @@ class FusedEstimator:
             self._recalibration.judge(p_mixed_P[whole_P], seen_P[whole_P], mixed_P[whole_P])
         if self.settings.history:
             self._evidence.update(index_P, prior_mean_P, prior_variance_P, counts_P2, step_P)
-        self._heads.learn(index_P, counts_P2, step_P, now, self._evidence.drift)
+        self._heads.learn(index_P, policy_PF, counts_P2, step_P, now, self._evidence.drift)
 
     def state_dict(self) -> State:
         return {
             "type": type(self).__name__,
             "now": self._clock.now,
+            "policy": self._policy.state_dict(),
             "heads": self._heads.state_dict(),
             "evidence": self._evidence.state_dict(),
             "recalibration": self._recalibration.state_dict(),
@@ -107,6 +113,7 @@ class FusedEstimator:
             expect_same("estimator", "encoder", state.get("encoder"), self._table.encoder)
         expect_fields(state, self.state_dict())
         now = int(state["now"])
+        self._policy.load_state_dict(state["policy"])
         self._heads.load_state_dict(state["heads"])
         self._evidence.load_state_dict(state["evidence"])
         self._recalibration.load_state_dict(state["recalibration"])

@@ -18,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..config import FusedSettings
+from ..features.policy import Block
 from ..features.table import FeatureRows, FeatureTable
 from ..types import FloatArray, State
 from .evidence import IndexArray
@@ -25,29 +26,33 @@ from .logistic_normal import LOGIT_LIMIT, condition
 
 _LOG_SPREAD_LIMITS = (-1.5, 2.0)  # standard deviations of 0.22 to 7.4 logits
 _BIAS_RATE = 5.0  # the level of all prompts is learnt faster than what tells them apart
+_POLICY_NORM = 1.0  # length of a row of the policy's features, as of a row of words
 _START = (0.0, float(np.log(3.0)))  # pools of real models are U-shaped in the pass rate
 
 
 class Replay:
-    """The latest group of each of the ``size`` prompts seen last: index, correct, scored and policy step."""
+    """The latest group of each of the ``size`` prompts seen last: index, correct, scored, policy step, and features of
+    the policy as they were then, ``width`` of them."""
 
-    def __init__(self, n_prompts: int, size: int) -> None:
+    def __init__(self, n_prompts: int, size: int, width: int = 0) -> None:
         self._size = min(size, n_prompts)
         self.index_R = np.zeros(0, dtype=np.int64)
         self.counts_R2 = np.zeros((0, 2))
         self.step_R = np.zeros(0, dtype=np.int64)
+        self.policy_RF = np.zeros((0, width), dtype=np.float16)
         self._slot_N = np.full(n_prompts, -1, dtype=np.int32)
         self._next = 0  # slot to overwrite once full
 
     def __len__(self) -> int:
         return len(self.index_R)
 
-    def add(self, index_P: IndexArray, counts_P2: FloatArray, step_P: IndexArray) -> None:
+    def add(self, index_P: IndexArray, policy_PF: Block, counts_P2: FloatArray, step_P: IndexArray) -> None:
         """Distinct prompts; one that has a row gets it overwritten."""
         fresh_P = self._slot_N[index_P] < 0
         self._make_room(index_P[fresh_P])
         slots = self._slot_N[index_P]
-        self.index_R[slots], self.counts_R2[slots], self.step_R[slots] = index_P, counts_P2, step_P
+        self.index_R[slots], self.policy_RF[slots] = index_P, policy_PF
+        self.counts_R2[slots], self.step_R[slots] = counts_P2, step_P
 
     def _make_room(self, index_P: IndexArray) -> None:
         n_grown = min(len(index_P), self._size - len(self))
@@ -55,6 +60,8 @@ class Replay:
         self.index_R = np.concatenate([self.index_R, index_P[:n_grown]])
         self.counts_R2 = np.concatenate([self.counts_R2, np.zeros((n_grown, 2))])
         self.step_R = np.concatenate([self.step_R, np.zeros(n_grown, dtype=np.int64)])
+        grown = np.zeros((n_grown, self.policy_RF.shape[1]), dtype=np.float16)
+        self.policy_RF = np.concatenate([self.policy_RF, grown])
         for index in index_P[n_grown:].tolist():
             self._slot_N[self.index_R[self._next]] = -1
             self._slot_N[index] = self._next
@@ -62,16 +69,18 @@ class Replay:
             self._next = (self._next + 1) % self._size
 
     def state_dict(self) -> State:
-        return {"index": self.index_R, "counts": self.counts_R2, "step": self.step_R, "next": self._next}
+        rows = {"index": self.index_R, "policy": self.policy_RF, "counts": self.counts_R2, "step": self.step_R}
+        return rows | {"next": self._next}
 
     def load_state_dict(self, state: State) -> None:
         """Raises ValueError or IndexError if malformed, with nothing changed."""
         index_R = np.array(state["index"], dtype=np.int64).reshape(-1)
         counts_R2 = np.array(state["counts"], dtype=np.float64).reshape(len(index_R), 2)
         step_R = np.array(state["step"], dtype=np.int64).reshape(len(index_R))
+        policy_RF = np.array(state["policy"], dtype=np.float16).reshape(len(index_R), self.policy_RF.shape[1])
         slot_N = np.full_like(self._slot_N, -1)
         slot_N[index_R] = np.arange(len(index_R))
-        self.index_R, self.counts_R2, self.step_R = index_R, counts_R2, step_R
+        self.index_R, self.policy_RF, self.counts_R2, self.step_R = index_R, policy_RF, counts_R2, step_R
         self._slot_N, self._next = slot_N, int(state["next"])
 
 
@@ -80,33 +89,49 @@ class PriorHeads:
 
     def __init__(self, table: FeatureTable, n_prompts: int, settings: FusedSettings, rng: np.random.Generator) -> None:
         self.settings, self._table, self._rng = settings, table, rng
-        self._start_D2 = np.column_stack([table.start(settings.rate_slope), np.zeros(table.width)])
+        start_D = np.concatenate([table.start(settings.rate_slope), np.zeros(settings.policy_features)])
+        self._start_D2 = np.column_stack([start_D, np.zeros_like(start_D)])
         self._weight_D2 = self._start_D2.copy()
         self._bias_2 = np.array(_START)
-        self._moment_D2, self._square_D2 = np.zeros((table.width + 1, 2)), np.zeros((table.width + 1, 2))
+        self._moment_D2, self._square_D2 = np.zeros((len(start_D) + 1, 2)), np.zeros((len(start_D) + 1, 2))
         self._n_updates = 0
-        self.replay = Replay(n_prompts, settings.replay_prompts)
+        self.replay = Replay(n_prompts, settings.replay_prompts, settings.policy_features)
         self.loss = float("nan")
 
-    def predict(self, index_P: IndexArray) -> tuple[FloatArray, FloatArray]:
-        """(mean, variance) of theta of each prompt before its own groups are known."""
-        mean_P, log_spread_P = self._raw(self._table.rows(index_P))
+    def predict(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
+        """(mean, variance) of theta of each prompt before its own groups are known. policy_PF: ``PolicyFeatures``."""
+        mean_P, log_spread_P = self._raw(self._rows(index_P, policy_PF))
         return mean_P, np.exp(2.0 * log_spread_P)
+
+    def _rows(self, index_P: IndexArray, policy_PF: Block) -> FeatureRows:
+        rows = self._table.rows(index_P)
+        if not (width := self.settings.policy_features):
+            return rows
+        scaled_PF = policy_PF.astype(np.float32) * np.float32(_POLICY_NORM / width**0.5)
+        return FeatureRows(rows.sparse, np.hstack([rows.dense, scaled_PF]))
 
     def _raw(self, rows: FeatureRows) -> tuple[FloatArray, FloatArray]:
         raw_P2 = rows.dot(self._weight_D2) + self._bias_2
         return np.clip(raw_P2[:, 0], -LOGIT_LIMIT, LOGIT_LIMIT), np.clip(raw_P2[:, 1], *_LOG_SPREAD_LIMITS)
 
-    def learn(self, index_P: IndexArray, counts_P2: FloatArray, step_P: IndexArray, now: int, drift: float) -> None:
+    def learn(
+        self,
+        index_P: IndexArray,
+        policy_PF: Block,
+        counts_P2: FloatArray,
+        step_P: IndexArray,
+        now: int,
+        drift: float,
+    ) -> None:
         """Adds groups of distinct prompts to the replay and makes ``updates_per_observe`` updates."""
-        self.replay.add(index_P, counts_P2, step_P)
+        self.replay.add(index_P, policy_PF, counts_P2, step_P)
         for _ in range(self.settings.updates_per_observe):
             self._update(now, drift)
 
     def _update(self, now: int, drift: float) -> None:
         replay = self.replay
         picked = self._rng.integers(len(replay), size=min(len(replay), self.settings.batch_groups))
-        rows = self._table.rows(replay.index_R[picked])
+        rows = self._rows(replay.index_R[picked], replay.policy_RF[picked])
         mean_P, log_spread_P = self._raw(rows)
         mean_P = mean_P - drift * (now - replay.step_R[picked])
         variance_P = np.exp(2.0 * log_spread_P)

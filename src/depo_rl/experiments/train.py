@@ -71,7 +71,8 @@ def prepare(config: TrainConfig) -> Prepared:
         table, lengths = train_plan.check_lengths(config, table, model, args.max_completion_length)
         check_pool(len(table.rows), layout, table.where)
         gold = check_answers(config, rewards, [row.get("answer") for row in table.rows])
-        datasets = [None if t is None else to_dataset(t.rows, t.where) for t in (table, held_out)]
+        datasets: list[Any] = [None if t is None else to_dataset(t.rows, t.where) for t in (table, held_out)]
+        train_plan.check_method(config, datasets[0])
     except BaseException:
         close_rewards(rewards)
         raise

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import write_atomically
-from ..config import ConstantSettings, EncoderSettings
-from ..errors import ConfigError, DataError, StateMismatch
+from ..config import ConstantSettings, EncoderSettings, FusedSettings
+from ..errors import ConfigError, DataError, EngineError, StateMismatch
+from ..features.columns import ColumnFeatures
+from ..methods import get_method
+from ..pool import PromptPool
 from .data import PromptTable
 from .train_config import TrainConfig
 from .train_rewards import RewardCallable, reward_name
@@ -221,6 +225,28 @@ def _lengths(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[int]:
         return [len(ids) for ids in tokenizer(prompts)["input_ids"]]
     texts = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
     return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+# ---- method
+
+
+def check_method(config: TrainConfig, dataset: Any) -> None:
+    """What the engine would refuse after the weights are loaded: a gate that TRL lacks, columns without what they are
+    read for. The estimator is not built, which takes long for some. Raises ConfigError or DataError."""
+    from ..engines.trl.driver import check_gate
+    from ..engines.trl.prompts import prompts_of
+
+    settings, method = config.curriculum_config(), get_method(config.method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the engine says it again
+        prompts = method.prepare(prompts_of(dataset, source_column="source"), settings)
+    light = settings.model_copy(update={"estimator": ConstantSettings.model_validate({})})
+    try:
+        check_gate(method.name, method.build(PromptPool(prompts, settings.seed), light).gate)
+    except EngineError as error:
+        raise ConfigError(str(error)) from None
+    if isinstance(fused := settings.estimator, FusedSettings):
+        ColumnFeatures.fit(prompts, fused.columns, fused.exclude)
 
 
 # ---- the plan

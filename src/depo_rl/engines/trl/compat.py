@@ -10,6 +10,7 @@ _HOOKS = {
     "_generate_and_score_completions": ["inputs"],
     "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
     "_generate": ["prompts"],
+    "_tokenize_prompts": ["prompts"],
     "_compute_loss": ["model", "inputs"],
 }
 

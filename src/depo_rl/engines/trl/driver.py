@@ -27,6 +27,16 @@ _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 _SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved")
 
 
+def check_gate(method: str, gate: Gate) -> None:
+    """Raises EngineError if the method extends groups."""
+    if isinstance(gate, ScreeningGate):
+        able = ", ".join(name for name in sorted(METHODS) if name != method)
+        raise EngineError(
+            f"method {method!r} extends a group after its first {gate.screen} completions, which TRL cannot: on TRL "
+            f"choose one of {able}; 'depo replay' runs {method!r}"
+        )
+
+
 class CurriculumDriver:
     """Proposes rows of the data set and settles their outcomes, the same on all ranks.
 
@@ -51,7 +61,7 @@ class CurriculumDriver:
         self._row_of = {prompt.key: row for row, prompt in enumerate(self._prompts)}
         self.curriculum = make_curriculum(self._args.method, self._prompts, config)
         self._check_size(len(self.curriculum.pool))
-        self._check_gate(self.curriculum.gate)
+        check_gate(self._args.method, self.curriculum.gate)
         return self.curriculum.gate.max_rounds
 
     def _check_size(self, n_prompts: int) -> None:
@@ -62,14 +72,6 @@ class CurriculumDriver:
                 f"the pool has {n_prompts} prompts, but each generation takes {n_groups} (generation_batch_size "
                 f"{self._args.generation_batch_size} / num_generations {self._args.num_generations}): use a smaller "
                 "batch or more prompts"
-            )
-
-    def _check_gate(self, gate: Gate) -> None:
-        if isinstance(gate, ScreeningGate):
-            able = ", ".join(name for name in sorted(METHODS) if name != self._args.method)
-            raise EngineError(
-                f"method {self._args.method!r} extends a group after its first {gate.screen} completions, which TRL "
-                f"cannot: on TRL choose one of {able}; 'depo replay' runs {self._args.method!r}"
             )
 
     @property
@@ -98,6 +100,10 @@ class CurriculumDriver:
     def keys_of(self, rows: Sequence[int]) -> list[str]:
         """Keys of the rows' prompts; on other ranks than the main one there are none to know."""
         return [self._prompts[row].key for row in rows] if self.curriculum is not None else []
+
+    def row_of(self, key: str) -> int:
+        """Row of a prompt; main process only."""
+        return self._row_of[key]
 
     def settle(self, outcomes: Callable[[], list[GroupOutcome]], step: int) -> list[bool]:
         """Learns from finished groups (``outcomes`` is called on the main process only); True where admitted.

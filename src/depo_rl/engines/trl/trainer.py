@@ -28,6 +28,7 @@ from .callbacks import TokenBudget
 from .config import DEPOConfig
 from .correctness import CorrectFn, Correctness, group_outcomes
 from .driver import CurriculumDriver
+from .policy_states import attach_policy_states
 from .prompts import has_random_access, key_of
 from .resume import ResumableTrainer
 from .rollouts import known_logprobs, logprob_sums, loss_mask
@@ -67,7 +68,10 @@ class DEPOTrainer(ResumableTrainer):
         self._correctness = Correctness(self.reward_func_names, args, correct_fn)
         if args.method != "grpo" or has_random_access(self.train_dataset):
             self._rows = self._training_rows()
-            self._driver = CurriculumDriver(self.accelerator, self._rows, args, self.environment_factories is None)
+            # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the row it is given
+            known = self._rows if args.method == "grpo" else self.train_dataset
+            self._driver = CurriculumDriver(self.accelerator, known, args, self.environment_factories is None)
+            attach_policy_states(self)
             if self.max_rounds > 1:
                 self._sampler = DynamicSampler(self)
 
@@ -117,6 +121,11 @@ class DEPOTrainer(ResumableTrainer):
         """This rank's rows, each read afresh: TRL and reward functions write into them."""
         start = self.accelerator.process_index * n_local
         return [self._rows[rows[i // self.num_generations]] for i in range(start, start + n_local)]
+
+    def prompts_of(self, keys: list[str]) -> list[Any]:
+        """What the policy reads, as the data set has it; main process only."""
+        assert self._driver is not None
+        return [self._rows[self._driver.row_of(key)]["prompt"] for key in keys]
 
     def _adopt(self, inputs: list[dict[str, Any]]) -> list[str]:
         """Method grpo: the keys of the groups that TRL's order chose."""

@@ -58,6 +58,11 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
     _check_workers(root)
     _check_files(root)
     _check_feedback(root)
+    if n_features := getattr(config.estimator, "policy_features", 0):
+        raise ConfigError(
+            f"data.depo.curriculum.estimator.policy_features = {n_features}: the estimator's process on verl has no "
+            "policy whose states it could read; set it to 0"
+        )
     wants_logprobs = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
     if wants_logprobs and not root.actor_rollout_ref.rollout.get("calculate_log_probs", False):
         _log.warning(
