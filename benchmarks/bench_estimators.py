@@ -3,6 +3,7 @@
     python benchmarks/bench_estimators.py [--rows deepscaler,math,one-shot] [--methods ...] [--seeds 0,1,2] [--factor 8]
     python benchmarks/bench_estimators.py --ablate
     python benchmarks/bench_estimators.py --stream [--ablate]
+    python benchmarks/bench_estimators.py --stream --warm-start deepscaler
 
 Reads the folder of real pass rates and histories that DEPO_DATA names. Rows (groups of 8):
 
@@ -11,6 +12,7 @@ Reads the folder of real pass rates and histories that DEPO_DATA names. Rows (gr
 * one-shot: the history of a GRPO run, replayed, 64 of 512; steps 10-50.
 
 ``fresh`` is the share over steps 4-15, before most prompts come back. ece is of P(mixed), 15 bins, after step 20.
+``--warm-start`` begins with what another of these pools teaches, without the problems that are in both.
 ``--stream`` instead predicts every recorded visit of the one-shot history, in the order of the run, before it is seen.
 """
 
@@ -18,21 +20,27 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from depo_rl import METHODS, GroupOutcome, Prompt, make_curriculum
+from depo_rl.config import parse_config
 from depo_rl.engines.replay import make_replay_engine
 from depo_rl.experiments.replay_run import simulate
+from depo_rl.methods import make_estimator
 from depo_rl.metrics import auc, ece
 from depo_rl.outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
+from depo_rl.pool import PromptPool
+from depo_rl.types import Prediction
 
 ROWS = {"deepscaler": (10, 50, 128), "math": (10, 40, 128), "one-shot": (10, 50, 64)}
 NEED_LABELS = ("polaris", "adarft", "oracle")  # which a history does not have
@@ -73,6 +81,24 @@ def read_row(row: str) -> Source:
 def _with_rate(prompt: Prompt, rates: dict[str, float]) -> Prompt:
     fields = dict(prompt.fields) | {"small_rate": rates.get(prompt.key)}
     return dataclasses.replace(prompt, fields=fields)
+
+
+def warmed(row: str, other: str | None, folder: Path) -> dict[str, Any]:
+    """Settings of the estimator with a file of the ``other`` pool's labels, for problems that ``row`` does not have."""
+    if other is None:
+        return {}
+    pool, taken = read_row(other), {_letters(prompt.text) for prompt in read_row(row).prompts}
+    assert isinstance(pool, LabelledPool)
+    kept = [(p, r) for p, r in zip(pool.prompts, pool.rate_P.tolist(), strict=True) if _letters(p.text) not in taken]
+    path = folder / f"{other}-without-{row}.jsonl"
+    lines = [{"prompt": p.text, "answer": p.fields.get("answer"), "pass_rate": rate} for p, rate in kept]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    print(f"{path.name}: {len(kept):,} of {len(pool.prompts):,} problems", flush=True)
+    return {"warm_start": str(path)}
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.lower() if c.isalnum())
 
 
 def measure(row: str, method: str, estimator: dict[str, Any], seed: int, factor: int | None) -> dict[str, float]:
@@ -120,8 +146,6 @@ class _Late:
         curriculum.settle = listen
 
     def columns(self) -> tuple[np.ndarray, np.ndarray]:
-        from depo_rl.types import Prediction
-
         belief = Prediction(np.array([s.predicted_mean for s in self._rows]),
                             np.array([s.predicted_strength for s in self._rows]))  # fmt: skip
         return belief.p_mixed(8), np.array([s.outcome.mixed for s in self._rows])
@@ -129,9 +153,6 @@ class _Late:
 
 def stream(column: bool, estimator: dict[str, Any], seed: int) -> dict[str, float]:
     """One-step-ahead predictions of the whole one-shot history, batches of 128 in the order of the run."""
-    from depo_rl.config import FusedSettings
-    from depo_rl.estimators.fused import FusedEstimator
-
     source = read_row("one-shot")
     assert isinstance(source, GroupHistory)
     known = _known_rates() if column else {}
@@ -139,8 +160,10 @@ def stream(column: bool, estimator: dict[str, Any], seed: int) -> dict[str, floa
         p.key: dataclasses.replace(p, fields={"answer": p.fields.get("answer"), "rate_7b": known.get(p.text)})
         for p in source.prompts
     }
-    settings = FusedSettings.model_validate(estimator)
-    fused = FusedEstimator(list(prompts.values()), settings, 8, seed)
+    config = parse_config(
+        METHODS["depo+"].defaults, {"estimator": {"type": "fused"} | estimator, "seed": seed}, "stream"
+    )
+    fused = make_estimator(PromptPool(list(prompts.values())), config)
     visits = sorted(
         (row.step or 0, nth, i, key, row.n_correct)
         for i, (key, rows) in enumerate(source.visits.items())
@@ -192,18 +215,24 @@ def show(name: str, runs: list[dict[str, float]]) -> None:
     print(f"{name:<40} " + "  ".join(cells), flush=True)
 
 
-def tasks(args: argparse.Namespace) -> list[tuple[str, Any]]:
+def tasks(args: argparse.Namespace, folder: Path) -> list[tuple[str, Any]]:
     """(what it is called, what runs it but for its seed) of each line of the table."""
     variants: dict[str, dict[str, Any]] = ABLATIONS if args.ablate else {"": {}}
+    rows = ["one-shot"] if args.stream else [row for row in args.rows.split(",") if row != args.warm_start]
+    warm = {row: warmed(row, args.warm_start, folder) for row in rows}
     if args.stream:
         pairs = [(name, column) for name in variants for column in (False, True)]
-        return [(f"stream {n}{' + rate' * column}", partial(stream, column, variants[n])) for n, column in pairs]
-    methods = ["depo+"] if args.ablate else args.methods.split(",")
-    lines = [(row, method, name) for row in args.rows.split(",") for method in methods for name in variants]
+        return [
+            (f"stream {name}{' + rate' * column}", partial(stream, column, warm["one-shot"] | variants[name]))
+            for name, column in pairs
+        ]
+    methods = ["depo+"] if args.ablate or args.warm_start else args.methods.split(",")
     return [
-        (f"{row} {method} {name}".strip(), partial(measure, row, method, variants[name], factor=args.factor))
-        for row, method, name in lines
-        if row != "one-shot" or method not in NEED_LABELS
+        (f"{row} {m} {name}".strip(), partial(measure, row, m, warm[row] | variants[name], factor=args.factor))
+        for row in rows
+        for m in methods
+        for name in variants
+        if row != "one-shot" or m not in NEED_LABELS
     ]
 
 
@@ -215,11 +244,13 @@ def main() -> None:
     parser.add_argument("--factor", type=int, help="candidates a place for every method, instead of its own default")
     parser.add_argument("--ablate", action="store_true", help="depo+ without each of its parts")
     parser.add_argument("--stream", action="store_true", help="one-step-ahead predictions of the one-shot history")
+    parser.add_argument("--warm-start", choices=("deepscaler", "math"), help="depo+ begins with this pool's labels")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    with ProcessPoolExecutor(args.jobs) as workers:
-        lines = [(name, [workers.submit(run, seed=seed) for seed in seeds]) for name, run in tasks(args)]
+    with ProcessPoolExecutor(args.jobs) as workers, TemporaryDirectory() as folder:
+        jobs = tasks(args, Path(folder))
+        lines = [(name, [workers.submit(run, seed=seed) for seed in seeds]) for name, run in jobs]
         for name, runs in lines:
             show(name, [run.result() for run in runs])
 

@@ -134,6 +134,9 @@ class FusedSettings(FeatureSettings):
     rate_slope: float = Field(
         0.7, ge=0.0, description="of the logit on the logits of columns of numbers in [0, 1], before anything is learnt"
     )
+    warm_start: str | None = Field(
+        None, description="file that depo replay reads, of other prompts or an earlier run: the heads begin with it"
+    )
     learning_rate: float = Field(0.01, gt=0.0, description="Adam step on the heads' weights")
     replay_prompts: int = Field(32_768, ge=1, description="prompts whose latest group is kept to learn from")
     batch_groups: int = Field(256, ge=1, description="groups per update of the heads")

@@ -34,7 +34,7 @@ from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
 from .selectors.adarft import TargetDifficulty
 from .selectors.greso import GRESOSkip
 from .selectors.pools import DifficultyPools
-from .types import Gate, PassRateEstimator, Prompt, Selector
+from .types import Gate, Lesson, PassRateEstimator, Prompt, Selector
 
 
 class Parts(NamedTuple):
@@ -222,12 +222,20 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
     if isinstance(settings, FusedSettings):
         from .estimators.fused import FusedEstimator
 
-        return FusedEstimator(pool.prompts, settings, config.group_size, config.seed)
+        return FusedEstimator(pool.prompts, settings, config.group_size, config.seed, _lesson(settings))
     if isinstance(settings, EncoderSettings):
         from .estimators.encoder import EncoderEstimator
 
         return EncoderEstimator(pool.__getitem__, settings, config.seed)
     raise ConfigError(f"no estimator for settings of type {type(settings).__name__}")
+
+
+def _lesson(settings: FusedSettings) -> Lesson | None:
+    if settings.warm_start is None:
+        return None
+    from .outcomes.lesson import read_lesson  # reads parquet, which is slow to import
+
+    return read_lesson(settings.warm_start, f"estimator.warm_start = {settings.warm_start!r}")
 
 
 def get_method(name: str) -> Method:

@@ -115,6 +115,18 @@ class GroupOutcome:
         return self.n_scored > 0 and self.n_correct == 0
 
 
+class Lesson(NamedTuple):
+    """What an estimator can learn before a run begins: groups of other prompts, or of an earlier run.
+
+    prompts: distinct, with keys that no pool has and without columns that tell the outcome. counts_P2: shape (P, 2),
+    completions right and scored, fractions allowed. identity: of the content, for a checkpoint.
+    """
+
+    prompts: tuple[Prompt, ...]
+    counts_P2: FloatArray
+    identity: str
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """A Beta belief about each prompt's pass rate under the current policy.

@@ -17,7 +17,7 @@ from ..config import FusedSettings
 from ..errors import expect_same
 from ..features.policy import Block, PolicyFeatures, PolicyStates
 from ..features.table import FeatureTable
-from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
+from ..types import FloatArray, GroupOutcome, Lesson, Prediction, Prompt, State
 from .dps import beta_with_p_mixed
 from .evidence import Evidence, IndexArray
 from .history import StepClock
@@ -35,14 +35,27 @@ class FusedEstimator:
 
     The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
     ``history`` a prompt's own groups teach the prior only. policy_states: set by an engine that has the policy; asked
-    by each ``predict`` if ``policy_features`` is above 0, which is a ConfigError where nobody set it.
+    by each ``predict`` if ``policy_features`` is above 0, which is a ConfigError where nobody set it. lesson: what the
+    heads begin with.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], settings: FusedSettings, group_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        settings: FusedSettings,
+        group_size: int,
+        seed: int,
+        lesson: Lesson | None = None,
+    ) -> None:
         self.settings, self._group_size = settings, group_size
         self.policy_states: PolicyStates | None = None
-        self._table, self._policy = FeatureTable(prompts, settings), PolicyFeatures(settings.policy_features)
+        self._table = FeatureTable([*prompts, *lesson.prompts] if lesson else prompts, settings)
+        self._policy = PolicyFeatures(settings.policy_features)
         self._heads = PriorHeads(self._table, len(prompts), settings, np.random.default_rng([seed, 103]))
+        if lesson:
+            self._heads.begin_with(np.arange(len(prompts), len(self._table)), lesson.counts_P2)
+        # what the features' meaning and the weights' priors come from, and a checkpoint must agree with
+        self._origin = {"encoder": self._table.encoder, "warm_start": lesson.identity if lesson else None}
         self._evidence = Evidence(len(prompts), settings)
         self._recalibration = Recalibration()
         self._clock = StepClock()
@@ -104,14 +117,14 @@ class FusedEstimator:
             "heads": self._heads.state_dict(),
             "evidence": self._evidence.state_dict(),
             "recalibration": self._recalibration.state_dict(),
-            **({} if self._table.encoder is None else {"encoder": self._table.encoder}),
+            "origin": dict(self._origin),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed."""
-        if isinstance(state, dict) and state.get("type") == type(self).__name__:
-            expect_same("estimator", "encoder", state.get("encoder"), self._table.encoder)
         expect_fields(state, self.state_dict())
+        for name, own in self._origin.items():
+            expect_same("estimator", name, state["origin"].get(name), own)
         now = int(state["now"])
         self._policy.load_state_dict(state["policy"])
         self._heads.load_state_dict(state["heads"])

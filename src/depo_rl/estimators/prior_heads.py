@@ -15,6 +15,8 @@ since.
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 
 from ..config import FusedSettings
@@ -27,6 +29,7 @@ from .logistic_normal import LOGIT_LIMIT, condition
 _LOG_SPREAD_LIMITS = (-1.5, 2.0)  # standard deviations of 0.22 to 7.4 logits
 _BIAS_RATE = 5.0  # the level of all prompts is learnt faster than what tells them apart
 _POLICY_NORM = 1.0  # length of a row of the policy's features, as of a row of words
+_LESSON_PASSES, _LESSON_TRUST = 6, 0.7  # of a warm start
 _START = (0.0, float(np.log(3.0)))  # pools of real models are U-shaped in the pass rate
 
 
@@ -97,6 +100,21 @@ class PriorHeads:
         self._n_updates = 0
         self.replay = Replay(n_prompts, settings.replay_prompts, settings.policy_features)
         self.loss = float("nan")
+
+    def begin_with(self, index_P: IndexArray, counts_P2: FloatArray) -> None:
+        """Takes over, as the mean of the weights' priors, what heads learn from these groups of distinct prompts.
+
+        They were of another policy: its level is left out, and what tells prompts apart is believed in part. A few
+        passes, no more, for what they would learn then is of that policy too.
+        """
+        settings = self.settings.model_copy(update={"replay_prompts": len(index_P), "updates_per_observe": 0})
+        teacher = PriorHeads(self._table, len(self._table), settings, np.random.default_rng(0))
+        nothing_PF = np.zeros((len(index_P), settings.policy_features), np.float16)
+        teacher.learn(index_P, nothing_PF, counts_P2, np.zeros(len(index_P), np.int64), 0, 0.0)
+        for _ in range(ceil(_LESSON_PASSES * len(index_P) / settings.batch_groups)):
+            teacher._update(0, 0.0)
+        self._start_D2 = self._start_D2 + _LESSON_TRUST * (teacher._weight_D2 - self._start_D2)
+        self._weight_D2 = self._start_D2.copy()
 
     def predict(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
         """(mean, variance) of theta of each prompt before its own groups are known. policy_PF: ``PolicyFeatures``."""
