@@ -105,3 +105,5 @@ def test_bad_input_is_one_line_and_exit_2(argument, says, tmp_path, capsys):
 def test_a_plan_refuses_nonsense(tmp_path):
     with pytest.raises(ConfigError, match="jobs = 0"):
         DemoPlan(tmp_path, jobs=0)
+    with pytest.raises(ConfigError, match="device = 'gpu': must be 'cpu' or 'cuda'"):
+        DemoPlan(tmp_path, device="gpu")

@@ -32,7 +32,8 @@ _LEVELS = tuple(arithmetic.POOL_MIX)
 class DemoPlan:
     """What the demo runs: methods x seeds, each for ``budget_tokens`` completion tokens, ``jobs`` at a time.
 
-    Each run has one core. out: folder for the results.
+    Each run has one core. out: folder for the results. device: where the policy trains, "cpu" or "cuda". settings:
+    of task and training, for a demo at another scale.
     """
 
     out: Path
@@ -40,6 +41,8 @@ class DemoPlan:
     seeds: tuple[int, ...] = (0,)
     budget_tokens: int = arithmetic.SETTINGS.budget_tokens
     jobs: int = 1
+    device: str = "cpu"
+    settings: arithmetic.DemoSettings = arithmetic.SETTINGS
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -48,6 +51,8 @@ class DemoPlan:
             raise ConfigError(f"methods = {','.join(self.methods)!r}: name at least one, and each once")
         if min(self.budget_tokens, self.jobs) < 1:
             raise ConfigError(f"budget_tokens = {self.budget_tokens}, jobs = {self.jobs}: each must be at least 1")
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(f"device = {self.device!r}: must be 'cpu' or 'cuda'")
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -86,7 +91,7 @@ def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
         plan.out / "report.html",
         "Choosing prompts before the rollout",
         _notes(plan, results),
-        _configuration(),
+        _configuration(plan.settings),
     )
     return results
 
@@ -95,12 +100,12 @@ def _run_all(plan: DemoPlan, tell: Tell) -> Iterator[RunResult]:
     """Each run's result as it finishes: here one after the other, or in ``jobs`` processes of one thread each."""
     if plan.jobs == 1:
         for method, seed in plan.runs:
-            yield train_once(method, seed, plan.budget_tokens, tell)
+            yield train_once(method, seed, plan, tell)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in the middle of their work
     with context.Manager() as manager, ProcessPoolExecutor(plan.jobs, mp_context=context) as pool:
         news = manager.Queue()
-        waiting = {pool.submit(train_once, method, seed, plan.budget_tokens, news.put) for method, seed in plan.runs}
+        waiting = {pool.submit(train_once, method, seed, plan, news.put) for method, seed in plan.runs}
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             while not news.empty():
@@ -109,7 +114,7 @@ def _run_all(plan: DemoPlan, tell: Tell) -> Iterator[RunResult]:
                 yield future.result()
 
 
-def train_once(method: str, seed: int, budget_tokens: int, tell: Tell) -> RunResult:
+def train_once(method: str, seed: int, plan: DemoPlan, tell: Tell) -> RunResult:
     """One method from the shipped weights with one seed, on one thread: a second one only costs a model this small."""
     import torch
     from datasets import Dataset
@@ -120,7 +125,7 @@ def train_once(method: str, seed: int, budget_tokens: int, tell: Tell) -> RunRes
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    settings = arithmetic.SETTINGS
+    settings = plan.settings
     with quiet():
         model, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
     held_out = arithmetic.make_eval(settings.eval_size, seed=settings.eval_seed)
@@ -135,23 +140,23 @@ def train_once(method: str, seed: int, budget_tokens: int, tell: Tell) -> RunRes
         trainer = DEPOTrainer(
             model=model,
             reward_funcs=arithmetic.correct_reward,
-            args=_trl_config(method, seed, folder),
+            args=_trl_config(method, seed, folder, plan),
             train_dataset=pool,
             processing_class=tokenizer,
-            callbacks=[recorder, TokenBudget(budget_tokens)],
+            callbacks=[recorder, TokenBudget(plan.budget_tokens)],
         )
         trainer.remove_callback(PrinterCallback)  # a line per step
         recorder.trainer = trainer
         trainer.train()
-        recorder.history[-1] |= _by_digits(model, tokenizer)
+        recorder.history[-1] |= _by_digits(model, tokenizer, settings.eval_seed)
         result = recorder.result()
     torch.set_num_threads(threads)
     return result
 
 
-def _by_digits(model: Any, tokenizer: Any) -> dict[str, float | None]:
+def _by_digits(model: Any, tokenizer: Any, seed: int) -> dict[str, float | None]:
     """Accuracy on every level of the pool: training on one may cost another, which the target alone would hide."""
-    held_out = {digits: arithmetic.make_eval(200, arithmetic.SETTINGS.eval_seed, {digits: 1.0}) for digits in _LEVELS}
+    held_out = {digits: arithmetic.make_eval(200, seed, {digits: 1.0}) for digits in _LEVELS}
     return {f"accuracy_add{digits}": arithmetic.evaluate(model, tokenizer, rows) for digits, rows in held_out.items()}
 
 
@@ -161,23 +166,23 @@ def _step(method: str, seed: int, recorder: Any) -> Step:
     return Step(method, seed, row.get("tokens") or 0.0, accuracy, row.get("mixed_share"))
 
 
-def _trl_config(method: str, seed: int, folder: str) -> Any:
+def _trl_config(method: str, seed: int, folder: str, plan: DemoPlan) -> Any:
     from ..engines.trl import DEPOConfig
 
     return DEPOConfig(
         output_dir=folder,
         method=method,
-        curriculum=dict(arithmetic.SETTINGS.curriculum.get(method, {})),
+        curriculum=dict(plan.settings.curriculum.get(method, {})),
         seed=seed,
         outcome_log=False,
         logging_steps=1,
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=plan.device == "cpu",
         bf16=False,
         max_steps=1_000_000,  # the token budget ends the run
-        **arithmetic.SETTINGS.trl,
+        **plan.settings.trl,
     )
 
 
@@ -238,7 +243,7 @@ def _column(what: Any, kind: Any) -> Any:
 
 
 def _notes(plan: DemoPlan, results: Sequence[RunResult]) -> list[str]:
-    settings = arithmetic.SETTINGS
+    settings = plan.settings
     levels = "; ".join(f"{method} {_final_by_digits(method, results)}" for method in plan.methods)
     return [
         f"Task: {arithmetic.DESCRIPTION} Budget: {plan.budget_tokens:,} completion tokens per run, discarded groups "
@@ -255,9 +260,8 @@ def _final_by_digits(method: str, results: Sequence[RunResult]) -> str:
     return " / ".join(f"{value:.3f}" for value in medians)
 
 
-def _configuration() -> dict[str, Any]:
+def _configuration(settings: arithmetic.DemoSettings) -> dict[str, Any]:
     """What a reader needs to judge the figures."""
-    settings = arithmetic.SETTINGS
     trl, curriculum = dict(settings.trl), {name: dict(own) for name, own in settings.curriculum.items()}
     return {"pool": {"prompts": settings.pool_size}, "TRL settings": trl, "curriculum": curriculum}
 
