@@ -213,6 +213,7 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
 
 LATE = [
     (["--methods", "grpo,oracle"], ["'oracle'", "'pass_rate'"]),
+    (["--methods", "depo+", "--set", "depo+.estimator={type: fused, policy_features: 8}"], ["= 8: a replay has no"]),
     (["--methods", "grpo,polaris", "--set", "polaris.keep=[0.8,0.9]"], ["'polaris'"]),
     (["--methods", "grpo", "--group-size", "9"], ["group_size = 9", "at most 4"]),
 ]

@@ -135,7 +135,9 @@ def test_an_engine_that_has_no_policy_says_so():
     prompts = [Prompt(f"p{i}", "x") for i in range(40)]
     estimator = {"type": "fused", **SMALL, "policy_features": 32}
     curriculum = make_curriculum("depo+", prompts, {"estimator": estimator})
-    with pytest.raises(ConfigError, match=r"estimator.policy_features = 32: .* TRL engine only .* to 0") as error:
+    with pytest.raises(
+        ConfigError, match=r"policy_features = 32: this engine has no policy .*TRL.*: set it to 0$"
+    ) as error:
         curriculum.propose(4)
     assert "\n" not in str(error.value)
     assert curriculum.in_flight == frozenset()

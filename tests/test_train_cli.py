@@ -14,6 +14,7 @@ import yaml
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from depo_rl.checkpoint import load_state
 from depo_rl.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL warn about each other
@@ -146,6 +147,17 @@ def test_training_writes_model_log_and_results(finished: Path) -> None:
     saved = json.loads((output / "run.json").read_text())
     assert saved["config"]["trl"]["seed"] == 3 and saved["method"] == "depo"
     assert not [path for path in output.rglob("*") if path.name.endswith((".tmp", ".new", ".old"))]
+
+
+def test_depo_plus_with_the_policys_state(tiny_model: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path, settings(tiny_model))
+    estimator = "curriculum.estimator={type: fused, n_buckets: 1024, policy_features: 4}"
+    assert main(["train", str(run), "method=depo+", estimator]) == 0
+    (record,) = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert record["method"] == "depo+" and record["groups"] == 4 and record["guarded_share"] == 0.0
+    state = load_state(tmp_path / "out" / "checkpoint-2" / "depo_state.safetensors")
+    policy = state["own"]["driver"]["curriculum"]["estimator"]["policy"]
+    assert policy["told"].shape[1] == 4 and policy["told"].any() and policy["hidden"] == 16
 
 
 def test_resume_goes_on_and_evaluates(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,19 @@ def test_data_sets(tmp_path, method, data, error, message):
 
 
 @pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        ({"columns": ["soruce"]}, "column 'soruce' is in none of the 32 prompts. Did you mean 'source'?"),
+        ({"columns": ["source"], "exclude": ["source"]}, "column 'source' is both named and excluded"),
+    ],
+)
+def test_columns_of_the_data_set(tmp_path, estimator, message):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        toys.trainer(tmp_path, method="depo+", curriculum={"estimator": toys.FUSED | estimator})
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"method": "dpeo"}, "unknown method 'dpeo'. Did you mean 'depo'"),
@@ -61,6 +74,10 @@ def test_data_sets(tmp_path, method, data, error, message):
         ({"curriculum": "{window"}, "not valid JSON"),
         ({"curriculum": "[1]"}, "must be a JSON object"),
         ({"curriculum": {"group_size": 9}}, "curriculum.group_size = 9 contradicts num_generations = 4"),
+        (
+            {"method": "depo+", "curriculum": {"estimator": {"type": "fused", "policy_features": -1}}},
+            "curriculum: estimator.policy_features = -1: Input should be greater than or equal to 0",
+        ),
         ({"curriculum": {"seed": 1}}, "curriculum.seed = 1 contradicts seed = 3: set seed only"),
     ],
 )

@@ -17,6 +17,7 @@ from depo_rl.errors import ConfigError, RewardError
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 WARM = {"warmup_steps": 1, "candidate_factor": 3}
+STATES = toys.FUSED | {"policy_features": 8}
 TINY_ENCODER = {"type": "encoder", "backbone": "tiny-random", "width": 16}
 SMALL = {"per_device_train_batch_size": 8}
 
@@ -114,15 +115,15 @@ def test_selection_leaves_the_global_generators_alone(tmp_path):
 def test_what_the_model_samples_does_not_depend_on_the_estimator(tmp_path):
     """At the first generation, which all estimators fill by the same walk, the completions are the same."""
     ids = []
-    for name, estimator in (("a", {"type": "ngrams"}), ("b", TINY_ENCODER)):
+    for name, estimator in (("a", {"type": "ngrams"}), ("b", TINY_ENCODER), ("c", STATES)):
         reward = Recorder()
         curriculum = {"estimator": estimator, "warmup_steps": 9}
         toys.run(tmp_path / name, rewards=reward, max_steps=1, curriculum=curriculum)
         ids.append(reward.calls[0]["ids"])
-    assert ids[0] == ids[1]
+    assert ids[0] == ids[1] == ids[2]
 
 
-@pytest.mark.parametrize("method", ["depo", "dapo", "grpo"])
+@pytest.mark.parametrize("method", ["depo", "depo+", "dapo", "grpo"])
 def test_no_row_is_written_into_twice(tmp_path, method):
     counted = []
 
@@ -133,7 +134,8 @@ def test_no_row_is_written_into_twice(tmp_path, method):
         return toys.digit_reward(completions, answer)
 
     data = Dataset.from_list([{**row, "note": {"uses": 0}} for row in toys.rows(16)])
-    curriculum = {"depo": {"warmup_steps": 0}, "dapo": {"max_rounds": 3}, "grpo": {}}[method]
+    plus = {"warmup_steps": 0, "estimator": STATES}
+    curriculum = {"depo": {"warmup_steps": 0}, "depo+": plus, "dapo": {"max_rounds": 3}, "grpo": {}}[method]
     settings = {"method": method, "curriculum": curriculum, "num_train_epochs": 3, "max_steps": 6}
     toys.caught(toys.run, tmp_path, rewards=reward, data=data, **settings)
     if method != "grpo":  # what stock TRL does with its rows is its own affair
@@ -156,8 +158,41 @@ def test_columns_and_sources_reach_the_prompts(tmp_path):
     made = toys.trainer(tmp_path)
     prompt = made.curriculum.pool.prompts[0]
     assert (prompt.source, prompt.fields["answer"]) == ("even", "0")
-    made = toys.trainer(tmp_path, remove_unused_columns=True, rewards=toys.length_reward, correct_threshold=-1)
-    assert made.curriculum.pool.prompts[0].fields == {}
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_columns_are_features_whether_or_not_trl_removes_them_from_the_rows(tmp_path, removed):
+    """remove_unused_columns keeps them from the reward functions, not from the estimator."""
+    seen = set()
+
+    def reward(prompts, completions, **columns):
+        seen.update(columns)
+        return [float(sums[prompt] < 9 and i % 2) for i, prompt in enumerate(prompts)]
+
+    data = [{**row, "prompt": f"{row['prompt']}?", "total": int(row["answer"])} for row in toys.rows(96)]
+    sums = {row["prompt"]: row["total"] for row in data}
+    estimator = toys.FUSED | {"columns": ["total"], "history": False, "drift": False}
+    made = toys.run(
+        tmp_path, rewards=reward, data=Dataset.from_list(data), remove_unused_columns=removed, method="depo+",
+        curriculum={"warmup_steps": 4, "guard": False, "estimator": estimator}, max_steps=12, learning_rate=0.0,
+        per_device_train_batch_size=32,
+    )  # fmt: skip
+    assert made.curriculum.pool.prompts[3].fields["total"] == 3 and made.curriculum.pool.prompts[3].source == "odd"
+    assert made.curriculum.estimator._table.columns.names == ("total",)
+    assert ("total" in seen) is not removed
+    told = made.curriculum.estimator.predict(made.curriculum.pool.prompts).p_mixed(4)
+    easy = np.array([row["total"] < 9 for row in data])
+    assert np.median(told[easy]) > np.median(told[~easy]) + 0.2
+
+
+@pytest.mark.parametrize("method", ["grpo", "dapo", "depo"])
+def test_every_method_runs_when_trl_removes_columns(tmp_path, method):
+    """Sources are part of a prompt's key: rows with and without them must not be taken for different prompts."""
+    settings = {"remove_unused_columns": True, "rewards": toys.length_reward, "correct_threshold": -0.3}
+    made, _ = toys.caught(toys.run, tmp_path, method=method, max_steps=2, **settings)
+    assert made.curriculum.metrics()["admitted"] + made.curriculum.metrics()["rejected"] >= 8
+    sources = {row["source"] for row in toys.outcome_log(tmp_path)}
+    assert sources == ({"default"} if method == "grpo" else {"even", "odd"})
 
 
 # -- correctness ------------------------------------------------------------------------------------------------------

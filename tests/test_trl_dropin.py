@@ -196,7 +196,9 @@ def test_rollout_func_and_its_extra_fields(tmp_path):
 
 def test_conversational_prompts(tmp_path):
     chats = [{"prompt": [{"role": "user", "content": r["prompt"]}], "answer": r["answer"]} for r in toys.rows(32)]
-    for method, curriculum in (("grpo", {}), ("depo", {"warmup_steps": 1}), ("dapo", {"max_rounds": 2})):
+    plus = {"warmup_steps": 1, "estimator": toys.FUSED}
+    tried = (("grpo", {}), ("depo", {"warmup_steps": 1}), ("depo+", plus), ("dapo", {"max_rounds": 2}))
+    for method, curriculum in tried:
         made, _ = toys.caught(
             toys.run,
             tmp_path / method,

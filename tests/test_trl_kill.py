@@ -13,10 +13,11 @@ pytest.importorskip("trl")
 SCRIPT = Path(__file__).parent / "scripts_trl" / "chain.py"
 
 
+@pytest.mark.parametrize("method", ["depo", "depo+"])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
-def test_sigkill_at_any_moment(tmp_path):
+def test_sigkill_at_any_moment(tmp_path, method):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "depo", "10", "5", "0.1", "6"]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), method, "10", "5", "0.1", "6"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])

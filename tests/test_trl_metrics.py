@@ -58,6 +58,21 @@ def test_the_numbers_are_those_of_the_outcomes(logged):
     assert scalars["train/depo/rollouts"][-1] == 24 * 4
 
 
+def test_what_depo_plus_tells(tmp_path):
+    """Its own figures, and when it is guarded: the guard is made to engage by an estimator that is turned round."""
+    curriculum = {"warmup_steps": 0, "estimator": toys.FUSED, "candidate_factor": 3}
+    made = toys.trainer(tmp_path, method="depo+", curriculum=curriculum, max_steps=4)
+    guard = made.curriculum._guard
+    guard.judge = lambda: made.state.global_step >= 2
+    made.train()
+    rows = made.state.log_history[:-1]
+    own = ("loss", "drift", "walk", "prompts_seen", "recalibration_slope", "recalibration_offset")
+    assert {f"depo/estimator/{name}" for name in own} <= rows[-1].keys()
+    assert [row["depo/guarded"] for row in rows] == [0, 0, 4, 4]
+    assert rows[-1]["depo/estimator/prompts_seen"] == len({row["key"] for row in toys.outcome_log(tmp_path)})
+    assert made.curriculum.metrics()["guarded_share"] == 0.5
+
+
 def test_what_is_unknown_is_left_out(tmp_path):
     """At the first step of method grpo there is no AUC yet; TensorBoard's callback would warn about a None."""
     made = toys.run(tmp_path, method="grpo", max_steps=1, rewards=lambda completions, **_: [0.0] * len(completions))

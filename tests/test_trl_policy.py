@@ -1,5 +1,6 @@
 """The policy's states as features in a TRL run: read as TRL reads prompts, once a policy step, and changing nothing."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -129,11 +130,15 @@ def test_modes_and_generators_are_left_as_they_were(tmp_path):
     made = toys.trainer(tmp_path, extra={"model": dropping()}, **SETTINGS)
     made.model.train()
     made.model.model.layers[0].mlp.eval()  # as a frozen part would be
-    modes, torch_state = [m.training for m in made.model.modules()], torch.get_rng_state()
+
+    def generators():
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    modes, before = [m.training for m in made.model.modules()], generators()
     made._driver.propose(4)
     assert made.curriculum.estimator.policy_states._known
     assert [m.training for m in made.model.modules()] == modes
-    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert generators() == before
 
 
 def test_the_state_tells_what_the_text_does_not(tmp_path):

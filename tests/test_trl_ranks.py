@@ -55,7 +55,7 @@ def ranks(tmp_path_factory):
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("method", ["depo", "dapo", "encoder"])
+@pytest.mark.parametrize("method", ["depo", "depo+", "dapo", "encoder"])
 def test_both_ranks_roll_out_the_same_decision(ranks, method):
     folder, (main, other) = ranks
     assert main[method]["decided"] == other[method]["decided"] and main[method]["decided"]
@@ -69,15 +69,16 @@ def test_both_ranks_roll_out_the_same_decision(ranks, method):
         assert log == [toys.rows(32)[row]["prompt"] for rows in main[method]["decided"] for row in rows]
 
 
-def test_defect_08_only_the_main_process_predicts(ranks):
+@pytest.mark.parametrize("name", ["encoder", "depo+"])  # the latter reads the policy's states there
+def test_defect_08_only_the_main_process_predicts(ranks, name):
     _, (main, other) = ranks
-    assert main["encoder"]["n_predicted"] > 0 and main["encoder"]["curriculum"]
-    assert other["encoder"]["n_predicted"] == 0 and other["encoder"]["curriculum"] == {}
+    assert main[name]["n_predicted"] > 0 and main[name]["curriculum"]
+    assert other[name]["n_predicted"] == 0 and other[name]["curriculum"] == {}
 
 
-@pytest.mark.parametrize("method", ["depo", "dapo"])
+@pytest.mark.parametrize("method", ["depo", "depo+", "dapo"])
 def test_resume_is_exact_on_two_processes(ranks, method):
-    """Method depo inside a generation, of which each rank has its own half."""
+    """Methods depo and depo+ inside a generation, of which each rank has its own half."""
     for rank in ranks[1]:
         whole, again = dict(rank[method]), dict(rank[f"{method} resumed"])
         for name in ("decided", "read", "n_predicted"):

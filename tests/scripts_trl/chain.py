@@ -26,9 +26,11 @@ import torch
 import trl_toys as toys
 
 CHOOSY = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
+STATES = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
 METHODS = {
     "grpo": {"method": "grpo"},
     "depo": {"curriculum": CHOOSY},
+    "depo+": {"method": "depo+", "curriculum": STATES},
     "dapo": {"method": "dapo", "curriculum": {"max_rounds": 3}},
     "encoder": {"curriculum": CHOOSY | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}},
 }

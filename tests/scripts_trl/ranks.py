@@ -16,6 +16,7 @@ from depo_rl.errors import PoolExhausted
 
 NGRAMS = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
 ENCODER = {"curriculum": {"warmup_steps": 1, "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}}
+PLUS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
 SAVE = {"save_strategy": "steps", "save_steps": 1}
 SMALL = {"per_device_train_batch_size": 6, "num_generations": 4, "max_steps": 4}  # a group straddles the two ranks
 CYCLE = SMALL | {"steps_per_generation": 2}
@@ -98,11 +99,13 @@ def main(folder):
     seen = {
         "depo": run(root / "depo", **NGRAMS, **CYCLE, **SAVE),
         "dapo": run(root / "dapo", method="dapo", **SMALL | {"curriculum": {"max_rounds": 3}}, **SAVE),
+        "depo+": run(root / "depo+", method="depo+", curriculum=PLUS, **CYCLE, **SAVE),
         "encoder": run(root / "encoder", **ENCODER, **SMALL),
         "grpo": run(root / "grpo", method="grpo", **SMALL),
     }
     for name, settings in (
         ("depo", NGRAMS | CYCLE),
+        ("depo+", CYCLE | {"method": "depo+", "curriculum": PLUS}),
         ("dapo", SMALL | {"method": "dapo", "curriculum": {"max_rounds": 3}}),
     ):
         seen[f"{name} resumed"] = run(root / name, resume=str(root / name / "checkpoint-3"), **settings)

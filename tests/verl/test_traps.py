@@ -10,6 +10,7 @@ from depo_rl.engines.verl import checks
 from depo_rl.errors import ConfigError, EngineError, RewardError
 from world import BATCH, CURRICULUM, step
 
+POLICY = "{type: fused, policy_features: 8}"
 BUFFER = "trainer.v1.sampler.custom_sampler"
 
 
@@ -26,6 +27,7 @@ BUFFER = "trainer.v1.sampler.custom_sampler"
         ("sync", ["+data.depo.metod=depo"], "data.depo: unknown setting 'metod'. Did you mean 'method'"),
         ("sync", ["data.depo.method=depp"], "unknown method 'depp'"),
         ("sync", ["+data.depo.curriculum.group_size=4"], "contradicts actor_rollout_ref.rollout.n = 8"),
+        ("sync", [f"+data.depo.curriculum.estimator={POLICY}"], "policy_features = 8: .* no policy .* set it to 0"),
         ("sync", ["data.depo.method=dapo"], "set algorithm.filter_groups.enable=True"),
         ("sync", ["data.depo.method=vcrl"], "a rule that verl does not have"),
         ("sync", ["reward.reward_model.enable=True"], "enable_resource_pool=True"),

@@ -19,6 +19,7 @@ import yaml
 from ..config import CurriculumConfig, FusedSettings, parse_config
 from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
+from ..features.policy import no_policy
 from ..methods import METHODS, get_method, make_curriculum
 from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ..report import RunResult, save_figures, summarise, write_page, write_results
@@ -75,6 +76,8 @@ class ReplayPlan:
         longest = max(self.steps // _WARMUP_SHARE, 1)
         if "warmup_steps" not in given and config.warmup_steps > longest:
             config = parse_config(defaults, given | {"warmup_steps": longest}, f"method {method!r}")
+        if isinstance(config.estimator, FusedSettings) and config.estimator.policy_features:
+            raise no_policy(config.estimator.policy_features, "a replay")
         return config
 
 

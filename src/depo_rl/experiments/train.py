@@ -72,7 +72,7 @@ def prepare(config: TrainConfig) -> Prepared:
         check_pool(len(table.rows), layout, table.where)
         gold = check_answers(config, rewards, [row.get("answer") for row in table.rows])
         datasets: list[Any] = [None if t is None else to_dataset(t.rows, t.where) for t in (table, held_out)]
-        train_plan.check_method(config, datasets[0])
+        train_plan.check_method(config, datasets[0], args.source_column)
     except BaseException:
         close_rewards(rewards)
         raise

@@ -230,7 +230,7 @@ def _lengths(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[int]:
 # ---- method
 
 
-def check_method(config: TrainConfig, dataset: Any) -> None:
+def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
     """What the engine would refuse after the weights are loaded: a gate that TRL lacks, columns without what they are
     read for. The estimator is not built, which takes long for some. Raises ConfigError or DataError."""
     from ..engines.trl.driver import check_gate
@@ -239,7 +239,7 @@ def check_method(config: TrainConfig, dataset: Any) -> None:
     settings, method = config.curriculum_config(), get_method(config.method)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine says it again
-        prompts = method.prepare(prompts_of(dataset, source_column="source"), settings)
+        prompts = method.prepare(prompts_of(dataset, source_column), settings)
     light = settings.model_copy(update={"estimator": ConstantSettings.model_validate({})})
     try:
         check_gate(method.name, method.build(PromptPool(prompts, settings.seed), light).gate)

@@ -24,6 +24,14 @@ _MEMORY = 10_000.0  # states after which older ones fade from the statistics: th
 _REMEMBERED = 16_384  # prompts, those looked at last: far more than are ever in flight
 
 
+def no_policy(width: int, where: str) -> ConfigError:
+    """The error of ``where``, which cannot give the states that ``policy_features = width`` asks for."""
+    return ConfigError(
+        f"estimator.policy_features = {width}: {where} has no policy whose states could be read; the TRL engine has "
+        "(depo train, depo_rl.engines.trl): set it to 0"
+    )
+
+
 class PolicyFeatures:
     """``look`` gives the features of prompts as of now, ``told`` as of when they were last looked at; (P, width) each.
 
@@ -42,10 +50,7 @@ class PolicyFeatures:
         if not self.width or not prompts:
             return np.zeros((len(prompts), self.width), np.float16)
         if states is None:
-            raise ConfigError(
-                f"estimator.policy_features = {self.width}: the states of the policy are known to the TRL engine only "
-                "(depo_rl.engines.trl, depo train): use that, or set estimator.policy_features to 0"
-            )
+            raise no_policy(self.width, "this engine")
         raw_PF = self._project(np.asarray(states(prompts), dtype=np.float64))
         self._follow(raw_PF)
         deviation_F = np.sqrt(self._variance_F) + 1e-9

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...config import CurriculumConfig, nearest
 from ...errors import ConfigError, EngineError
+from ...features.policy import no_policy
 from ...gates import DynamicSampling
 from ...types import Gate
 from .names import DATASET, MODES, REPLAY, SUPPORTED, buffer_name
@@ -59,10 +60,7 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
     _check_files(root)
     _check_feedback(root)
     if n_features := getattr(config.estimator, "policy_features", 0):
-        raise ConfigError(
-            f"data.depo.curriculum.estimator.policy_features = {n_features}: the estimator's process on verl has no "
-            "policy whose states it could read; set it to 0"
-        )
+        raise no_policy(n_features, "on verl the estimator's process")
     wants_logprobs = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
     if wants_logprobs and not root.actor_rollout_ref.rollout.get("calculate_log_probs", False):
         _log.warning(
