@@ -52,12 +52,12 @@ class Scale:
     completion: int
 
 
-VARIANTS = ("grpo", "encoder", "depo+", "depo", "encoder on the CPU")
+VARIANTS = ("grpo", "encoder", "depo+", "depo+ with states", "depo", "encoder on the CPU")
 SCALES = {
     "full": Scale(
         policies={"0.5B": (896, 24, 14, 4864, 151_936), "1.5B": (1536, 28, 12, 8960, 151_936)},
         encoder={},
-        runs=(*(("0.5B", variant) for variant in VARIANTS), ("1.5B", "depo+"), ("1.5B", "grpo")),
+        runs=(*(("0.5B", variant) for variant in VARIANTS), ("1.5B", "depo+ with states"), ("1.5B", "grpo")),
         pool=17_000,
         prompts=128,
         completion=256,
@@ -65,7 +65,7 @@ SCALES = {
     "small": Scale(
         policies={"tiny": (64, 2, 2, 128, 2048)},
         encoder={"dim": 64, "n_layers": 2, "n_heads": 2, "hidden_dim": 128},
-        runs=(("tiny", "grpo"), ("tiny", "depo+"), ("tiny", "encoder")),
+        runs=(("tiny", "grpo"), ("tiny", "depo+"), ("tiny", "depo+ with states"), ("tiny", "encoder")),
         pool=1000,
         prompts=8,
         completion=4,
@@ -140,12 +140,13 @@ def curriculum_of(variant: str, encoder: Path, device: str) -> dict[str, Any]:
     if variant == "grpo":
         return {"method": "grpo"}
     ranked: dict[str, Any] = {"warmup_steps": 1, "band": "auto"}
-    if variant == "depo+":  # the column that the reward is made from must not be seen
-        ranked |= {"estimator": {"type": "fused", "exclude": ["pass_rate"]}, "guard": False}
+    if variant.startswith("depo+"):  # the column that the reward is made from must not be seen
+        states = 128 if variant.endswith("states") else 0  # of the policy at each prompt's end, projected
+        ranked |= {"estimator": {"type": "fused", "exclude": ["pass_rate"], "policy_features": states}, "guard": False}
     if variant.startswith("encoder"):
         where = "cpu" if variant.endswith("CPU") else device
         ranked["estimator"] = {"type": "encoder", "backbone": str(encoder), "device": where}
-    return {"method": "depo+" if variant == "depo+" else "depo", "curriculum": ranked}
+    return {"method": "depo+" if variant.startswith("depo+") else "depo", "curriculum": ranked}
 
 
 class Stopwatch(TrainerCallback):
