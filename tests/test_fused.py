@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +15,14 @@ from hypothesis import strategies as st
 from depo_rl import GroupOutcome, Prompt, make_curriculum
 from depo_rl.checkpoint import load_state, save_state
 from depo_rl.config import FusedSettings
-from depo_rl.errors import StateMismatch
+from depo_rl.errors import ConfigError, StateMismatch
 from depo_rl.estimators.evidence import Evidence
 from depo_rl.estimators.fused import FusedEstimator
 from depo_rl.estimators.logistic_normal import condition, rates
 from depo_rl.estimators.prior_heads import Replay
 from depo_rl.estimators.recalibration import Recalibration
 from depo_rl.metrics import auc, ece
+from depo_rl.outcomes.lesson import read_lesson
 
 SMALL = {"n_buckets": 2**10, "n_random": 16}
 
@@ -273,3 +277,64 @@ def test_a_published_pass_rate_is_believed_from_the_start():
     assert (np.diff(turned.mean_P[:5]) < 0).all()
     flag = fused(pool(40, flag=[0, 1, 1, 0, 1] * 8)).predict(pool(40))
     assert np.ptp(flag.mean_P) == 0
+
+
+# -- a warm start -----------------------------------------------------------------------------------------------------
+
+
+def lesson_file(folder: Path, rate_of: Callable[[int], float], n: int = 300) -> str:
+    """Labels of other problems: the word says what the pass rate is."""
+    path = folder / "labels.jsonl"
+    rows = [{"prompt": f"{'hard' if i % 2 else 'fair'} puzzle {i}", "pass_rate": rate_of(i), "k": 8} for i in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_warm_start_tells_mixed_before_the_first_group(tmp_path):
+    path = lesson_file(tmp_path, lambda i: 0.0 if i % 2 else 0.5)
+    prompts = pool(60, lambda i: f"{'hard' if i % 2 else 'fair'} riddle {i}")
+    mixed = [i % 2 == 0 for i in range(60)]
+    cold = make_curriculum("depo+", prompts, {"estimator": {"type": "fused", **SMALL}}).estimator
+    warm = make_curriculum("depo+", prompts, {"estimator": {"type": "fused", **SMALL, "warm_start": path}}).estimator
+    assert auc(cold.predict(prompts).p_mixed(8), mixed) < 0.7
+    assert auc(warm.predict(prompts).p_mixed(8), mixed) > 0.95
+    level = warm.predict(prompts).mean_P.mean()
+    assert 0.25 < level < 0.55, "another policy's level is not believed"
+
+
+def test_a_warm_start_is_part_of_a_checkpoint(tmp_path):
+    path = lesson_file(tmp_path, lambda i: 0.0 if i % 2 else 0.5)
+    prompts = pool(60, lambda i: f"{'hard' if i % 2 else 'fair'} riddle {i}")
+    given = {"estimator": {"type": "fused", **SMALL, "warm_start": path}}
+    one, other = (make_curriculum("depo+", prompts, given) for _ in range(2))
+    rng = np.random.default_rng(0)
+    one.settle(groups(one.propose(20), np.full(20, 0.5), 0, rng))
+    save_state(tmp_path / "state", one.state_dict())
+    other.load_state_dict(load_state(tmp_path / "state"))
+    assert [p.key for p in one.propose(20)] == [p.key for p in other.propose(20)]
+    lesson_file(tmp_path, lambda i: 0.5)
+    changed = make_curriculum("depo+", prompts, given)
+    with pytest.raises(StateMismatch, match="warm_start"):
+        changed.load_state_dict(load_state(tmp_path / "state"))
+
+
+def test_a_warm_start_never_sees_the_label_as_a_column(tmp_path):
+    """A column of the pool with the name of the lesson's label is another model's, and keeps its own meaning."""
+    path = lesson_file(tmp_path, lambda i: 0.0 if i % 2 else 0.5)
+    lesson = read_lesson(path, "estimator.warm_start")
+    assert all("pass_rate" not in p.fields and "k" not in p.fields for p in lesson.prompts)
+    assert lesson.counts_P2[:2].tolist() == [[4.0, 8.0], [0.0, 8.0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), ("", "holds no row"), ('{"prompt": "a", "pass_rate": 2}\n', r"row 1.*pass_rate = 2")],
+)
+def test_a_bad_warm_start_is_refused_in_one_line(tmp_path, content, message):
+    path = tmp_path / "labels.jsonl"
+    if content is not None:
+        path.write_text(content)
+    given = {"estimator": {"type": "fused", **SMALL, "warm_start": str(path)}}
+    with pytest.raises(ConfigError, match="(?i)" + message) as caught:
+        make_curriculum("depo+", pool(10), given)
+    assert str(caught.value).startswith("estimator.warm_start: ") and "\n" not in str(caught.value)

@@ -235,7 +235,7 @@ def _lesson(settings: FusedSettings) -> Lesson | None:
         return None
     from .outcomes.lesson import read_lesson  # reads parquet, which is slow to import
 
-    return read_lesson(settings.warm_start, f"estimator.warm_start = {settings.warm_start!r}")
+    return read_lesson(settings.warm_start, "estimator.warm_start")
 
 
 def get_method(name: str) -> Method:
