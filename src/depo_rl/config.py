@@ -334,13 +334,14 @@ def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[ty
     shown: list[str] = []
     here, description = [model], None
     for part in path:
+        tagged = [owner for owner in here if _tag(owner) == part]
+        if len(here) > 1 and tagged:  # before the fields: a member's tag may be the name of another's field
+            here = tagged
+            continue
         fields = [owner.model_fields[part] for owner in here if part in owner.model_fields]
         if fields:
             description = fields[0].description
             here = [inner for field in fields for inner in _models_in(field.annotation)]
-        elif tagged := [owner for owner in here if _tag(owner) == part]:
-            here = tagged
-            continue
         shown.append(part)
     return shown, here, description
 
