@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..metrics import PredictionTrack, auc, batch_shares, ece, log_loss, reliability
 from ..report import ReliabilityBin, RunResult
 from ..types import GroupOutcome, Prompt, ScreeningGate, Settlement
+from .history import OF_A_RUN, OF_A_STEP
 from .replay_audit import SkipAuditor
 
 _UNFILTERED = ("uniform", "warmup")
@@ -143,6 +144,8 @@ class _Run:
         row |= batch_shares(outcomes)
         row["predicted_mean"] = sum(predicted) / len(predicted) if predicted and self.predicts else None
         row |= {name: self.seconds[name] - before[name] for name in self.seconds}
+        figures = self.curriculum.breadth.metrics()
+        row |= {name: figures[name] for name in OF_A_STEP}
         self.history.append({name: _known(value) for name, value in row.items()})
 
     def result(self) -> RunResult:
@@ -169,6 +172,7 @@ class _Run:
             history=self.history,
             skip_audit=self.auditor.result(),
             distinct_prompts=len(self.keys),
+            **{name: _known(metrics[name]) for name in OF_A_RUN},  # type: ignore[arg-type]
             unanswered=int(engine["unanswered"]) if "unanswered" in engine else None,
         )
 

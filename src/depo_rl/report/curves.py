@@ -63,6 +63,11 @@ def window_for(results: Sequence[RunResult]) -> int:
     return 2 * (longest // 60) + 1
 
 
+def evaluation_window(curve: Curve) -> int:
+    """Evaluations to average over: about a sixth of them, odd, 1 for fewer than 15."""
+    return 2 * (len(curve[0]) // 15) + 1
+
+
 def as_curve(points: tuple[Sequence[float], Sequence[float]]) -> Curve:
     return np.asarray(points[0], dtype=np.float64), np.asarray(points[1], dtype=np.float64)
 
