@@ -85,6 +85,7 @@ def test_breadth_is_measured_of_every_method(demo):
         assert 1 <= r.effective_prompts <= round((1 - r.unseen_share) * 4000) + 1e-6
         assert 1 <= r.sources_per_batch <= 4 and r.most_visits >= 1 and 0 < r.distinct_share <= 1
         assert r.history[-1]["unseen_share"] == r.unseen_share
+        assert r.distinct_prompts == pytest.approx((1 - r.unseen_share) * 4000)
     grpo = results["grpo"]
     assert (grpo.most_visits, grpo.distinct_share, grpo.sources_per_batch) == (1, 1.0, 4.0)
     assert grpo.effective_prompts == pytest.approx(grpo.groups)

@@ -135,6 +135,16 @@ def test_of_many_sources_those_that_changed_most_are_drawn() -> None:
     assert [axes.get_visible() for axes in three.axes] == [True, True, True, False]
 
 
+def test_many_evaluations_are_averaged_and_start_and_end_are_as_measured() -> None:
+    accuracy = [{"rollouts": i, "accuracy": 0.4 + 0.1 * (i % 2)} for i in range(30)]
+    figure = accuracy_over([make_run(accuracy=accuracy, target=None)])
+    dots, line = sorted(lines(figure), key=lambda line: line.get_linestyle() != "None")
+    assert dots.get_ydata() == pytest.approx([point["accuracy"] for point in accuracy])
+    y = line.get_ydata()
+    assert (y[0], y[-1]) == pytest.approx((0.4, 0.5)) and set(np.round(y[2:-2], 6)) == {0.44, 0.46}
+    assert len(lines(accuracy_over([make_run(seed=s, accuracy=accuracy, target=None) for s in (0, 1)]))) == 3  # no dots
+
+
 def test_the_whole_pool_is_named_where_it_was_measured() -> None:
     whole, unknown = make_run("grpo", accuracy_whole=0.5), make_run("depo")
     assert accuracy_over([whole]).axes[0].get_ylabel() == "held-out accuracy, whole pool"
@@ -228,6 +238,7 @@ def test_smoothing() -> None:
     x, y = np.arange(5.0), np.array([0.0, 3.0, 0.0, 3.0, 0.0])
     assert smooth((x, y), 1)[1] is y
     assert smooth((x, y), 3)[1].tolist() == [1.5, 1.0, 2.0, 1.0, 1.5]
+    assert smooth((x, y), 3, keep_ends=True)[1].tolist() == [0.0, 1.0, 2.0, 1.0, 0.0]
     assert window_for([make_run(steps=12)]) == 1 and window_for([make_run(steps=600)]) == 21
 
 

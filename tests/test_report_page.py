@@ -150,7 +150,7 @@ def judged(method: str, whole: float, sources: dict[str, Any], reached: int | No
 def test_the_whole_is_said_first_and_what_was_forgotten_of_every_method() -> None:
     summary = summarise([*judged("grpo", 0.475, HELD), *judged("depo", 0.461, FELL, 400)])
     assert takeaways(summary) == [
-        "depo: accuracy, whole pool 46.1 % against 47.5 % for grpo, -1.4 points.",
+        "depo: 46.1 % accuracy on the whole pool against 47.5 % for grpo, -1.4 points.",
         "depo reached the target with less than 0.40 times the rollouts of grpo (400 against more than 1,000).",
     ]
     assert forgetting(summary) == [

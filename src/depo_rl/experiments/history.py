@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..config import ConstantSettings
 from ..curriculum import Curriculum
 from ..metrics import reliability
@@ -50,6 +52,7 @@ def own_figures(curriculum: Curriculum) -> dict[str, Any]:
     groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
     found = {"method": curriculum.method, "groups": groups, "rollouts": groups * size}
     found |= {name: finite(metrics[name]) for name in ("explored_share", "fallback_share", "guarded_share", *OF_A_RUN)}
+    found["distinct_prompts"] = int(np.count_nonzero(curriculum.breadth.visits))
     if isinstance(curriculum.config.estimator, ConstantSettings):
         return found
     _, p_mixed, _, mixed = curriculum.track.columns()

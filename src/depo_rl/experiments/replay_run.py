@@ -78,7 +78,6 @@ class _Run:
         self.groups, self.rollouts = 0, 0
         self.scored = dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
         self.tokens: int | None = 0
-        self.keys: set[str] = set()
         self.seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.started = time.perf_counter()
 
@@ -132,7 +131,6 @@ class _Run:
         outcomes = [s.outcome for s in settled]
         self.groups += len(outcomes)
         self.rollouts += sum(o.group_size for o in outcomes)
-        self.keys |= {o.key for o in outcomes}
         self.scored["all"] += sum(o.n_scored > 0 for o in outcomes)
         for name in ("mixed", "all_pass", "all_fail"):
             self.scored[name] += sum(getattr(o, name) for o in outcomes)
@@ -171,7 +169,7 @@ class _Run:
             seconds_total=time.perf_counter() - self.started,
             history=self.history,
             skip_audit=self.auditor.result(),
-            distinct_prompts=len(self.keys),
+            distinct_prompts=int(np.count_nonzero(self.curriculum.breadth.visits)),
             **{name: _known(metrics[name]) for name in OF_A_RUN},  # type: ignore[arg-type]
             unanswered=int(engine["unanswered"]) if "unanswered" in engine else None,
         )

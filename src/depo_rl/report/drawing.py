@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from .curves import Curve, band, evaluation_window, smooth
@@ -36,9 +36,9 @@ def by_method(results: Results, curve: Callable[[RunResult], Curve]) -> dict[str
 
 
 def draw(
-    axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke], markers: bool = False
+    axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke], marked: Collection[str] = ()
 ) -> dict[str, object]:
-    """Draws every method; returns the line that stands for it in the legend."""
+    """Draws every method, those ``marked`` with their points; returns the line that stands for it in the legend."""
     handles: dict[str, object] = {}
     for method, each in curves.items():
         look, middle = looks[method], band(each)
@@ -51,7 +51,7 @@ def draw(
         if len(each) > 1:
             alpha = 0.16 if thin else 0.06
             axes.fill_between(middle.x, middle.low, middle.high, color=look.color, alpha=alpha, linewidth=0)
-        dots = look.marker if len(middle.x) == 1 or (markers and len(middle.x) <= 40) else ""
+        dots = look.marker if len(middle.x) == 1 or (method in marked and len(middle.x) <= 40) else ""
         (handles[method],) = axes.plot(
             middle.x, middle.median, color=look.color, linestyle=look.dash, linewidth=1.9, marker=dots, markersize=4
         )
@@ -59,16 +59,17 @@ def draw(
 
 
 def draw_evaluations(axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke]) -> dict[str, object]:
-    """As ``draw``, for accuracies: of many evaluations, which are faint dots, the line is the rolling mean.
+    """As ``draw``, for accuracies: of many evaluations, of a single run faint dots, the line is the rolling mean.
 
     From one evaluation to the next a policy moves about as much as methods differ.
     """
-    many = {m: [curve for curve in each if evaluation_window(curve) > 1] for m, each in curves.items()}
-    for method, each in many.items() if len(curves) <= MANY else ():
-        for x, y in each:
-            axes.plot(x, y, color=looks[method].color, linestyle="", marker=".", markersize=4, alpha=0.3, zorder=1.5)
-    smoothed = {m: [smooth(curve, evaluation_window(curve)) for curve in each] for m, each in curves.items()}
-    return draw(axes, smoothed, looks, markers=True)
+    many = [method for method, each in curves.items() if max(map(evaluation_window, each)) > 1]
+    for method in many:
+        if len(curves[method]) == 1 and len(curves) <= MANY:  # of several seeds the band shows the spread
+            look = looks[method]
+            axes.plot(*curves[method][0], color=look.color, linestyle="", marker=".", markersize=4, alpha=0.3)
+    smoothed = {m: [smooth(c, evaluation_window(c), keep_ends=True) for c in each] for m, each in curves.items()}
+    return draw(axes, smoothed, looks, marked=[method for method in curves if method not in many])
 
 
 def solid(look: Stroke) -> Stroke:

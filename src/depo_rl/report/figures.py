@@ -202,10 +202,10 @@ FIGURES = (
         "rollouts",
         "Accuracy against completions sampled",
         "Held-out accuracy against the completions that were paid for, those of discarded groups included. A curve "
-        "further to the left reaches the same accuracy for less. Of many evaluations, the dots, the line is the "
-        "rolling mean: from one to the next a policy moves as much as methods differ. Where the axis says “whole "
-        "pool”, it is the accuracy on problems of all sources, weighted as the sources are in the pool: what is "
-        "forgotten counts as much as what is learnt.",
+        "further to the left reaches the same accuracy for less. Of many evaluations (of a single run: the dots) "
+        "the line is the rolling mean: from one to the next a policy moves as much as methods differ. Where the axis "
+        "says “whole pool”, it is the accuracy on problems of all sources, weighted as the sources are in the pool: "
+        "what is forgotten counts as much as what is learnt.",
     ),
     FigureSpec(
         "accuracy_by_source",

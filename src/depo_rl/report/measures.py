@@ -33,7 +33,7 @@ MEASURES = (
     Measure("mixed_share", "mixed groups", "share", "groups with right and wrong answers: the ones that teach", True),
     Measure("all_pass_share", "all right", "share", "groups whose answers were all right: paid for, teach nothing"),
     Measure("all_fail_share", "all wrong", "share", "groups whose answers were all wrong: paid for, teach nothing"),
-    Measure("distinct_prompts", "different prompts", "count", "that were rolled out; the rest are repeats"),
+    Measure("distinct_prompts", "different prompts", "count", "that were chosen; the rest are repeats"),
     Measure("unseen_share", "never chosen", "share", "prompts of the pool that no batch had"),
     Measure("effective_prompts", "effective prompts", "count", "as many, visited equally often, would be as varied"),
     Measure("most_visits", "most visits", "count", "of one prompt"),

@@ -148,7 +148,8 @@ def _sentence(row: MethodSummary, base: MethodSummary, measure: Measure, ratio: 
     numbers = f"{_in_words(own, measure)} against {_in_words(other, measure)}"
     if measure.name == "accuracy_whole":
         points = form_points(difference(own.median, other.median))
-        return f"{row.method}: {measure.label} {numbers} for {base.method}, {points} points."
+        accuracies = f"{form(own.median, 'share')} accuracy on the whole pool against {form(other.median, 'share')}"
+        return f"{row.method}: {accuracies} for {base.method}, {points} points."
     if measure.name != "rollouts_to_target":
         return f"{row.method}: {measure.label} {numbers} for {base.method}."
     if ratio.value is None:

@@ -134,7 +134,7 @@ class RunResult(_Record):
     fallback_share, guarded_share: of the groups chosen, in [0, 1]. skip_audit: what was skipped and would have been
     mixed. unanswered: groups that a replayed history could not answer.
 
-    Breadth, as ``Breadth.metrics`` has it at the end: distinct_prompts: different prompts that were rolled out.
+    Breadth, as ``Breadth.metrics`` has it at the end: distinct_prompts: different prompts that were chosen.
     distinct_share: different prompts among the places of the last 20 batches, in (0, 1]. unseen_share: of the pool, in
     [0, 1], never chosen. effective_prompts: as many, visited equally often, would be as varied; from 1 to the size of
     the pool. most_visits: of one prompt. sources_per_batch: different sources in a batch, mean of the run, from 1 on.
