@@ -39,6 +39,7 @@ class Breadth:
 
     def _load(self, visits: IntArray, recent: list[IntArray], sources: int, is_open: bool) -> None:
         self._visits = visits
+        self._prompts_by_visits = np.bincount(visits)  # position v: prompts that were visited v times
         self._recent = deque(recent, RECENT_BATCHES)
         self._sources_by_place = sources  # sum over batches of (sources in it x places of it)
         self._open = is_open  # the last batch was adopted and nothing has come back since
@@ -60,7 +61,7 @@ class Breadth:
         batch = np.array([self._index[key] for key in keys], dtype=np.int64)
         if not len(batch):
             return
-        self._visits[batch] += 1
+        self._visit(batch)
         if joins and self._open:
             before = self._recent.pop()
             self._sources_by_place -= self._weighed(before)
@@ -72,6 +73,14 @@ class Breadth:
     def close(self) -> None:
         """A group came back: what is chosen from here on is another batch."""
         self._open = False
+
+    def _visit(self, batch: IntArray) -> None:
+        """Counts, in time that goes with the batch and not with the pool."""
+        before = self._visits[batch]
+        self._visits[batch] = before + 1
+        size = max(len(self._prompts_by_visits), int(before.max()) + 2)
+        moved = np.bincount(before + 1, minlength=size) - np.bincount(before, minlength=size)
+        self._prompts_by_visits = np.pad(self._prompts_by_visits, (0, size - len(self._prompts_by_visits))) + moved
 
     def _weighed(self, batch: IntArray) -> int:
         return len(np.unique(self._source_of[batch])) * len(batch)
@@ -85,10 +94,8 @@ class Breadth:
         (0, 1]. unseen_share: of the pool, never chosen, in [0, 1]. effective_prompts: exp of the entropy
         of the visits, in [1, N]: as many prompts visited equally often would be as varied.
         most_visits: of one prompt.
-
-        One pass over the pool: about 0.4 ms for 100,000 prompts.
         """
-        prompts_by_visits = np.bincount(self._visits)  # position v: prompts that were visited v times
+        prompts_by_visits = self._prompts_by_visits
         n, n_unseen = len(self._visits), int(prompts_by_visits[0])
         figures = dict.fromkeys(BREADTH, NAN)
         figures |= {"unseen_share": n_unseen / n, "most_visits": float(len(prompts_by_visits) - 1)}
