@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from core_world import FakeEstimator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core_world import FakeEstimator
 from depo_rl import GroupOutcome, Prediction, Prompt, make_curriculum
 from depo_rl.selectors import MostLikelyMixed, drawn_in_proportion
 

@@ -1,7 +1,7 @@
 """One training run on the bed: GRPO, on-policy, whose prompts a curriculum of the package chooses.
 
-Advantages, loss and clipping are TRL's (``scale_rewards="group"``, ``loss_type="dapo"``), one optimiser step a batch, and
-a run ends after a number of *generated* tokens, those of discarded groups included. Accuracy is exact, on held-out
+Advantages, loss and clipping are TRL's (``scale_rewards="group"``, ``loss_type="dapo"``), one optimiser step a batch,
+and a run ends after a number of *generated* tokens, those of discarded groups included. Accuracy is exact, on held-out
 problems of every level.
 """
 

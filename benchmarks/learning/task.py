@@ -1,7 +1,7 @@
 """Problems of 21 levels in four families, answered digit by digit, the least significant first.
 
-Sums, differences, products with one digit, and sorting: a *level* is a family and a length ("add4"). What is right is one
-string, so that a policy's pass rate on a problem is the probability of that string: known exactly, without sampling.
+Sums, differences, products with one digit, and sorting: a *level* is a family and a length ("add4"). What is right is
+one string, so that a policy's pass rate on a problem is the probability of that string: known exactly, unsampled.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ class CurriculumConfig(Settings):
     temperature: float = Field(
         0.0,
         ge=0.0,
-        description="band auto: prompts are drawn in proportion to P(mixed)^(1 / temperature); 0: the largest are taken",
+        description="band auto: draw in proportion to P(mixed)^(1 / temperature); 0: take the largest",
     )
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")

@@ -60,7 +60,7 @@ class MostLikelyMixed:
     predicted Beta (depo_paper, "what theory says about the window").
 
     temperature: above 0 prompts are *drawn*, each with a probability in proportion to P(mixed)^(1 / temperature); at 0
-    the largest are taken. What is taken by an uncertain belief is what that belief overrates, and all else is forgotten.
+    the largest are taken. What is taken by an uncertain belief is what it overrates, and all else is forgotten.
     """
 
     def __init__(self, group_size: int, candidate_factor: int, temperature: float = 0.0) -> None:
