@@ -111,7 +111,7 @@ def test_the_scan_sees_relative_lazy_and_typing_imports():
 @pytest.mark.parametrize("module", MODULES)
 def test_files_and_functions_stay_short(module):
     text = MODULES[module].read_text()
-    assert len(text.splitlines()) <= (150 if module == "curriculum" else 400)
+    assert len(text.splitlines()) <= (200 if module == "curriculum" else 400)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno is not None

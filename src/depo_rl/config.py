@@ -258,6 +258,11 @@ class CurriculumConfig(Settings):
     )
     window: tuple[float, float] = Field((0.15, 0.85), description="pass rates let through, both ends included")
     warmup_steps: int = Field(100, ge=0, description="batches' worth of scored groups before anything is filtered")
+    temperature: float = Field(
+        0.0,
+        ge=0.0,
+        description="band auto: draw in proportion to P(mixed)^(1 / temperature); 0: take the largest",
+    )
     candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
     guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")

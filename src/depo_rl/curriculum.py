@@ -82,8 +82,9 @@ class Curriculum:
         def draw(k: int, seen: Set[str]) -> list[Prompt]:
             return self.pool.draw(k, taken | seen)
 
-        filled = fill(n - len(explored), self._rule(n), draw, self._predict, self.config, self._rng)
-        flights |= filled.flights
+        rule = self._rule(n)
+        filled = fill(n - len(explored), rule, draw, self._predict, self.config, self._rng)
+        flights = filled.included(rule[0], flights | filled.flights)
         self._ledger.depart(flights, filled.n_skipped, filled.wasted_groups, time.perf_counter() - started)
         return [self.pool[key] for key in flights]
 
@@ -122,7 +123,8 @@ class Curriculum:
     def adopt(self, keys: Iterable[str]) -> None:
         """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""
         prompts = [self.pool[key] for key in dict.fromkeys(keys) if key not in self._ledger.flights]
-        self._ledger.adopt(fly(prompts, "uniform", self._predict(prompts)))
+        flights = fly(prompts, "uniform", self._predict(prompts))
+        self._ledger.adopt({key: flight._replace(inclusion=1.0) for key, flight in flights.items()})
 
     def release(self, keys: Iterable[str] | None = None) -> int:
         """Gives up on prompts in flight (all by default) whose outcomes will never come; they count as failed."""

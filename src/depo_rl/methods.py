@@ -74,12 +74,12 @@ def _build_dapo(pool: PromptPool, config: CurriculumConfig) -> Parts:
 def _build_depo(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector: Selector = PassRateWindow(*config.window)
     if config.band == "auto":
-        selector = MostLikelyMixed(config.group_size, config.candidate_factor)
+        selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
 def _build_most_mixed(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = MostLikelyMixed(config.group_size, config.candidate_factor)
+    selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 

@@ -148,7 +148,7 @@ class Ledger:
         self.breadth.close()
         if flight is None:
             self._add(duplicates=1)
-            return Settlement(outcome, "duplicate", NAN, NAN, admitted=False)
+            return Settlement(outcome, "duplicate", NAN, NAN, NAN, admitted=False)
         admitted = outcome.n_scored > 0 and gate.admit(outcome)
         self._add(**{"failed" if outcome.n_scored == 0 else "admitted" if admitted else "rejected": 1})
         if outcome.n_tokens is not None:
@@ -223,7 +223,7 @@ class Ledger:
         count, last = {k: int(state["count"][k]) for k in COUNTS}, {k: float(state["last"][k]) for k in LAST_BATCH}
         tokens, rollouts = int(state["tokens"]), int(state["rollouts_with_tokens"])
         wasted = float(state["wasted_groups"])
-        flights = {k: Flight(str(b), float(m), float(s)) for k, (b, m, s) in state["in_flight"].items()}
+        flights = {k: Flight(str(b), *map(float, belief)) for k, (b, *belief) in state["in_flight"].items()}
         if (visited := int(np.sum(state["breadth"]["visits"]))) != count["chosen"]:
             raise StateMismatch(
                 f"ledger state counts {count['chosen']} prompts as chosen and {visited} visits, which must be as many: "

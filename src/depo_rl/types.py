@@ -182,24 +182,29 @@ class Decision:
     chosen: positions to roll out, at most as many as asked for. skipped: position -> reason, every other position.
     explored: positions chosen whatever the prediction (the selector's own exploration, if any; a subset of chosen).
     score_P: shape (P,), larger is better; ranks the skipped when too few qualify and the batch must be filled.
+    threshold: of a draw, the score from which on a candidate is certain to be chosen, > 0: each was chosen with
+    probability min(1, score / threshold). None: the rule is not a draw.
     """
 
     chosen: tuple[int, ...]
     skipped: Mapping[int, str]
     score_P: FloatArray
     explored: tuple[int, ...] = ()
+    threshold: float | None = None
 
 
 class Flight(NamedTuple):
     """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in flight.
 
     because: "uniform", "warmup", "selected", "explored", "fallback" or "guarded". predicted_mean in (0, 1),
-    predicted_strength > 0, in equivalent rollouts.
+    predicted_strength > 0, in equivalent rollouts. inclusion: how many times likelier this prompt was to be in the
+    batch than under uniform choice, > 0 (1 where the choice was uniform); NaN where the rule is not a draw.
     """
 
     because: str
     predicted_mean: float
     predicted_strength: float
+    inclusion: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,13 +212,14 @@ class Settlement:
     """One outcome with what was known before its rollout.
 
     because: as in ``Flight``, or "duplicate" for an outcome of a prompt that was not in flight (ignored).
-    predicted_mean, predicted_strength: the belief before the rollout; NaN for duplicates. admitted: train on it.
+    predicted_mean, predicted_strength, inclusion: as in ``Flight``; NaN for duplicates. admitted: train on it.
     """
 
     outcome: GroupOutcome
     because: str
     predicted_mean: float
     predicted_strength: float
+    inclusion: float
     admitted: bool
 
 
@@ -248,6 +254,13 @@ class Selector(Protocol):
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
     ) -> Decision: ...
+
+
+@runtime_checkable
+class Drawing(Selector, Protocol):
+    """A selector that draws: the probability that a candidate is chosen follows from its score (``Decision``)."""
+
+    def score(self, prediction: Prediction) -> FloatArray: ...
 
 
 @runtime_checkable

@@ -6,11 +6,14 @@ warm-up, the bound on candidates and the filling of a short batch are the curric
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..types import Decision, FloatArray, Prediction, Prompt
+
+_LEAST = 1e-4  # P(mixed) of a prompt that is drawn: none is out of reach for good
 
 
 class Uniform:
@@ -51,14 +54,18 @@ class PassRateWindow:
 
 
 class MostLikelyMixed:
-    """The prompts with the largest predicted probability of a mixed group for this G, of all candidates allowed.
+    """Prompts by their predicted probability of a mixed group for this G, of all candidates allowed.
 
     The window follows from theory instead of being a knob: P(teaches nothing) = P(all right) + P(all wrong) under the
     predicted Beta (depo_paper, "what theory says about the window").
+
+    temperature: above 0 prompts are *drawn*, each with a probability in proportion to P(mixed)^(1 / temperature); at 0
+    the largest are taken. What is taken by an uncertain belief is what it overrates, and all else is forgotten.
     """
 
-    def __init__(self, group_size: int, candidate_factor: int) -> None:
+    def __init__(self, group_size: int, candidate_factor: int, temperature: float = 0.0) -> None:
         self.group_size, self.candidate_factor = group_size, candidate_factor
+        self.temperature = temperature
 
     def appetite(self, n: int) -> int:
         return n * self.candidate_factor
@@ -66,7 +73,15 @@ class MostLikelyMixed:
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
     ) -> Decision:
-        return best_ranked(prediction.p_mixed(self.group_size), n)
+        if self.temperature == 0.0:
+            return best_ranked(prediction.p_mixed(self.group_size), n)
+        return drawn_in_proportion(self.score(prediction), prediction.mean_P, n, rng)
+
+    def score(self, prediction: Prediction) -> FloatArray:
+        """What the probability of being drawn is in proportion to, shape (P,), > 0."""
+        p_mixed_P = np.maximum(prediction.p_mixed(self.group_size), _LEAST)
+        result_P: FloatArray = p_mixed_P ** (1.0 / self.temperature)
+        return result_P
 
 
 class NearestRate:
@@ -93,6 +108,37 @@ class NearestRate:
 def best_ranked(score_P: FloatArray, n: int) -> Decision:
     """The ``n`` candidates with the largest scores; ties keep the order of the draw, which is random."""
     return _decide(score_P, np.argsort(-score_P, kind="stable").tolist(), n, "outranked")
+
+
+def drawn_in_proportion(score_P: FloatArray, along_P: FloatArray, n: int, rng: np.random.Generator) -> Decision:
+    """``n`` candidates, each with probability min(1, score / threshold), exactly: systematic sampling (Madow 1949).
+
+    score_P: shape (P,), > 0. along_P: shape (P,), what the candidates are walked along: neighbours hardly come
+    together, so that each draw covers the whole range.
+    """
+    if n >= len(score_P):
+        return dataclasses.replace(best_ranked(score_P, n), threshold=float(score_P.min(initial=1.0)))
+    if n == 0:
+        return best_ranked(score_P, 0)
+    threshold = _threshold(score_P, n)
+    order = np.lexsort((rng.random(len(score_P)), along_P))
+    walked_P = np.cumsum(np.minimum(score_P[order] / threshold, 1.0))
+    walked_P *= n / walked_P[-1]  # it is n but for rounding
+    stride_P = np.floor(walked_P + rng.uniform(0.0, 1.0 - 1e-9))
+    chosen = order[np.flatnonzero(np.diff(stride_P, prepend=0.0))]
+    left = np.setdiff1d(np.arange(len(score_P)), chosen).tolist()
+    return Decision(tuple(chosen.tolist()), dict.fromkeys(left, "not_drawn"), score_P, threshold=threshold)
+
+
+def _threshold(score_P: FloatArray, n: int) -> float:
+    """The one at which the probabilities min(1, score / threshold) add up to ``n``, which is below their number."""
+    falling_P = -np.sort(-score_P)
+    rest_P = np.cumsum(falling_P[::-1])[::-1]  # of each and all smaller ones
+    for certain in range(n):
+        threshold = rest_P[certain] / (n - certain)
+        if falling_P[certain] <= threshold:
+            break
+    return float(threshold)
 
 
 def keep_at_random(keep_P: FloatArray, reasons: Sequence[str], n: int, rng: np.random.Generator) -> Decision:

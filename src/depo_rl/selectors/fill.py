@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
 
 from ..config import CurriculumConfig
-from ..types import Decision, Flight, Prediction, Prompt, Selector
+from ..types import Decision, Drawing, Flight, Prediction, Prompt, Selector
+from . import Uniform
 
 Draw = Callable[[int, Set[str]], list[Prompt]]
 """draw(k, seen): up to k further candidates whose keys are not in seen; fewer only if no more exist."""
@@ -18,12 +19,27 @@ Draw = Callable[[int, Set[str]], list[Prompt]]
 class Filled(NamedTuple):
     """flights: by key, in the order chosen. n_skipped: candidates looked at and not chosen.
 
-    wasted_groups: how many of those would be expected to teach nothing, had they been rolled out.
+    wasted_groups: how many of those would be expected to teach nothing, had they been rolled out. threshold: of a draw
+    (``Decision``); None if the rule is none.
     """
 
     flights: dict[str, Flight]
     n_skipped: int
     wasted_groups: float
+    threshold: float | None
+
+    def included(self, selector: Selector, flights: Mapping[str, Flight]) -> dict[str, Flight]:
+        """``flights``, the explored ones and those of this filling, with their inclusion."""
+        if not isinstance(selector, Drawing) or self.threshold is None:
+            inclusion = 1.0 if isinstance(selector, Uniform) else math.nan
+            return {key: flight._replace(inclusion=inclusion) for key, flight in flights.items()}
+        belief = Prediction(*np.array([flight[1:3] for flight in flights.values()]).T)
+        chance_P = np.minimum(selector.score(belief) / self.threshold, 1.0)
+        n_seen = len(self.flights) + self.n_skipped
+        explored = 1.0 - len(self.flights) / len(flights)  # share of the places, filled uniformly
+        inclusion_P = explored + chance_P * n_seen / len(flights)
+        rows = zip(flights.items(), inclusion_P.tolist(), strict=True)
+        return {key: flight._replace(inclusion=inclusion) for (key, flight), inclusion in rows}
 
 
 class _Rest(NamedTuple):
@@ -43,6 +59,7 @@ def fill(
 ) -> Filled:
     """Flights for ``n`` prompts (fewer only if no more are free), after a bounded number of candidates."""
     selector, because = rule
+    threshold: float | None = None
     flights: dict[str, Flight] = {}
     rest: list[_Rest] = []
     seen: set[str] = set()
@@ -51,6 +68,7 @@ def fill(
     while drawn := draw(min(wanted, budget - len(seen)), seen):
         belief = predict(drawn)
         decision = selector.select(drawn, belief, n - len(flights), rng)
+        threshold = decision.threshold
         flights |= fly([drawn[i] for i in decision.chosen], because, belief, decision.chosen)
         rest += _not_chosen(drawn, belief, decision, config.group_size)
         seen.update(prompt.key for prompt in drawn)
@@ -59,7 +77,7 @@ def fill(
     rest.sort(key=lambda row: -row.score)  # stable: ties keep the order of the draw, which is random
     n_short = n - len(flights)
     flights |= {row.key: row.flight for row in rest[:n_short]}
-    return Filled(flights, len(rest[n_short:]), sum(row.p_dead for row in rest[n_short:]))
+    return Filled(flights, len(rest[n_short:]), sum(row.p_dead for row in rest[n_short:]), threshold)
 
 
 def fly(
@@ -68,7 +86,7 @@ def fly(
     """``prompts`` by key with the beliefs ``at`` those positions (their own by default)."""
     positions = range(len(prompts)) if at is None else at
     return {
-        prompt.key: Flight(because, float(belief.mean_P[i]), float(belief.strength_P[i]))
+        prompt.key: Flight(because, float(belief.mean_P[i]), float(belief.strength_P[i]), math.nan)
         for prompt, i in zip(prompts, positions, strict=True)
     }
 
