@@ -263,7 +263,9 @@ class CurriculumConfig(Settings):
         ge=0.0,
         description="band auto: draw in proportion to P(mixed)^(1 / temperature); 0: take the largest",
     )
-    candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
+    candidate_factor: int | Literal["auto"] = Field(
+        8, description="at most this many candidates are looked at per place; 'auto' follows the pool"
+    )
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
     guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")
     max_rounds: int = Field(
@@ -277,6 +279,14 @@ class CurriculumConfig(Settings):
     pools: PoolSettings = Field(default_factory=lambda: PoolSettings.model_validate({}))
     adarft: AdaRFTSettings = Field(default_factory=lambda: AdaRFTSettings.model_validate({}))
     speed: SPEEDSettings = Field(default_factory=lambda: SPEEDSettings.model_validate({}))
+
+    @field_validator("candidate_factor", mode="plain")
+    @classmethod
+    def _count_or_auto(cls, value: Any) -> Any:
+        """Plain, for a union's own message would be one for each of its members."""
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError("Input should be a whole number greater than or equal to 1, or 'auto'")
 
     @field_validator("estimator", mode="before")
     @classmethod
@@ -328,7 +338,8 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         return f"{name} needs a type: one of {', '.join(tags)}; got {error['input']!r}"
     if not path:
         return str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} = {error['input']!r}: {error['msg']}{f' ({description})' if description else ''}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name} = {error['input']!r}: {message}{f' ({description})' if description else ''}"
 
 
 def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]], str | None]:

@@ -29,6 +29,8 @@ from .selectors import Uniform
 from .selectors.fill import fill, fly
 from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
 
+WANTED, EPOCHS = 1.4, 4.0  # of candidate_factor "auto": mixed candidates per place; epochs at which half of it is left
+
 
 class Curriculum:
     """Composes a pool, an estimator, a selector and a gate. Make one with ``make_curriculum``."""
@@ -83,7 +85,7 @@ class Curriculum:
             return self.pool.draw(k, taken | seen)
 
         rule = self._rule(n)
-        filled = fill(n - len(explored), rule, draw, self._predict, self.config, self._rng)
+        filled = fill(n - len(explored), rule, draw, self._predict, self.config, self.candidate_factor, self._rng)
         flights = filled.included(rule[0], flights | filled.flights)
         self._ledger.depart(flights, filled.n_skipped, filled.wasted_groups, time.perf_counter() - started)
         return [self.pool[key] for key in flights]
@@ -95,6 +97,20 @@ class Curriculum:
         if self._ledger.n_scored < self.config.warmup_steps * n:
             return Uniform(), "warmup"
         return (Uniform(), "guarded") if self._guard.judge() else (self.selector, "selected")
+
+    @property
+    def candidate_factor(self) -> float:
+        """Candidates looked at per place, at most; no prompt is then chosen more often than this times its share.
+
+        auto (our rule): 1.4 / u with u the mixed share under uniform choice, within [2, 12], so that there are enough
+        mixed groups to choose from and hardly more; less the more epochs the pool was rolled out, down to uniform
+        choice, for what a few prompts teach many times over is those prompts.
+        """
+        factor = self.config.candidate_factor
+        if factor != "auto":
+            return float(factor)
+        fresh = EPOCHS / (EPOCHS + self._ledger.count["chosen"] / len(self.pool))
+        return 1.0 + fresh * (min(max(WANTED / self._ledger.fair_mixed_share, 2.0), 12.0) - 1.0)
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""

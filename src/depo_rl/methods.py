@@ -74,22 +74,22 @@ def _build_dapo(pool: PromptPool, config: CurriculumConfig) -> Parts:
 def _build_depo(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector: Selector = PassRateWindow(*config.window)
     if config.band == "auto":
-        selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
+        selector = MostLikelyMixed(config.group_size, config.temperature)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
 def _build_most_mixed(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
+    selector = MostLikelyMixed(config.group_size, config.temperature)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
 def _build_thompson(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = NearestRate(config.target, config.candidate_factor, thompson=True)
+    selector = NearestRate(config.target, thompson=True)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
 def _build_pcl(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = NearestRate(config.target, config.candidate_factor, thompson=False)
+    selector = NearestRate(config.target, thompson=False)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
@@ -103,7 +103,7 @@ def _build_pools(pool: PromptPool, config: CurriculumConfig) -> Parts:
 
 
 def _build_adarft(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = TargetDifficulty(config.adarft, config.candidate_factor)
+    selector = TargetDifficulty(config.adarft)
     return Parts(make_estimator(pool, config), selector, AdmitAll())
 
 
