@@ -163,8 +163,8 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
         ),
         (
             "depo",
-            {"estimator": {"learning_rate": 0.1}},
-            r"estimator needs a type: one of bots, constant, dps, encoder, fused, history, ngrams, oracle",
+            {"estimator": {"type": None}},
+            r"unknown estimator 'None'",
         ),
         (
             "depo",

@@ -244,6 +244,9 @@ class SPEEDSettings(Settings):
     batches: int = Field(4, ge=1, description="prompts screened per generation round, in batches")
 
 
+DEFAULT_ESTIMATOR = "ngrams"
+
+
 class CurriculumConfig(Settings):
     """Settings of one curriculum. A method sets its own defaults for some of them (``methods.METHODS``)."""
 
@@ -276,8 +279,7 @@ class CurriculumConfig(Settings):
     @field_validator("estimator", mode="before")
     @classmethod
     def _estimator_by_name(cls, value: Any) -> Any:
-        """``estimator: encoder`` is short for ``estimator: {type: encoder}``."""
-        return {"type": value} if isinstance(value, str) else value
+        return _by_type("estimator", value)
 
     @model_validator(mode="after")
     def _ordered(self) -> CurriculumConfig:
@@ -357,12 +359,39 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]
 
 
+def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` over ``base``, mapping into mapping, so that what is not named stays; neither is changed.
+
+    A mapping that names another ``type`` than the one it is laid over takes its place: its settings are others. So do
+    ready settings and everything else that is no mapping. An estimator may be named by its type alone.
+    """
+    result = dict(base)
+    for name, value in given.items():
+        old, new = _by_type(name, result.get(name)), _by_type(name, value)
+        if isinstance(new, Mapping):
+            kept = isinstance(old, Mapping) and new.get("type", old.get("type")) == old.get("type")
+            new = merged(old if kept else {}, new)
+        result[name] = new
+    return result
+
+
+def _by_type(name: str, value: Any) -> Any:
+    """``estimator: encoder`` is short for ``estimator: {type: encoder}``."""
+    return {"type": value} if name == "estimator" and isinstance(value, str) else value
+
+
 def parse_config(
     defaults: Mapping[str, Any], given: Mapping[str, Any] | CurriculumConfig | None, where: str = "config"
 ) -> CurriculumConfig:
-    """The given settings over a method's defaults; of a ready ``CurriculumConfig``, those that were given to it."""
+    """The given settings merged into a method's defaults (``merged``); of a ready config, those that were given to it.
+
+    So ``{"estimator": {"n_random": 0}}`` is the method's estimator with that one change. Raises ConfigError.
+    """
     if isinstance(given, CurriculumConfig):
         given = {name: getattr(given, name) for name in given.model_fields_set}
     if given is not None and not isinstance(given, Mapping):
         raise ConfigError(f"{where}: settings must be a mapping of names to values, got {type(given).__name__}")
-    return validated(CurriculumConfig, {**defaults, **(given or {})}, where)
+    given = given or {}
+    if "estimator" in given:  # what a method that names none has
+        defaults = {"estimator": {"type": DEFAULT_ESTIMATOR}, **defaults}
+    return validated(CurriculumConfig, merged(defaults, given), where)

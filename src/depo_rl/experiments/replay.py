@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from ..config import CurriculumConfig, FusedSettings, parse_config
+from ..config import CurriculumConfig, FusedSettings, merged, parse_config
 from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
 from ..features.policy import no_policy
@@ -66,7 +66,7 @@ class ReplayPlan:
 
     def config(self, method: str, seed: int) -> CurriculumConfig:
         """Settings of one run: the method's own, those given, and a warm-up that leaves steps to filter in."""
-        given = self.settings | dict(self.method_settings.get(method, {}))
+        given = merged(self.settings, self.method_settings.get(method, {}))
         for name, option in (("group_size", "--group-size"), ("seed", "--seeds")):
             if name in given:
                 raise ConfigError(f"--set {name}: set it with {option}")
