@@ -155,11 +155,13 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
         ("depo", {"window": (0.2, 1.2)}, r"window must be two rates"),
         ("depo", {"window": 0.5}, r"window = 0.5: "),
         ("polaris", {"keep": (0.5, 0.5)}, r"keep must be two rates"),
-        ("depo", {"estimator": "ngram"}, r"unknown estimator 'ngram'\. Did you mean 'ngrams'\?"),
+        ("depo", {"estimator": "fuse"}, r"unknown estimator 'fuse'\. Did you mean 'fused'\?"),
+        ("depo", {"estimator": "ngrams"}, r"unknown estimator 'ngrams'\. 'fused' took its place\.$"),
+        ("depo", {"estimator": {"type": "ngrams", "n_features": 64}}, r"'ngrams'\. 'fused' took its place\.$"),
         (
             "depo",
             {"estimator": {"type": "bert"}},
-            r"unknown estimator 'bert'\. Known: bots, constant, dps, encoder, fused, history, ngrams, oracle",
+            r"unknown estimator 'bert'\. Known: bots, constant, dps, encoder, fused, history, oracle",
         ),
         (
             "depo",
@@ -168,12 +170,12 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
         ),
         (
             "depo",
-            {"estimator": {"type": "ngrams", "n_feature": 512}},
-            r"unknown setting 'estimator.n_feature'\. Did you mean 'n_features'\?",
+            {"estimator": {"n_bucket": 512}},
+            r"unknown setting 'estimator.n_bucket'\. Did you mean 'n_buckets'\?",
         ),
         (
             "depo",
-            {"estimator": {"type": "ngrams", "learning_rate": 0}},
+            {"estimator": {"type": "fused", "learning_rate": 0}},
             r"estimator.learning_rate = 0: .*greater than 0",
         ),
         ("depo", {"estimator": {"type": "constant", "mean": 1.0}}, r"estimator.mean = 1.0: .*less than 1"),

@@ -243,7 +243,7 @@ def spoilt(state, how):
     elif how == "missing field":
         del state["optimizer"]
     elif how == "type":
-        state["type"] = "NgramEstimator"
+        state["type"] = "FusedEstimator"
     elif how == "backbone":
         state["backbone"] = "distilbert-base-uncased"
     elif how == "missing weight":

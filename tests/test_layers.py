@@ -100,9 +100,9 @@ def test_the_scan_sees_relative_lazy_and_typing_imports():
     """The tests above mean nothing if the scan is blind."""
     assert "depo_rl.errors.PoolExhausted" in _imports("curriculum")
     assert "depo_rl.types.Prompt" in _imports("selectors")
-    assert "depo_rl.features.ngrams.NgramFeatures" in _imports("estimators.ngrams")
-    assert "depo_rl.estimators.ngrams.NgramEstimator" in _imports("methods")
-    assert "depo_rl.estimators.ngrams.NgramEstimator" not in _imports("methods", at_import_time=True)
+    assert "depo_rl.features.table.FeatureTable" in _imports("estimators.fused")
+    assert "depo_rl.estimators.fused.FusedEstimator" in _imports("methods")
+    assert "depo_rl.estimators.fused.FusedEstimator" not in _imports("methods", at_import_time=True)
     assert {"curriculum", "config", "types"} <= _own("__init__")
 
 

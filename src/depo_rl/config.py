@@ -39,20 +39,6 @@ class OracleSettings(Settings):
     strength: float = Field(1e4, gt=0.0, description="equivalent rollouts")
 
 
-class NgramSettings(Settings):
-    """Hashed words, character n-grams and number shapes with two online linear heads: the embedded default."""
-
-    type: Literal["ngrams"] = "ngrams"
-    n_features: int = Field(2**15, ge=2**8, le=2**24, description="hash buckets")
-    learning_rate: float = Field(0.03, gt=0.0, description="Adam step on the heads' weights")
-    l2: float = Field(1e-4, ge=0.0, description="weight decay per update, relative to the learning rate")
-    replay_groups: int = Field(2048, ge=1, description="finished groups kept to learn from")
-    half_life_groups: float = Field(1024.0, gt=0.0, description="groups after which a replayed one weighs half")
-    batch_groups: int = Field(256, ge=1, description="groups per update")
-    updates_per_observe: int = Field(8, ge=0, description="updates after each finished batch")
-    cache_prompts: int = Field(32_768, ge=0, description="feature rows kept in memory")
-
-
 class EncoderSettings(Settings):
     """The paper's Difficulty Estimator (arXiv 2602.06375); values of the authors' released code."""
 
@@ -126,7 +112,7 @@ class FeatureSettings(Settings):
 
 
 class FusedSettings(FeatureSettings):
-    """Features and each prompt's own groups in one calibrated belief (``estimators.fused``): what ``depo+`` uses."""
+    """Features and each prompt's own groups in one calibrated belief (``estimators.fused``): the default."""
 
     type: Literal["fused"] = "fused"
     mean_precision: float = Field(1.0, gt=0.0, description="of the weights' prior, head of the mean")
@@ -139,6 +125,9 @@ class FusedSettings(FeatureSettings):
     )
     learning_rate: float = Field(0.01, gt=0.0, description="Adam step on the heads' weights")
     replay_prompts: int = Field(32_768, ge=1, description="prompts whose latest group is kept to learn from")
+    half_life_steps: float = Field(
+        50.0, gt=0.0, description="policy steps after which a group is half as likely to be learnt from"
+    )
     batch_groups: int = Field(256, ge=1, description="groups per update of the heads")
     updates_per_observe: int = Field(8, ge=0, description="updates of the heads after each finished batch")
     walks: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
@@ -181,14 +170,7 @@ class BOTSSettings(Settings):
 
 
 EstimatorSettings = Annotated[
-    ConstantSettings
-    | OracleSettings
-    | NgramSettings
-    | FusedSettings
-    | EncoderSettings
-    | HistorySettings
-    | DPSSettings
-    | BOTSSettings,
+    ConstantSettings | OracleSettings | FusedSettings | EncoderSettings | HistorySettings | DPSSettings | BOTSSettings,
     Field(discriminator="type"),
 ]
 
@@ -244,7 +226,8 @@ class SPEEDSettings(Settings):
     batches: int = Field(4, ge=1, description="prompts screened per generation round, in batches")
 
 
-DEFAULT_ESTIMATOR = "ngrams"
+DEFAULT_ESTIMATOR = "fused"
+_TOOK_ITS_PLACE = {"ngrams": DEFAULT_ESTIMATOR}
 
 
 class CurriculumConfig(Settings):
@@ -252,7 +235,7 @@ class CurriculumConfig(Settings):
 
     group_size: int = Field(8, ge=2, description="completions per prompt, G; with 1 no group can teach anything")
     seed: int = Field(0, ge=0)
-    estimator: EstimatorSettings = Field(default_factory=lambda: NgramSettings.model_validate({}))
+    estimator: EstimatorSettings = Field(default_factory=lambda: FusedSettings.model_validate({}))
     band: Literal["window", "auto"] = Field(
         "window", description="choose by predicted pass rate in `window`, or by predicted P(mixed | G) ('auto')"
     )
@@ -320,7 +303,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     shown, owners, description = _follow(model, path)
     name, tags = ".".join(shown), sorted(filter(None, map(_tag, owners)))
     if kind == "union_tag_invalid":
-        return f"unknown {name} {error['ctx']['tag']!r}.{nearest(error['ctx']['tag'], tags)}"
+        tag = error["ctx"]["tag"]
+        gone = f" {_TOOK_ITS_PLACE[tag]!r} took its place." if tag in _TOOK_ITS_PLACE else ""
+        return f"unknown {name} {tag!r}.{gone or nearest(tag, tags)}"
     if kind == "union_tag_not_found":
         return f"{name} needs a type: one of {', '.join(tags)}; got {error['input']!r}"
     if not path:

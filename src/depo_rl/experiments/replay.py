@@ -234,7 +234,7 @@ def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]
         *sections, last = name.split(".")
         for section in sections:
             inner = target.get(section, {})
-            target[section] = {"type": inner} if isinstance(inner, str) else inner  # estimator=ngrams is short for that
+            target[section] = {"type": inner} if isinstance(inner, str) else inner  # estimator=fused is short for that
             target = target[section]
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {text}: {section} was set to {inner!r}, which has no settings of its own")
