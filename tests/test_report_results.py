@@ -37,7 +37,7 @@ runs = st.builds(
     all_pass_share=share, all_fail_share=share, explored_share=share, fallback_share=share, candidates_scored=count,
     seconds_selecting=amount, seconds_learning=amount, auc_mixed=share, log_loss=amount, ece=share, accuracy=points,
     rollouts_to_target=count, seconds_to_target=amount, seconds_total=amount, target=share, history=history,
-    reliability=st.none(), guarded_share=share,
+    reliability=st.none(), guarded_share=share, ece_floor=amount,
 )  # fmt: skip
 
 

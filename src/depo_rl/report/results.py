@@ -102,7 +102,8 @@ class RunResult(_Record):
     all_fail_share: of the groups rolled out. explored_share, fallback_share, guarded_share: of the groups chosen.
     candidates_scored: prompts whose pass rate was predicted.
     seconds_selecting, seconds_learning, seconds_total: of wall-clock, in the selector, in the estimator's updates, in
-    all. auc_mixed, log_loss (nats), ece: of the predicted P(mixed). accuracy: evaluations, or None without a policy.
+    all. auc_mixed, log_loss (nats), ece: of the predicted P(mixed). ece_floor: what the ece of perfectly calibrated
+    predictions would be on as many groups. accuracy: evaluations, or None without a policy.
     target: accuracy to be reached. rollouts_to_target, seconds_to_target: spent when it was first reached; None if it
     never was, or was not measured. history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative),
     mixed_share, all_pass_share, all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting,
@@ -139,6 +140,7 @@ class RunResult(_Record):
     unanswered: Count | None = None
     distinct_prompts: Count | None = None
     guarded_share: Share | None = None
+    ece_floor: Amount | None = None
 
     @field_validator("history")
     @classmethod

@@ -28,7 +28,7 @@ from .survival import SurvivingEstimator
 _VERSION = 1
 _FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "in_flight")
+_SO_FAR = ("log_loss", "auc_mixed", "ece", "ece_floor", "rollouts_saved", "tokens_saved", "in_flight")
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 
