@@ -47,8 +47,13 @@ class EncoderSettings(Settings):
         "distilbert-base-uncased", min_length=1, description="hub name, local folder or 'tiny-random'"
     )
     max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")
+    pooling: Literal["auto", "cls", "mean"] = Field(
+        "auto", description="which hidden state is read; auto: what the backbone's 1_Pooling/config.json says, else cls"
+    )
     learning_rate: float = Field(2e-4, gt=0.0)
-    backbone_lr_scale: float = Field(0.2, ge=0.0)
+    backbone_lr_scale: float = Field(
+        0.2, ge=0.0, description="of the learning rate; 0 freezes the backbone, whose vectors are then computed once"
+    )
     weight_decay: float = Field(0.01, ge=0.0)
     grad_clip: float = Field(1.0, gt=0.0, description="global gradient norm")
     updates_per_observe: int = Field(1, ge=0)
@@ -61,7 +66,10 @@ class EncoderSettings(Settings):
     width: int = Field(1024, ge=2, description="of the trunk")
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
-    prior_strength: float = Field(8.0, gt=0.0, description="equivalent rollouts reported with each prediction")
+    prior_strength: float = Field(
+        1.0, gt=0.0, description="equivalent rollouts told with each prediction before any group has been judged"
+    )
+    recalibrate: bool = Field(True, description="mend P(mixed) by what became of the latest groups")
 
 
 class HistorySettings(Settings):

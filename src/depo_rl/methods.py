@@ -221,7 +221,7 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
     if isinstance(settings, EncoderSettings):
         from .estimators.encoder import EncoderEstimator
 
-        return EncoderEstimator(pool.__getitem__, settings, config.seed)
+        return EncoderEstimator(pool.__getitem__, settings, config.seed, config.group_size)
     raise ConfigError(f"no estimator for settings of type {type(settings).__name__}")
 
 

@@ -13,6 +13,7 @@ from ..types import FloatArray, State
 _WINDOW = 2048  # judged groups that the correction is fitted to
 _PRECISION = 10.0  # of the normal prior that nothing needs mending, in judged groups of even odds
 _NEWTON_STEPS = 4
+_LEAST_SLOPE = 0.01
 
 
 class Recalibration:
@@ -42,7 +43,8 @@ class Recalibration:
             slope = design.T @ (truth - p) - penalty @ (self.coefficients_3 - start)
             curvature = (design * (p * (1 - p))[:, None]).T @ design + penalty
             self.coefficients_3 = self.coefficients_3 + np.linalg.solve(curvature, slope)
-        self.coefficients_3[0] = max(self.coefficients_3[0], 0.0)  # never the other way round: the guard is for that
+        # never the other way round, for which there is the guard; nor level, where rounding would choose
+        self.coefficients_3[0] = max(self.coefficients_3[0], _LEAST_SLOPE)
 
     def state_dict(self) -> State:
         return {"judged": np.array(self._judged).reshape(-1, 3), "coefficients": self.coefficients_3.copy()}
