@@ -83,7 +83,7 @@ class HistorySettings(Settings):
 
 
 class EncoderFeatureSettings(Settings):
-    """A frozen text encoder whose embeddings are features (``features.encoder``)."""
+    """A frozen text encoder whose embeddings are features (``features.experimental.encoder``)."""
 
     backbone: str = Field(min_length=1, description="hub name, local folder or 'tiny-random'")
     max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")

@@ -21,7 +21,7 @@ from math import ceil
 import numpy as np
 
 from ..config import FusedSettings
-from ..features.policy import Block
+from ..features.experimental.policy import Block
 from ..features.table import FeatureRows, FeatureTable
 from ..types import FloatArray, State
 from .evidence import IndexArray

@@ -19,7 +19,7 @@ import yaml
 from ..config import CurriculumConfig, FusedSettings, merged, parse_config
 from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
-from ..features.policy import no_policy
+from ..features.experimental.policy import no_policy
 from ..methods import METHODS, get_method, make_curriculum
 from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ..report import RunResult, save_figures, summarise, write_page, write_results
