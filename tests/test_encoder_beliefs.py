@@ -244,6 +244,14 @@ def test_a_frozen_backbone_reads_each_text_once_and_gives_the_same_bits(pooling)
     assert np.array_equal(never_kept.predict(PROMPTS[:30]).mean_P, cold)
 
 
+def test_vectors_of_other_weights_are_forgotten():
+    donor, estimator = make(seed=1, **FROZEN), make(seed=2, **FROZEN)
+    before = estimator.predict(PROMPTS[:5]).mean_P
+    estimator.load_state_dict(donor.state_dict())
+    after = estimator.predict(PROMPTS[:5]).mean_P
+    assert np.array_equal(after, donor.predict(PROMPTS[:5]).mean_P) and not np.array_equal(after, before)
+
+
 def test_a_backbone_that_learns_is_read_every_time():
     estimator = make()
     seen = counted(estimator)

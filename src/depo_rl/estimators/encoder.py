@@ -260,6 +260,8 @@ class EncoderEstimator:
                 entry["step"].fill_(float(saved["step"]))
                 for key in _MOMENTS:
                     entry[key].copy_(torch.tensor(np.array(saved[key])))
+        if self._frozen is not None:
+            self._frozen.forget()
         self._generator.set_state(torch.tensor(np.array(state["generator"])))
         self._counters = {name: int(state["counters"][name]) for name in _COUNTERS}
         for name in _READ:

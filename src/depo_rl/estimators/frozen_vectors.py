@@ -31,6 +31,10 @@ class FrozenVectors:
         """(P, D) of the texts with these token ids, at least one."""
         return torch.stack([self._one(row) for row in ids])
 
+    def forget(self) -> None:
+        """For when the backbone's weights were replaced."""
+        self._known.clear()
+
     def _one(self, row: Sequence[int]) -> Tensor:
         key = digest(*(token.to_bytes(4, "little") for token in row))
         if (vector_D := self._known.get(key)) is None:
