@@ -74,7 +74,7 @@ def _loss(coefficients_3: FloatArray, design: FloatArray, truth: FloatArray) -> 
 
 
 def _logistic(logit_P: FloatArray) -> FloatArray:
-    result: FloatArray = np.exp(-np.logaddexp(0.0, -logit_P))
+    result: FloatArray = 0.5 + 0.5 * np.tanh(0.5 * logit_P)  # neither overflows nor minds NaN
     return result
 
 
