@@ -189,12 +189,12 @@ def test_wilson_interval():
 
 
 def test_settings_for_all_and_for_one_method():
-    common, own = parse_settings(
-        ["band=auto", "depo.warmup_steps=4", "window=[0.1, 0.9]", "depo.estimator.type=ngrams"]
-    )
+    common, own = parse_settings(["band=auto", "depo.warmup_steps=4", "window=[0.1, 0.9]", "depo.estimator.type=fused"])
     assert common == {"band": "auto", "window": [0.1, 0.9]}
-    assert own == {"depo": {"warmup_steps": 4, "estimator": {"type": "ngrams"}}}
-    assert parse_settings(["estimator=ngrams", "estimator.l2=0.1"])[0] == {"estimator": {"type": "ngrams", "l2": 0.1}}
+    assert own == {"depo": {"warmup_steps": 4, "estimator": {"type": "fused"}}}
+    assert parse_settings(["estimator=fused", "estimator.gamma=0.1"])[0] == {
+        "estimator": {"type": "fused", "gamma": 0.1}
+    }
     assert parse_seeds("0, 2") == (0, 2)
     for wrong in ("band", "=1", "x={"):
         with pytest.raises(ConfigError, match="--set"):

@@ -11,8 +11,9 @@ from core_world import build, make_prompts, roll_out
 from depo_rl import GroupOutcome, Prediction, Prompt, make_curriculum
 from depo_rl.config import BOTSSettings, DPSSettings, GRESOSettings, HistorySettings, PoolSettings
 from depo_rl.errors import ConfigError, DataError
+from depo_rl.estimators.beliefs import beta_with_p_mixed
 from depo_rl.estimators.bots import BOTSEstimator
-from depo_rl.estimators.dps import DPSEstimator, beta_with_p_mixed
+from depo_rl.estimators.dps import DPSEstimator
 from depo_rl.estimators.history import HistoryEstimator
 from depo_rl.experiments.replay_run import simulate
 from depo_rl.gates import HighVariance

@@ -5,10 +5,9 @@
         prompts = curriculum.propose(n)          # before the engine generates and scores a group for each
         settled = curriculum.settle(outcomes)    # after it scored; train on the admitted ones
 
-A method is a choice of estimator, selector and gate (``methods.py``); what is below is the same for all of them, and so
-are its guarantees: exactly n distinct prompts or a typed error; nothing in flight is proposed; a bounded number of
-candidates, the best-ranked rest filling a short batch; exploration whatever the prediction; drawn = chosen + skipped,
-chosen = admitted + rejected + failed + in flight; run(2k) = run(k), save, load, run(k), prompt by prompt.
+A method is a choice of estimator, selector and gate (``methods.py``). Guarantees, whatever the method: n distinct
+prompts or a typed error; none in flight; a bounded number of candidates, the best-ranked rest filling a short batch;
+exploration; drawn = chosen + skipped, chosen = admitted + rejected + failed + in flight; exact resume.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from .breadth import Breadth
 from .checkpoint import RngState, Stateful, load_all_or_nothing
 from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
+from .futility import Futility
 from .guard import Guard
 from .metrics import Ledger, PredictionTrack
 from .pool import Exploration, PromptPool
@@ -48,11 +48,12 @@ class Curriculum:
         self.estimator, self.selector, self.gate = estimator, selector, gate
         self._exploration, self._rng = Exploration(pool, config.explore), np.random.default_rng([config.seed, 1])
         self._ledger, self._guard = Ledger(pool.index, pool.source_of, config.reward_range), Guard(config.guard)
-        self._learners: dict[str, Learner] = {"estimator": estimator}
-        if isinstance(selector, Learner):
-            self._learners["selector"] = selector
+        self._futility = Futility(method, config)
+        parts = {"estimator": estimator, "selector": selector}
+        self._learners: dict[str, Learner] = {name: part for name, part in parts.items() if isinstance(part, Learner)}
         own: dict[str, Stateful] = {"pool": pool, "exploration": self._exploration, "ledger": self._ledger}
-        self._parts = own | {"guard": self._guard} | self._learners | {"rng": RngState(self._rng)}
+        own |= {"guard": self._guard, "futility": self._futility}
+        self._parts = own | self._learners | {"rng": RngState(self._rng)}
 
     @property
     def in_flight(self) -> frozenset[str]:
@@ -122,17 +123,16 @@ class Curriculum:
     def settle(self, outcomes: Iterable[GroupOutcome]) -> list[Settlement]:
         """Judges and learns from finished groups, in any order and number; one settlement per outcome, in order.
 
-        A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed, if
-        an outcome's key is not in the pool.
+        A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed.
         """
         started, learnt, outcomes = time.perf_counter(), self._ledger.n_scored > 0, list(outcomes)
-        for outcome in outcomes:
-            _ = self.pool[outcome.key]  # UnknownPrompt comes before anything is changed
+        _ = [self.pool[outcome.key] for outcome in outcomes]  # UnknownPrompt comes before anything is changed
         settled = [self._ledger.land(outcome, self.gate) for outcome in outcomes]
         if fresh := [s for s in settled if s.because != "duplicate"]:
             for learner in self._learners.values():
                 learner.observe([s.outcome for s in fresh])
             self._guard.observe(fresh, learnt)
+            self._futility.observe(fresh)
             self._ledger.judge(fresh, time.perf_counter() - started)
         return settled
 

@@ -17,7 +17,6 @@ from .config import (
     EncoderSettings,
     FusedSettings,
     HistorySettings,
-    NgramSettings,
     OracleSettings,
     nearest,
     parse_config,
@@ -215,10 +214,6 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
         return DPSEstimator(settings, config.group_size)
     if isinstance(settings, BOTSSettings):
         return BOTSEstimator(pool.prompts, settings, config.group_size)
-    if isinstance(settings, NgramSettings):
-        from .estimators.ngrams import NgramEstimator
-
-        return NgramEstimator(pool.__getitem__, settings, config.seed)
     if isinstance(settings, FusedSettings):
         from .estimators.fused import FusedEstimator
 
@@ -226,7 +221,7 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
     if isinstance(settings, EncoderSettings):
         from .estimators.encoder import EncoderEstimator
 
-        return EncoderEstimator(pool.__getitem__, settings, config.seed)
+        return EncoderEstimator(pool.__getitem__, settings, config.seed, config.group_size)
     raise ConfigError(f"no estimator for settings of type {type(settings).__name__}")
 
 

@@ -59,6 +59,39 @@ def ece(probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15) -> float:
     return sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in rows) / total if total else NAN
 
 
+def ece_floor(probability_P: ArrayLike, bins: int = 15) -> float:
+    """What ``ece`` is expected to be, in [0, 0.5], if the truths are drawn from the probabilities themselves.
+
+    So much of an ECE is chance: 0.02 with 2,000 groups, 0.06 to 0.1 with 200. A bin of n truths of mean probability p
+    deviates by E|X - n p| with X ~ Binomial(n, p), which is 2 m C(n, m) p^m (1 - p)^(n - m + 1), m = floor(n p) + 1
+    (de Moivre; Diaconis and Zabell, 1991). That the probabilities of a bin are not all p makes it a little too large,
+    by a few per cent at most with 15 bins. NaN without data.
+    """
+    from scipy.special import gammaln
+
+    p = np.asarray(probability_P, dtype=np.float64)
+    if not len(p):
+        return NAN
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    n_B = np.bincount(which, minlength=bins)
+    mean_B = np.bincount(which, p, bins)[n_B > 0] / n_B[n_B > 0]
+    n_B, mean_B = n_B[n_B > 0], np.clip(mean_B, 1e-12, 1 - 1e-12)
+    m_B = np.minimum(np.floor(n_B * mean_B) + 1, n_B)
+    log_choose_B = gammaln(n_B + 1) - gammaln(m_B + 1) - gammaln(n_B - m_B + 1)
+    log_B = np.log(2 * m_B) + log_choose_B + m_B * np.log(mean_B) + (n_B - m_B + 1) * np.log1p(-mean_B)
+    return float(np.exp(log_B).sum() / len(p))
+
+
+def judged(p_mixed_P: ArrayLike, mixed_P: ArrayLike) -> dict[str, float]:
+    """log_loss, auc_mixed, ece and ece_floor of predicted P(mixed) against what became of the groups, shape (P,)."""
+    return {
+        "log_loss": log_loss(p_mixed_P, mixed_P),
+        "auc_mixed": auc(p_mixed_P, mixed_P),
+        "ece": ece(p_mixed_P, mixed_P),
+        "ece_floor": ece_floor(p_mixed_P),
+    }
+
+
 class PredictionTrack:
     """The last ``size`` scored groups, each with what had been predicted before its rollout."""
 
@@ -85,7 +118,7 @@ class PredictionTrack:
 
     def metrics(self) -> dict[str, float]:
         _, p_mixed, _, mixed = self.columns()
-        return {"log_loss": log_loss(p_mixed, mixed), "auc_mixed": auc(p_mixed, mixed), "ece": ece(p_mixed, mixed)}
+        return judged(p_mixed, mixed)
 
     def state_dict(self) -> State:
         return {"rows": np.array(self._rows, dtype=np.float64).reshape(-1, 4)}

@@ -16,10 +16,10 @@ import numpy as np
 
 from ..config import FusedSettings
 from ..errors import expect_same
-from ..features.policy import Block, PolicyFeatures, PolicyStates
+from ..features.experimental.policy import Block, PolicyFeatures, PolicyStates
 from ..features.table import FeatureTable
 from ..types import FloatArray, GroupOutcome, Lesson, Prediction, Prompt, State
-from .dps import beta_with_p_mixed
+from .beliefs import beta_with_p_mixed
 from .evidence import Evidence, IndexArray
 from .history import StepClock
 from .logistic_normal import rates

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...config import CurriculumConfig, nearest
 from ...errors import ConfigError, EngineError
-from ...features.policy import no_policy
+from ...features.experimental.policy import no_policy
 from ...gates import DynamicSampling
 from ...types import Gate
 from .names import DATASET, MODES, REPLAY, SUPPORTED, buffer_name
