@@ -43,6 +43,7 @@ class Futility:
         self._selected: deque[float] = deque(maxlen=SELECTED)  # 1 for each mixed group, else 0
         self._fair: deque[float] = deque(maxlen=FAIR)
         self.told, self._n_selected = False, 0
+        self._gentle = config.temperature > 0.0  # a draw that leaves others their part gains little where most teach
 
     def observe(self, settled: Sequence[Settlement]) -> None:
         """Takes finished groups down; of one with fewer than two scored completions nothing is known."""
@@ -51,7 +52,7 @@ class Futility:
         self._selected.extend(selected)
         self._n_selected += len(selected)
         self._fair.extend(float(s.outcome.mixed) for s in judged if s.because not in ("selected", "fallback"))
-        if not self.told and self._n_selected >= PATIENCE and len(self._fair) >= LEAST_FAIR:
+        if not (self.told or self._gentle) and self._n_selected >= PATIENCE and len(self._fair) >= LEAST_FAIR:
             self._judge()
 
     def _judge(self) -> None:

@@ -18,7 +18,6 @@ from .config import (
     FusedSettings,
     HistorySettings,
     OracleSettings,
-    nearest,
     parse_config,
 )
 from .curriculum import Curriculum
@@ -34,6 +33,7 @@ from .selectors.adarft import TargetDifficulty
 from .selectors.greso import GRESOSkip
 from .selectors.pools import DifficultyPools
 from .types import Gate, Lesson, PassRateEstimator, Prompt, Selector
+from .validation import nearest
 
 
 class Parts(NamedTuple):

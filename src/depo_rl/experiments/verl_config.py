@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import Field
 
-from ..config import CurriculumConfig, validated
+from ..config import CurriculumConfig
 from ..engines.verl.names import DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
 from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
@@ -30,6 +30,7 @@ from ..gates import AdmitAll
 from ..methods import get_method
 from ..pool import PromptPool
 from ..types import Gate, Prompt
+from ..validation import validated
 from .train_file import apply_override, find_config, read_yaml
 
 READY = Path(__file__).parent / "verl_configs"
