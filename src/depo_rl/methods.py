@@ -153,7 +153,11 @@ def _check_labels(method: str) -> Callable[[Sequence[Prompt], CurriculumConfig],
     return check
 
 
-_FUSED = {"estimator": {"type": "fused"}, "band": "auto", "warmup_steps": 2, "guard": True}
+# Each of these by benchmarks/bench_learning.py, on the whole of what is trained for (docs/learning.md).
+_FUSED = {
+    "estimator": {"type": "fused"},
+    **{"band": "auto", "temperature": 0.6, "candidate_factor": "auto", "warmup_steps": 2, "guard": True},
+}
 _LABELS = {"estimator": {"type": "oracle"}}
 _HISTORY = {"estimator": {"type": "history"}}
 _MOPPS = {"estimator": {"type": "history", "fade_by": "visits", "discount": 1.0}, "candidate_factor": 16}

@@ -57,7 +57,7 @@ class FusedEstimator:
             self._heads.begin_with(np.arange(len(prompts), len(self._table)), lesson.counts_P2)
         # what the features' meaning and the weights' priors come from, and a checkpoint must agree with
         self._origin = {"encoder": self._table.encoder, "warm_start": lesson.identity if lesson else None}
-        self._evidence = Evidence(len(prompts), settings)
+        self._evidence, self._keys = Evidence(len(prompts), settings), [prompt.key for prompt in prompts]
         self._recalibration = Recalibration()
         self._clock = StepClock()
 
@@ -110,6 +110,10 @@ class FusedEstimator:
         if self.settings.history:
             self._evidence.update(index_P, prior_mean_P, prior_variance_P, counts_P2, step_P)
         self._heads.learn(index_P, policy_PF, counts_P2, step_P, now, self._evidence.drift)
+
+    def suspects(self) -> list[str]:
+        """Keys of the prompts whose verdicts look like coin flips (``Evidence.coin_flips``), the surest first."""
+        return [self._keys[index] for index in self._evidence.suspects().tolist()]
 
     def state_dict(self) -> State:
         return {
