@@ -152,6 +152,7 @@ class CurriculumDriver:
                 predicted_mean=s.predicted_mean,
                 predicted_strength=s.predicted_strength,
                 chosen_because=s.because,
+                inclusion=s.inclusion,
                 admitted=s.admitted,
             )
             for s in settled

@@ -252,6 +252,7 @@ class CurriculumDriver:
                 predicted_mean=s.predicted_mean,
                 predicted_strength=s.predicted_strength,
                 chosen_because=s.because,
+                inclusion=s.inclusion,
                 admitted=s.outcome.n_scored > 0 and s.outcome.key not in dropped,
             )
             for s in settled
