@@ -31,6 +31,14 @@ def test_what_a_curriculum_needs_is_added(file):
     assert not any(argument.startswith("algorithm.filter_groups") for argument in depo)
 
 
+def test_the_filter_follows_the_gate_and_not_the_method(file):
+    both = verl_command(file, ["method=depo+", "curriculum.gate=dynamic"]).arguments
+    assert "algorithm.filter_groups.enable=True" in both and "+data.depo.curriculum.gate=dynamic" in both
+    plain = verl_command(file, ["method=dapo", "curriculum.gate=none"]).arguments
+    assert not any(argument.startswith("algorithm.filter_groups") for argument in plain)
+    assert "+data.depo.curriculum.gate='none'" in plain  # quoted: a text, not nothing
+
+
 @pytest.mark.parametrize("name", ready_verl_configs())
 def test_ready_ones_print_a_script(name, capsys):
     assert main(["verl-config", name]) == 0
@@ -43,6 +51,7 @@ def test_ready_ones_print_a_script(name, capsys):
     [
         ("method=speed", ["'speed' extends", "which verl cannot", "depo replay"]),
         ("method=vcrl", ["'vcrl'", "a rule that verl does not have"]),
+        ("curriculum.gate=high_variance", ["'depo'", "a rule that verl does not have", "gate to dynamic or none"]),
         ("method=depp", ["unknown method 'depp'"]),
         ("curriculum.windw=[0.1,0.9]", ["windw", "window"]),
         ("verl.data.train_batch_size=", ["verl.data.train_batch_size: missing"]),

@@ -64,51 +64,43 @@ _AS_PUBLISHED = {"explore": 0.0, "warmup_steps": 0}
 
 
 def _build_uniform(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), Uniform(), AdmitAll())
-
-
-def _build_dapo(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), Uniform(), DynamicSampling(config.max_rounds))
+    return Parts(make_estimator(pool, config), Uniform(), make_gate(config))
 
 
 def _build_depo(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector: Selector = PassRateWindow(*config.window)
     if config.band == "auto":
         selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_most_mixed(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_thompson(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = NearestRate(config.target, config.candidate_factor, thompson=True)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_pcl(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = NearestRate(config.target, config.candidate_factor, thompson=False)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_greso(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = GRESOSkip(config.greso, len(pool))
-    return Parts(make_estimator(pool, config), selector, DynamicSampling(config.max_rounds))
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_pools(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), DifficultyPools(config.pools), AdmitAll())
+    return Parts(make_estimator(pool, config), DifficultyPools(config.pools), make_gate(config))
 
 
 def _build_adarft(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = TargetDifficulty(config.adarft, config.candidate_factor)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
-
-
-def _build_vcrl(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), Uniform(), HighVariance(config.min_variance, config.max_rounds))
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_speed(pool: PromptPool, config: CurriculumConfig) -> Parts:
@@ -157,6 +149,9 @@ def _check_labels(method: str) -> Callable[[Sequence[Prompt], CurriculumConfig],
 _FUSED = {"estimator": {"type": "fused"}, "band": "auto", "warmup_steps": 2, "guard": True}
 _LABELS = {"estimator": {"type": "oracle"}}
 _HISTORY = {"estimator": {"type": "history"}}
+_DAPO = {**_UNIFORM, "gate": "dynamic"}
+_VCRL = {**_UNIFORM, "gate": "high_variance"}
+_GRESO = {**_HISTORY, "gate": "dynamic"}
 _MOPPS = {"estimator": {"type": "history", "fade_by": "visits", "discount": 1.0}, "candidate_factor": 16}
 _DPS = {"estimator": {"type": "dps"}, "candidate_factor": 32}
 _BOTS = {"estimator": {"type": "bots"}, "candidate_factor": 16}
@@ -164,7 +159,7 @@ _ADARFT = {**_LABELS, "candidate_factor": 16}
 
 for _method in (
     Method("grpo", "every prompt, in the order of the epoch", _UNIFORM, _build_uniform),
-    Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _UNIFORM, _build_dapo),
+    Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _DAPO, _build_uniform),
     Method("polaris", "offline filter by a pass-rate column", _UNIFORM, _build_uniform, _keep_the_middle),
     Method("depo", "predict the pass rate before the rollout, roll out what can teach", {}, _build_depo),
     Method("depo+", "everything known of a prompt in one calibrated belief, largest P(mixed)", _FUSED, _build_depo),
@@ -176,7 +171,7 @@ for _method in (
         _check_labels("oracle"),
     ),
     Method("mopps", "Thompson sampling of a Beta per prompt, nearest to 0.5", _AS_PUBLISHED | _MOPPS, _build_thompson),
-    Method("greso", "skip at random what has taught nothing, and as dapo", _AS_PUBLISHED | _HISTORY, _build_greso),
+    Method("greso", "skip at random what has taught nothing, and as dapo", _AS_PUBLISHED | _GRESO, _build_greso),
     Method("dps", "three-state chain per prompt, largest P(mixed)", _AS_PUBLISHED | _DPS, _build_most_mixed),
     Method(
         "bots",
@@ -196,7 +191,7 @@ for _method in (
         _build_adarft,
         _check_labels("adarft"),
     ),
-    Method("vcrl", "roll out, keep groups of high variance, sample more", _UNIFORM, _build_vcrl),
+    Method("vcrl", "roll out, keep groups of high variance, sample more", _VCRL, _build_uniform),
     Method("speed", "screen with a few completions, complete the mixed groups", _UNIFORM, _build_speed),
 ):
     METHODS[_method.name] = _method
@@ -238,6 +233,32 @@ def _lesson(settings: FusedSettings) -> Lesson | None:
     return read_lesson(settings.warm_start, "estimator.warm_start")
 
 
+def make_gate(config: CurriculumConfig) -> Gate:
+    """The gate that ``config.gate`` names."""
+    if config.gate == "dynamic":
+        return DynamicSampling(config.max_rounds)
+    if config.gate == "high_variance":
+        return HighVariance(config.min_variance, config.max_rounds)
+    return AdmitAll()
+
+
+def parts_of(method: Method, pool: PromptPool, config: CurriculumConfig) -> Parts:
+    """The method's parts over a pool. Raises ConfigError for a setting that they would not heed."""
+    parts = method.build(pool, config)
+    if "gate" in config.model_fields_set and type(parts.gate) is not type(make_gate(config)):
+        raise ConfigError(
+            f"method {method.name!r}, gate = {config.gate!r}: the method has a gate of its own "
+            f"({type(parts.gate).__name__}): leave gate out, or choose another method"
+        )
+    return parts
+
+
+def rule_of(name: str, config: CurriculumConfig) -> Parts:
+    """As ``parts_of``, with neither a data set nor the method's estimator: to judge settings before either is there."""
+    light = config.model_copy(update={"estimator": ConstantSettings.model_validate({})})
+    return parts_of(get_method(name), PromptPool([Prompt("none", "none")]), light)
+
+
 def get_method(name: str) -> Method:
     """Raises ConfigError with the nearest right name."""
     if name not in METHODS:
@@ -255,4 +276,4 @@ def make_curriculum(
     chosen = get_method(method)
     settings = parse_config(chosen.defaults, config, where=f"method {method!r}")
     pool = PromptPool(chosen.prepare(prompts, settings), settings.seed)
-    return Curriculum(method, pool, *chosen.build(pool, settings), settings)
+    return Curriculum(method, pool, *parts_of(chosen, pool, settings), settings)

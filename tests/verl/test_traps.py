@@ -30,6 +30,17 @@ BUFFER = "trainer.v1.sampler.custom_sampler"
         ("sync", [f"+data.depo.curriculum.estimator={POLICY}"], "policy_features = 8: .* no policy .* set it to 0"),
         ("sync", ["data.depo.method=dapo"], "set algorithm.filter_groups.enable=True"),
         ("sync", ["data.depo.method=vcrl"], "a rule that verl does not have"),
+        ("sync", ["+data.depo.curriculum.gate=dynamic"], "'depo' with gate 'dynamic' .*filter_groups.enable=True"),
+        (
+            "sync",
+            ["+data.depo.curriculum.gate=high_variance"],
+            "a rule that verl does not have.*gate to dynamic or none",
+        ),
+        (
+            "sync",
+            ["data.depo.method=speed", "+data.depo.curriculum.gate=none"],
+            "'speed', gate = 'none': .*leave gate out",
+        ),
         ("sync", ["reward.reward_model.enable=True"], "enable_resource_pool=True"),
         ("sync", ["+trainer.v1.sampler.sampler_kwargs.poll=1"], "unknown setting 'poll'"),
         ("sync", ["data.depo.method=dapo", "trainer.use_v1=False"], "older trainers cannot"),

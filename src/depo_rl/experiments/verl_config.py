@@ -27,9 +27,8 @@ from ..engines.verl.names import DATASET, DATASET_CLASS, MODES, REPLAY, buffer_n
 from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
-from ..methods import get_method
-from ..pool import PromptPool
-from ..types import Gate, Prompt
+from ..methods import rule_of
+from ..types import Gate
 from .train_file import apply_override, find_config, read_yaml
 
 READY = Path(__file__).parent / "verl_configs"
@@ -92,7 +91,7 @@ def _command(run: VerlRun) -> VerlCommand:
     _check(given)
     mode = given.get("trainer.v1.trainer_mode", "sync")
     config = run.curriculum_config(_whole(given, "actor_rollout_ref.rollout.n", 2), _whole(given, "data.seed", 0, 0))
-    added = _plumbing(mode) | _for_gate(run, _gate(run, config), given) | _for_estimator(config, given)
+    added = _plumbing(mode) | _for_gate(run, rule_of(run.method, config).gate, given) | _for_estimator(config, given)
     settings = run.model_dump(exclude_unset=True, exclude={"verl", "environment"}) | {"method": run.method}
     depo = {f"+data.depo.{name}": value for name, value in _flat(settings)}
     arguments = [f"{name}={hydra_value(value)}" for name, value in (own | added | depo).items()]
@@ -127,14 +126,6 @@ def _whole(given: Mapping[str, Any], name: str, least: int, default: int | None 
     return value
 
 
-def _gate(run: VerlRun, config: CurriculumConfig) -> Gate:
-    """The method's gate, without its estimator and without the data set."""
-    light = config.model_copy(
-        update={"estimator": CurriculumConfig.model_validate({"estimator": "constant"}).estimator}
-    )
-    return get_method(run.method).build(PromptPool([Prompt("none", "none")]), light).gate
-
-
 def _plumbing(mode: str) -> dict[str, Any]:
     return {
         "data.dataloader_num_workers": 0,
@@ -152,7 +143,7 @@ def _for_gate(run: VerlRun, gate: Gate, given: Mapping[str, Any]) -> dict[str, A
     if given.get("algorithm.filter_groups.enable", True) is not True:
         raise ConfigError(
             f"verl.algorithm.filter_groups.enable = {given['algorithm.filter_groups.enable']!r}: method {run.method!r} "
-            "drops groups that are all right or all wrong, which verl does for it; leave it out"
+            "drops groups that are all right or all wrong, which verl does for it; leave it out, or set gate to none"
         )
     metric = given.get("algorithm.filter_groups.metric", run.correct_key)
     return {"algorithm.filter_groups.enable": True, "algorithm.filter_groups.metric": metric}

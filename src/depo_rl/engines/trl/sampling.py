@@ -24,10 +24,12 @@ class DynamicSampler:
     """Fills the batches of a ``DEPOTrainer`` whose gate rejects groups."""
 
     def __init__(self, trainer: DEPOTrainer) -> None:
+        args = trainer.args
+        self._who = f"method {args.method!r} with gate {args.curriculum_config().gate!r}"
         if trainer.tools or trainer.environment_factories is not None:
             raise EngineError(
-                f"method {trainer.args.method!r} on TRL resamples single-turn rollouts only: train with tools or an "
-                "environment by a method without dynamic sampling, such as 'depo'"
+                f"{self._who} on TRL resamples single-turn rollouts only: train with tools or an environment by "
+                "curriculum.gate='none', or by a method without dynamic sampling, such as 'depo'"
             )
         self._trainer = trainer
         self._told = False
@@ -82,7 +84,10 @@ class DynamicSampler:
         rows = trainer.propose(n_groups)
         inputs = trainer.local_rows(rows, n_local)
         if any("image" in row or "images" in row for row in inputs):
-            raise EngineError("method 'dapo' on TRL resamples text only; this data set has images: use another method")
+            raise EngineError(
+                f"{self._who} on TRL resamples text only, and this data set has images: set curriculum.gate='none', or "
+                "use a method without dynamic sampling, such as 'depo'"
+            )
         prompts = [row["prompt"] for row in inputs]
         trainer._pending_extra_logs.clear()
         generated = trainer._generate(prompts)

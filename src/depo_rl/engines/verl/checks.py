@@ -160,19 +160,19 @@ def check_buffer(root: Any, mode: str, asynchronous: bool) -> None:
 
 
 def check_gate(root: Any, settings: VerlSettings, gate: Gate) -> None:
-    """Raises ConfigError or EngineError if the method drops or extends groups and verl, which has to, would not."""
+    """Raises ConfigError or EngineError if the gate drops or extends groups and verl, which has to, would not."""
     filters = root.algorithm.get("filter_groups") or {}
     enabled = bool(filters.get("enable", False))
     check_admission(settings.method, gate)
+    drops = f"data.depo.method = {settings.method!r} with gate 'dynamic' drops groups that are all right or all wrong"
     if isinstance(gate, DynamicSampling) and not uses_v1(root):
         raise ConfigError(
-            f"data.depo.method = {settings.method!r} drops groups that are all right or all wrong, which verl's older "
-            "trainers cannot (trainer.use_v1=False, one_step_off): use depo, or the V1 trainer"
+            f"{drops}, which verl's older trainers cannot (trainer.use_v1=False, one_step_off): set "
+            "data.depo.curriculum.gate=none, use depo, or the V1 trainer"
         )
     if isinstance(gate, DynamicSampling) and not enabled:
         raise ConfigError(
-            f"data.depo.method = {settings.method!r} drops groups that are all right or all wrong, which verl does "
-            "itself: set algorithm.filter_groups.enable=True and "
+            f"{drops}, which verl does itself: set algorithm.filter_groups.enable=True and "
             f"algorithm.filter_groups.metric={settings.correct_key}"
         )
     if enabled and filters.get("metric") not in (settings.correct_key, None):
