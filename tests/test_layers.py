@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "depo_rl"
 
 LEVEL = {
     **dict.fromkeys(["types", "errors", "config"], 0),
-    **dict.fromkeys(["pool", "selectors", "gates", "metrics", "features", "estimators", "outcomes", "rewards"], 1),
+    **dict.fromkeys(
+        ["pool", "selectors", "gates", "importance", "metrics", "features", "estimators", "outcomes", "rewards"], 1
+    ),
     **dict.fromkeys(["curriculum", "guard", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "experiments", "routing", "report"], 3),
     "cli": 4,

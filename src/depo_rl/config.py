@@ -269,6 +269,10 @@ class CurriculumConfig(Settings):
     gate: Literal["none", "dynamic", "high_variance"] = Field(
         "none", description="train on every scored group, on mixed ones, or from min_variance on; replace the others"
     )
+    importance: Share = Field(
+        0.0, description="beta: multiply a drawn group's advantages by (1 / inclusion)^beta; needs temperature above 0"
+    )
+    importance_cap: float | None = Field(5.0, ge=1.0, description="largest of these weights; null: none")
     max_rounds: int = Field(
         10, ge=1, description="gates that replace groups: generation rounds per batch, the first included"
     )

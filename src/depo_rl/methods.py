@@ -34,7 +34,7 @@ from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
 from .selectors.adarft import TargetDifficulty
 from .selectors.greso import GRESOSkip
 from .selectors.pools import DifficultyPools
-from .types import Gate, Lesson, PassRateEstimator, Prompt, Selector
+from .types import Drawing, Gate, Lesson, PassRateEstimator, Prompt, Selector
 
 
 class Parts(NamedTuple):
@@ -249,6 +249,12 @@ def parts_of(method: Method, pool: PromptPool, config: CurriculumConfig) -> Part
         raise ConfigError(
             f"method {method.name!r}, gate = {config.gate!r}: the method has a gate of its own "
             f"({type(parts.gate).__name__}): leave gate out, or choose another method"
+        )
+    if config.importance and not (isinstance(parts.selector, Drawing) and config.temperature):
+        raise ConfigError(
+            f"method {method.name!r}, importance = {config.importance}: weights need prompts that are drawn, and with "
+            f"temperature = {config.temperature} and band = {config.band!r} this method draws none: set temperature "
+            "above 0 in depo+ (or depo with band 'auto', oracle, dps), or importance to 0"
         )
     return parts
 

@@ -98,8 +98,9 @@ class DynamicSampler:
         rewards_P_G_F = trainer._calculate_rewards(inputs, prompts, completions, ids).view(n_groups, size, -1)
         local = rollouts.split(generated, n_local, trainer._pending_extra_logs)
         samples = gather_object(local) if world > 1 else local
+        weights = trainer.importance(rows)  # before the groups are settled
         groups = [
-            rollouts.RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i])
+            rollouts.RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i])
             for i, row in enumerate(rows)
         ]
         return groups, trainer.settle(rows)
@@ -115,6 +116,7 @@ class DynamicSampler:
         rows = trainer.local_rows([group.row for group in batch], n_local)
         rewards_S_F = torch.cat([group.rewards_G_F for group in batch])
         output = trainer.score_rolled(rows, rollouts.join(mine), rewards_S_F)
+        trainer.weigh(output, [group.weight for group in batch], n_kept)
         return output if n_kept == len(batch) else self._without_padding(output, n_kept, start)
 
     def _without_padding(self, output: dict[str, Any], n_kept: int, start: int) -> dict[str, Any]:
