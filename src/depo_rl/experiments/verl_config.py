@@ -23,7 +23,7 @@ from typing import Any
 from pydantic import Field
 
 from ..config import CurriculumConfig, validated
-from ..engines.verl.names import DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
+from ..engines.verl.names import ADVANTAGES, DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
 from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
@@ -92,6 +92,7 @@ def _command(run: VerlRun) -> VerlCommand:
     mode = given.get("trainer.v1.trainer_mode", "sync")
     config = run.curriculum_config(_whole(given, "actor_rollout_ref.rollout.n", 2), _whole(given, "data.seed", 0, 0))
     added = _plumbing(mode) | _for_gate(run, rule_of(run.method, config).gate, given) | _for_estimator(config, given)
+    added |= _for_importance(config, given)
     settings = run.model_dump(exclude_unset=True, exclude={"verl", "environment"}) | {"method": run.method}
     depo = {f"+data.depo.{name}": value for name, value in _flat(settings)}
     arguments = [f"{name}={hydra_value(value)}" for name, value in (own | added | depo).items()]
@@ -154,6 +155,19 @@ def _for_estimator(config: CurriculumConfig, given: Mapping[str, Any]) -> dict[s
     wants = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
     name = "actor_rollout_ref.rollout.calculate_log_probs"
     return {name: True} if wants and name not in given else {}
+
+
+def _for_importance(config: CurriculumConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """GRPO's advantages with weights, by a name of our own, in the place of verl's."""
+    if not config.importance:
+        return {}
+    estimator = given.get("algorithm.adv_estimator", "gae")
+    if estimator not in ("grpo", ADVANTAGES):
+        raise ConfigError(
+            f"curriculum.importance = {config.importance}: weighs GRPO's advantages, and "
+            f"verl.algorithm.adv_estimator = {estimator!r}: set that to grpo, or importance to 0"
+        )
+    return {"algorithm.adv_estimator": ADVANTAGES}
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

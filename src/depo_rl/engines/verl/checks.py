@@ -14,7 +14,7 @@ from ...errors import ConfigError, EngineError
 from ...features.policy import no_policy
 from ...gates import DynamicSampling
 from ...types import Gate
-from .names import DATASET, MODES, REPLAY, SUPPORTED, buffer_name
+from .names import ADVANTAGES, DATASET, MODES, REPLAY, SUPPORTED, buffer_name
 from .settings import VerlSettings, check_admission
 
 _log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
     _check_workers(root)
     _check_files(root)
     _check_feedback(root)
+    _check_importance(root, config)
     if n_features := getattr(config.estimator, "policy_features", 0):
         raise no_policy(n_features, "on verl the estimator's process")
     wants_logprobs = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
@@ -129,6 +130,20 @@ def _check_feedback(root: Any) -> None:
             "data.custom_cls is the curriculum's, but no replay buffer tells it what came of its choices: it would "
             f"never learn. Set trainer.v1.sampler.custom_sampler.path={REPLAY} and "
             f"trainer.v1.sampler.custom_sampler.name={buffer_name(mode)}"
+        )
+
+
+def _check_importance(root: Any, config: CurriculumConfig) -> None:
+    estimator = root.algorithm.get("adv_estimator")
+    if config.importance and not uses_v1(root):
+        raise ConfigError(
+            f"data.depo.curriculum.importance = {config.importance}: verl's older trainers (trainer.use_v1=False, "
+            "one_step_off) compute advantages before a curriculum hears of the batch: set it to 0, or use V1"
+        )
+    if config.importance and estimator != ADVANTAGES:
+        raise ConfigError(
+            f"data.depo.curriculum.importance = {config.importance}: algorithm.adv_estimator = {str(estimator)!r} has "
+            f"no weights: set algorithm.adv_estimator={ADVANTAGES}, which is GRPO with them"
         )
 
 
