@@ -15,6 +15,7 @@ from depo_rl import METHODS, GroupOutcome, methods
 from depo_rl.cli import main
 from depo_rl.errors import ConfigError
 from depo_rl.gates import AdmitAll, DynamicSampling, HighVariance, Screening
+from depo_rl.outcomes import read_log
 from depo_rl.selectors import Uniform
 from test_replay import pool
 
@@ -102,6 +103,24 @@ def test_replay_chooses_before_and_filters_after(tmp_path: Path, capsys: pytest.
         assert min(mixed) >= 16 - 1e-6
     assert 6 * 16 < both["depo+"]["groups"] < both["dapo"]["groups"]
     assert both["depo+"]["mixed_share"] > 1.3 * both["dapo"]["mixed_share"]
+
+
+def test_replay_s_outcome_log_is_what_was_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One row a group, with what made it likely; it can be replayed in its turn."""
+    given = ["--methods", "grpo,depo+,mopps", "--outcomes", "--set", "depo+.gate=dynamic", "--set", "temperature=1"]
+    runs = replay(tmp_path, "out", *given)
+    rows = {name: list(read_log(tmp_path / "out" / f"outcomes-{name}-0.jsonl")) for name in runs}
+    for name, run in runs.items():
+        assert len(rows[name]) == run["groups"] and {row.step for row in rows[name]} == set(range(1, 7))
+        assert sum(0 < row.n_correct < 8 for row in rows[name]) == pytest.approx(run["mixed_share"] * run["groups"])
+    assert {row.inclusion for row in rows["grpo"]} == {1.0} and {row.inclusion for row in rows["mopps"]} == {None}
+    drawn = [row.inclusion for row in rows["depo+"] if row.chosen_because == "selected"]
+    assert None not in drawn and len(set(drawn)) > 10
+    assert all(row.admitted == (0 < row.n_correct < 8) for row in rows["depo+"])
+    again = ["--methods", "grpo", "--prompts-per-step", "4", "--steps", "2", "--out", str(tmp_path / "again")]
+    assert main(["replay", str(tmp_path / "out" / "outcomes-grpo-0.jsonl"), *again]) == 0
+    replay(tmp_path, "out", *given)
+    assert len(read_log(tmp_path / "out" / "outcomes-grpo-0.jsonl")) == runs["grpo"]["groups"], "begun anew"
 
 
 def times(run: dict[str, Any]) -> dict[str, Any]:

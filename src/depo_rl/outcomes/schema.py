@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from typing import Any, SupportsFloat
 
 from ..errors import DataError
-from ..types import GroupOutcome, Prompt, prompt_key
+from ..types import GroupOutcome, Prompt, Settlement, prompt_key
 
 FIELD_PREFIX = "fields."
 REQUIRED = ("prompt", "n_correct", "n_scored")
@@ -99,6 +99,20 @@ class LogRow:
             inclusion=finite(inclusion),
             admitted=None if admitted is None else bool(admitted),
             fields=dict(prompt.fields),
+        )
+
+    @classmethod
+    def from_settlement(cls, prompt: Prompt, settled: Settlement, step: int | None, admitted: bool) -> LogRow:
+        """The row of a settled group; admitted: whether it was trained on. Raises DataError if the keys differ."""
+        return cls.from_outcome(
+            prompt,
+            settled.outcome,
+            step=step,
+            predicted_mean=settled.predicted_mean,
+            predicted_strength=settled.predicted_strength,
+            chosen_because=settled.because,
+            inclusion=settled.inclusion,
+            admitted=admitted,
         )
 
     @classmethod

@@ -155,16 +155,7 @@ class CurriculumDriver:
         if self.log is None or self.curriculum is None:
             return
         self.log.write(
-            LogRow.from_outcome(
-                self.curriculum.pool[s.outcome.key],
-                s.outcome,
-                step=step + 1,
-                predicted_mean=s.predicted_mean,
-                predicted_strength=s.predicted_strength,
-                chosen_because=s.because,
-                inclusion=s.inclusion,
-                admitted=s.admitted,
-            )
+            LogRow.from_settlement(self.curriculum.pool[s.outcome.key], s, step + 1, s.admitted)
             for s in settled
             if s.because != "duplicate"
         )

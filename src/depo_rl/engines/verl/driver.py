@@ -260,14 +260,10 @@ class CurriculumDriver:
         if self._log is None:
             self._log = _open_log(self._log_path, self.resumed_at)
         self._log.write(
-            LogRow.from_outcome(
+            LogRow.from_settlement(
                 self.curriculum.pool[s.outcome.key],
-                s.outcome,
-                step=step,
-                predicted_mean=s.predicted_mean,
-                predicted_strength=s.predicted_strength,
-                chosen_because=s.because,
-                inclusion=s.inclusion,
+                s,
+                step,
                 admitted=s.outcome.n_scored > 0 and s.outcome.key not in dropped,
             )
             for s in settled
