@@ -1,9 +1,10 @@
 """Importance weights: what was drawn more often than under uniform choice counts less.
 
 A group that was ``inclusion`` times likelier to be in the batch than under uniform choice counts 1 / inclusion, so that
-the batch stands for the whole pool again: the expected gradient is that of uniform choice, whatever was preferred, and
-choosing only lowers its variance (Horvitz and Thompson, Journal of the American Statistical Association 47, 1952). A
-power beta below 1 and a cap trade some of that for weights that vary less.
+the batch stands for the whole pool again: the expected gradient is that of uniform choice, whatever was preferred
+(Horvitz and Thompson, Journal of the American Statistical Association 47, 1952). Its variance is lower where what is
+drawn more often has the larger gradients, as at temperature 1; a sharper draw has a few large weights, which raise it,
+so there is a cap. A power beta below 1 lies between the two gradients.
 """
 
 from __future__ import annotations
