@@ -11,7 +11,9 @@ Reads the folder of real pass rates and histories that DEPO_DATA names. Rows (gr
 * math: Qwen2.5-7B-Instruct with Qwen2.5-1.5B-Instruct's pass rate as a column, 128 of 1,024; steps 10-40.
 * one-shot: the history of a GRPO run, replayed, 64 of 512; steps 10-50.
 
-``fresh`` is the share over steps 4-15, before most prompts come back. ece is of P(mixed), 15 bins, after step 20.
+``fresh`` is the share over steps 4-15, before most prompts come back; ``effective`` and ``visits`` are the effective
+number of prompts and the most visits of one: a share found by returning to few prompts may teach little. ece is of
+P(mixed), 15 bins, after step 20.
 ``--warm-start`` begins with what another of these pools teaches, without the problems that are in both.
 ``--stream`` instead predicts every recorded visit of the one-shot history, in the order of the run, before it is seen.
 """
@@ -124,6 +126,8 @@ def measure(row: str, method: str, estimator: dict[str, Any], seed: int, factor:
         "ece": ece(p_mixed, mixed),
         "auc": auc(p_mixed, mixed),
         "prompts": float(result.distinct_prompts or 0),
+        "effective": result.effective_prompts or 0.0,
+        "visits": float(result.most_visits or 0),
         "rollouts": float(result.rollouts or 0),
         "seconds": time.perf_counter() - started,
     }

@@ -40,7 +40,7 @@ PARTS = ("resume", "cost", "demo")
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """pool, prompts: problems in all and of a step. tokens: of all completions of a run. target: accuracy."""
+    """pool, prompts: problems in all and of a step. tokens: of a run. target: accuracy on the whole pool."""
 
     pool: int
     prompts: int
@@ -50,10 +50,11 @@ class Demo:
     seeds: tuple[int, ...]
 
 
-# Target and tokens were fixed by runs with seed 0, so seed 0 is not measured.
+# The tokens were fixed by runs with seed 0, so seed 0 is not measured. The target is one on the whole pool: a good
+# method's share of the way from the start (.472) as in the demo, for seven times its tokens.
 DEMOS = {
-    "full": Demo(40_000, 128, 1_000_000, 0.75, ("grpo", "dapo", "depo", "depo+"), (10, 11, 12)),
-    "small": Demo(4000, 16, 5_000, 0.57, ("grpo", "depo+"), (0,)),
+    "full": Demo(40_000, 128, 1_000_000, 0.49, ("grpo", "dapo", "depo", "depo+"), (10, 11, 12)),
+    "small": Demo(4000, 16, 5_000, 0.473, ("grpo", "depo+"), (0,)),
 }
 
 
@@ -135,7 +136,7 @@ def demo(scale: Demo, device: str, add: Callable[..., None], out: Path) -> None:
     for run in found:
         row = {name: getattr(run, name) for name in names}
         add("demo", method=run.method, seed=run.seed, accuracy=run.final_accuracy, **row)
-    Console(width=150).print(summarise(found).to_rich())
+    Console(width=150).print(summarise(found).to_rich(width=150))
 
 
 def main() -> None:

@@ -48,6 +48,12 @@ def test_eval_is_the_level_to_be_learnt():
     assert {row["source"] for row in arithmetic.make_eval(50, 0)} == {f"add{arithmetic.EVAL_DIGITS}"}
 
 
+def test_every_level_is_held_out_in_the_number_asked_for():
+    rows = arithmetic.make_levels({2: 20, 4: 5}, seed=0)
+    assert [row["source"] for row in rows] == ["add2"] * 20 + ["add4"] * 5
+    assert all(arithmetic.is_held_out(row) for row in rows)
+
+
 def test_more_problems_than_exist_is_an_error():
     with pytest.raises(ValueError, match="not that many distinct"):
         arithmetic.make_pool(200, 0, {1: 1.0})
@@ -107,6 +113,18 @@ def test_evaluation_leaves_generators_and_mode_alone(policy):
         assert model.training is training
 
 
+def test_the_whole_pool_is_its_levels_as_they_are_mixed(policy):
+    rows = arithmetic.make_levels({2: 30, 3: 40}, seed=7)
+    found = arithmetic.evaluate_pool(*policy, rows[::-1])  # the order does not matter
+    easy, hard = arithmetic.evaluate(*policy, rows[:30]), arithmetic.evaluate(*policy, rows[30:])
+    assert found.accuracy == pytest.approx({"add2": easy, "add3": hard}, abs=1e-6)
+    assert found.whole == pytest.approx((0.40 * easy + 0.15 * hard) / 0.55, abs=1e-6)
+    assert found.pass_at_8_whole is not None and found.whole < found.pass_at_8_whole < 1
+
+
 def test_room_to_learn_at_the_start(policy):
-    accuracy = arithmetic.evaluate(*policy, arithmetic.make_eval(512, arithmetic.SETTINGS.eval_seed))
-    assert 0.3 < accuracy < arithmetic.SETTINGS.target_accuracy - 0.02
+    settings = arithmetic.SETTINGS
+    found = arithmetic.evaluate_pool(*policy, arithmetic.make_levels(settings.eval_sizes, settings.eval_seed))
+    assert found.whole == pytest.approx(0.4714, abs=0.002)  # of 8,500 other problems
+    assert found.whole < settings.target_accuracy - 0.005
+    assert found.accuracy["add3"] < 0.65 and found.accuracy["add2"] > 0.9  # to be learnt, and to be forgotten

@@ -25,6 +25,7 @@ from core_world import (
 )
 from depo_rl import METHODS as REGISTERED
 from depo_rl import GroupOutcome, PromptPool
+from depo_rl.breadth import BREADTH
 from depo_rl.errors import PoolExhausted, UnknownPrompt
 from depo_rl.metrics import REASONS
 from depo_rl.pool import Exploration, ShuffledPass
@@ -89,6 +90,7 @@ def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, f
             assert curriculum.in_flight == flying - {p.key for p in back}
             assert all(s.admitted is False for s in settled if s.outcome.n_scored == 0 or s.because == "duplicate")
         assert conserved(curriculum)
+        assert curriculum.breadth.visits.sum() == curriculum.metrics()["chosen"]
     assert curriculum.metrics()["explored"] == explored_before
 
 
@@ -328,6 +330,7 @@ def test_metrics_stay_cheap_and_keep_their_names():
         *("invalid_predictions", "in_flight", "mixed_share", "all_pass_share", "all_fail_share", "observed_mean"),
         *("predicted_mean", "seconds_selecting", "seconds_learning", "log_loss", "auc_mixed", "ece"),
         *(*(f"{name}_share" for name in REASONS), "rollouts_saved", "tokens_saved", "estimator/n_seen"),
+        *BREADTH,
     } == names
     seconds = []
     for _ in range(20):

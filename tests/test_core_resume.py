@@ -95,7 +95,7 @@ def _delete(*path):
 BROKEN = {
     "unknown field": (_set("bonus", value=1), r"curriculum .*unknown: bonus"),
     "missing field": (_delete("rng"), r"curriculum .*missing: rng"),
-    "another version": (_set("version", value=2), r"version 2, this run has 3"),
+    "another version": (_set("version", value=2), r"version 2, this run has 4"),
     "another method": (_set("method", value="grpo"), r"method 'grpo', this run has 'depo'"),
     "another data set": (
         _set("pool", "fingerprint", value="7 prompts"),
@@ -118,6 +118,12 @@ BROKEN = {
     "in flight": (_set("ledger", "in_flight", value={"s0-1": ["selected"]}), r"'ledger' is malformed"),
     "counts": (_set("ledger", "count", "chosen", value=None), r"'ledger' is malformed"),
     "count names": (_delete("ledger", "count", "chosen"), r"ledger count .*missing: chosen"),
+    "visits": (_set("ledger", "breadth", "visits", value=None), r"'ledger' is malformed"),
+    "visits of another pool": (_set("ledger", "breadth", "visits", value=np.array([30, 0])), r"visits of 2 prompts"),
+    "visits and choices": (_set("ledger", "breadth", "visits", value=np.ones(65)), r"30 prompts as chosen and 65 v"),
+    "batches out of the pool": (_set("ledger", "breadth", "recent", value=[[65]]), r"this pool has 65 prompts"),
+    "batches never chosen": (_set("ledger", "breadth", "recent", value=[[0] * 31]), r"more often than was counted"),
+    "breadth field": (_delete("ledger", "breadth", "open"), r"breadth .*missing: open"),
     "track": (_set("ledger", "track", "rows", value=np.zeros(3)), r"'ledger' is malformed"),
     "not a state": (lambda state: state.clear(), r"curriculum .*missing: estimator, exploration"),
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from depo_rl import cli
 from depo_rl.errors import ConfigError
 from depo_rl.experiments import arithmetic
+from depo_rl.experiments import demo as demo_module
 from depo_rl.experiments.demo import DemoPlan, run_demo
-from depo_rl.report import read_results
+from depo_rl.report import read_results, summarise
 
 BUDGET = 7_000  # completion tokens: six steps of grpo, so that depo leaves its warm-up
 
@@ -31,7 +34,7 @@ def test_every_method_spends_the_same_budget_from_the_same_start(demo):
     _, results, _ = demo
     assert set(results) == {"grpo", "dapo", "depo"}
     starts = {r.accuracy[0].accuracy for r in results.values()}
-    assert len(starts) == 1 and 0.4 < starts.pop() < 0.62
+    assert len(starts) == 1 and 0.46 < starts.pop() < arithmetic.SETTINGS.target_accuracy
     for r in results.values():
         before_last_step = r.history[-2]["tokens"]
         assert before_last_step < BUDGET <= r.tokens
@@ -59,10 +62,60 @@ def test_shares_are_over_all_groups_of_the_run(demo):
     assert results["grpo"].auc_mixed is None and results["grpo"].candidates_scored is None  # it predicts nothing
 
 
+def test_accuracy_is_that_of_the_whole_pool_level_by_level(demo):
+    _, results, _ = demo
+    for r in results.values():
+        assert list(r.accuracy_by_source) == ["add2", "add3", "add4", "add5"]
+        for end, point in (("start", r.accuracy[0]), ("end", r.accuracy[-1])):
+            levels = {name: getattr(found, end) for name, found in r.accuracy_by_source.items()}
+            weighted = sum(share * levels[f"add{digits}"] for digits, share in arithmetic.POOL_MIX.items())
+            assert point.accuracy == pytest.approx(weighted)
+        assert r.accuracy_whole == r.accuracy[-1].accuracy < r.pass_at_8_whole < 1
+        assert r.forgotten == [name for name, a in r.accuracy_by_source.items() if a.end < a.start - 0.01]
+        assert r.target == arithmetic.SETTINGS.target_accuracy
+        steps, add3 = r.series("accuracy_add3")
+        assert steps == [point.step for point in r.accuracy[1:]] and steps[-1] == r.steps
+        assert add3[-1] == r.accuracy_by_source["add3"].end
+
+
+def test_breadth_is_measured_of_every_method(demo):
+    _, results, _ = demo
+    for r in results.values():
+        assert 1 - r.groups / 4000 <= r.unseen_share < 1
+        assert 1 <= r.effective_prompts <= round((1 - r.unseen_share) * 4000) + 1e-6
+        assert 1 <= r.sources_per_batch <= 4 and r.most_visits >= 1 and 0 < r.distinct_share <= 1
+        assert r.history[-1]["unseen_share"] == r.unseen_share
+        assert r.distinct_prompts == pytest.approx((1 - r.unseen_share) * 4000)
+    grpo = results["grpo"]
+    assert (grpo.most_visits, grpo.distinct_share, grpo.sources_per_batch) == (1, 1.0, 4.0)
+    assert grpo.effective_prompts == pytest.approx(grpo.groups)
+
+
+def test_the_table_begins_with_the_whole_and_fits_a_narrow_terminal(demo):
+    _, results, _ = demo
+    out = io.StringIO()
+    summary = summarise(list(results.values()))
+    head, _ = summary.cells(demo_module._NARROW)
+    assert head == [
+        *("method", "seeds", "accuracy, whole pool", "vs grpo", "vs dapo", "change by source"),
+        *("rollouts to target", "mixed groups"),
+    ]
+    Console(file=out, width=80).print(summary.to_rich(demo_module._NARROW, 80))
+    shown = out.getvalue()
+    assert max(map(len, shown.splitlines())) <= 80
+    words = {word for title in head for word in title.split()}
+    assert words <= set(shown.replace(",", ", ").split()) | {"accuracy,"}  # no word is broken
+    assert shown.count("add2") == shown.count("add5") == 3
+
+
 def test_files_and_news(demo):
     out, results, news = demo
     assert {r.method for r in read_results(out / "results.json")} == set(results)
-    assert "Choosing prompts before the rollout" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Choosing prompts before the rollout" in page and "What was learnt, and what was forgotten" in page
+    assert all(f"<li>{m} forgot " in page or f'<li class="warn">{m} forgot ' in page for m in results)
+    assert page.index("accuracy, whole pool") < page.index("mixed groups")
+    assert (out / "accuracy_by_source.png").stat().st_size > 10_000
     assert (out / "accuracy_rollouts.png").stat().st_size > 10_000
     assert {(step.method, step.seed) for step in news} == {(m, 3) for m in results}
     assert all(step.tokens > 0 for step in news)
@@ -73,7 +126,8 @@ def test_same_seed_same_run_in_another_process(demo, tmp_path):
     again = run_demo(DemoPlan(tmp_path, ("depo",), (3,), BUDGET, jobs=2))[0]
 
     def facts(r):
-        return [(p.rollouts, p.tokens, p.accuracy) for p in r.accuracy], r.mixed_share, r.log_loss
+        breadth = r.effective_prompts, r.most_visits, r.accuracy_by_source
+        return [(p.rollouts, p.tokens, p.accuracy) for p in r.accuracy], r.mixed_share, r.log_loss, breadth
 
     assert facts(again) == facts(results["depo"])
 

@@ -12,14 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "src" / "depo_rl"
 LEVEL = {
     **dict.fromkeys(["types", "errors", "config"], 0),
     **dict.fromkeys(
-        ["pool", "selectors", "gates", "importance", "metrics", "features", "estimators", "outcomes", "rewards"], 1
+        [
+            *("pool", "selectors", "gates", "importance", "metrics", "breadth"),
+            *("features", "estimators", "outcomes", "rewards"),
+        ],
+        1,
     ),
     **dict.fromkeys(["curriculum", "guard", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "experiments", "routing", "report"], 3),
     "cli": 4,
     **dict.fromkeys(["__init__", "__main__"], 5),
 }
-SIBLINGS = {("estimators", "features")}  # of level 1: the only ones that may know each other
+SIBLINGS = {("estimators", "features"), ("metrics", "breadth")}  # of level 1: the only ones that may know each other
 TORCH_FREE = [name for name, level in LEVEL.items() if level <= 2 and name not in ("estimators", "features", "rewards")]
 OWNERS = {"trl": ["engines.trl"], "verl": ["engines.verl"], "ray": ["engines.verl"]}
 HEAVY = {"torch", "transformers", "trl", "verl", "ray", "accelerate", "datasets"}

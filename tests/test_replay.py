@@ -72,6 +72,17 @@ def test_grpo_meets_the_expected_share_and_pays_for_each_group():
     assert result.history is not None and result.history[-1]["rollouts"] == result.rollouts
 
 
+def test_breadth_stands_beside_the_share_of_mixed_groups():
+    result = run("grpo", steps=25)  # two passes over 400 prompts
+    assert (result.unseen_share, result.most_visits, result.effective_prompts) == (0.0, 2, pytest.approx(400))
+    assert result.sources_per_batch == 1.0 and result.distinct_share == pytest.approx(400 / 640)
+    assert result.series("unseen_share")[1] == pytest.approx([max(1 - 32 * s / 400, 0) for s in range(1, 26)])
+    narrow = run("depo", steps=25, **DEPO)
+    assert (narrow.unseen_share or 0) > 0.3 and (narrow.effective_prompts or 0) < 300
+    assert narrow.distinct_prompts == pytest.approx(400 * (1 - (narrow.unseen_share or 0)))
+    assert narrow.accuracy_whole is narrow.forgotten is None  # a replay learns nothing
+
+
 def test_shares_add_up_and_the_history_agrees_with_the_total():
     result = run("depo", **DEPO)
     assert (result.mixed_share or 0) + (result.all_pass_share or 0) + (result.all_fail_share or 0) == pytest.approx(1)
@@ -230,10 +241,15 @@ def test_the_command_writes_results_figures_and_a_page(tmp_path, capsys):
     said = capsys.readouterr()
     assert code == 0 and said.err == ""
     assert "depo" in said.out and "labelled pool" in said.out
+    words = set(said.out.split())
+    assert {"different", "never", "effective", "most", "sources"} <= words and "breadth" in said.out
     results = read_results(out / "results.json")
     assert [(r.method, r.seed) for r in results] == [(m, s) for m in ("grpo", "dapo", "depo") for s in (0, 1)]
     assert {p.name for p in out.iterdir()} >= {"report.html", "group_shares.png", "reliability.png", "skipped.png"}
-    assert "What was skipped" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "What was skipped" in page and "How widely was chosen" in page
+    assert all(label in page for label in ("effective prompts", "most visits", "never chosen", "sources a batch"))
+    assert all(r.effective_prompts and r.most_visits and r.unseen_share is not None for r in results)
 
 
 def test_json_on_stdout(tmp_path, capsys):
@@ -241,6 +257,9 @@ def test_json_on_stdout(tmp_path, capsys):
     assert main([*args, "--methods", "grpo"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["methods"][0]["seeds"] == [3]
+    measures = said["methods"][0]["measures"]
+    for name in ("distinct_prompts", "unseen_share", "effective_prompts", "most_visits", "sources_per_batch"):
+        assert measures[name]["median"] is not None
     assert said["notes"] and said["out"] == str(tmp_path / "out")
 
 

@@ -11,10 +11,12 @@ import pytest
 
 from depo_rl.errors import CheckpointError, ConfigError
 from depo_rl.report import RunResult, save_figures
+from depo_rl.report.by_source import accuracy_by_source, shown_sources
 from depo_rl.report.curves import accuracy_curve, band, merge_bins, smooth, window_for
 from depo_rl.report.figures import (
     FIGURES,
     accuracy_over,
+    breadth,
     group_shares,
     predicted_against_observed,
     reliability_diagram,
@@ -27,17 +29,20 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def make_run(method: str = "depo", seed: int = 0, steps: int = 12, **changes: Any) -> RunResult:
-    shares = {"mixed_share": 0.5, "all_pass_share": 0.2, "all_fail_share": 0.3}
+    shares = {"mixed_share": 0.5, "all_pass_share": 0.2, "all_fail_share": 0.3, "distinct_share": 0.9}
     history = [
         shares | {"step": s, "rollouts": 64 * s, "predicted_mean": 0.4, "observed_mean": s / steps, "reward": s + seed}
         for s in range(1, steps + 1)
     ]
+    for row in history[2::3]:
+        row |= {"accuracy_add2": 0.9 - row["step"] / 100, "accuracy_add3": 0.5 + seed / 100}
     accuracy = [{"rollouts": 64 * s, "tokens": 6400 * s, "seconds": 2.0 * s, "accuracy": s / (2 * steps) + seed / 100}
                 for s in range(0, steps + 1, 3)]  # fmt: skip
     bins = [{"predicted": 0.3, "observed": 0.2, "count": 10}, {"predicted": 0.9, "observed": 1.0, "count": 30}]
     values: dict[str, Any] = {
         "method": method, "seed": seed, "steps": steps, "rollouts": 64 * steps, "history": history, "target": 0.4,
         "accuracy": accuracy, "reliability": bins, "skip_audit": dict(AUDIT),
+        "accuracy_by_source": {"add2": {"start": 0.9, "end": 0.78}, "add3": {"start": 0.5, "end": 0.5}},
     }  # fmt: skip
     return RunResult.model_validate(values | changes)
 
@@ -108,6 +113,47 @@ def test_shares_in_three_panels() -> None:
     figure = group_shares([make_run(m) for m in ("grpo", "depo")])
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["mixed", "all right", "all wrong"]
     assert [set(axes.get_lines()[0].get_ydata()) for axes in figure.axes] == [{0.5}, {0.2}, {0.3}]
+
+
+def test_each_source_gets_a_panel_from_the_start_on_with_a_line_there() -> None:
+    figure = accuracy_by_source([make_run(m) for m in ("grpo", "depo")])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["add2", "add3"]
+    fell, held = figure.axes
+    assert fell.get_lines()[0].get_xdata() == pytest.approx([0, 192, 384, 576, 768])
+    assert fell.get_lines()[0].get_ydata() == pytest.approx([0.9, 0.87, 0.84, 0.81, 0.78])
+    assert fell.get_lines()[-1].get_ydata() == pytest.approx([0.9, 0.9])  # where all began
+    low, high = held.get_ylim()
+    assert high - low >= 0.06  # nothing happened, and that is what is seen
+
+
+def test_of_many_sources_those_that_changed_most_are_drawn() -> None:
+    ends = {f"s{i}": {"start": 0.5, "end": 0.5 + 0.01 * i} for i in range(12)}
+    assert shown_sources([make_run(accuracy_by_source=ends)]) == [f"s{i}" for i in range(4, 12)]
+    figure = accuracy_by_source([make_run(accuracy_by_source=ends)])
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == 8
+    three = accuracy_by_source([make_run(accuracy_by_source=dict(list(ends.items())[:3]))])
+    assert [axes.get_visible() for axes in three.axes] == [True, True, True, False]
+
+
+def test_many_evaluations_are_averaged_and_start_and_end_are_as_measured() -> None:
+    accuracy = [{"rollouts": i, "accuracy": 0.4 + 0.1 * (i % 2)} for i in range(30)]
+    figure = accuracy_over([make_run(accuracy=accuracy, target=None)])
+    dots, line = sorted(lines(figure), key=lambda line: line.get_linestyle() != "None")
+    assert dots.get_ydata() == pytest.approx([point["accuracy"] for point in accuracy])
+    y = line.get_ydata()
+    assert (y[0], y[-1]) == pytest.approx((0.4, 0.5)) and set(np.round(y[2:-2], 6)) == {0.44, 0.46}
+    assert len(lines(accuracy_over([make_run(seed=s, accuracy=accuracy, target=None) for s in (0, 1)]))) == 3  # no dots
+
+
+def test_the_whole_pool_is_named_where_it_was_measured() -> None:
+    whole, unknown = make_run("grpo", accuracy_whole=0.5), make_run("depo")
+    assert accuracy_over([whole]).axes[0].get_ylabel() == "held-out accuracy, whole pool"
+    assert accuracy_over([whole, unknown]).axes[0].get_ylabel() == "held-out accuracy"
+
+
+def test_breadth_in_two_panels() -> None:
+    left, right = breadth([make_run()]).axes
+    assert set(left.get_lines()[0].get_ydata()) == {0.9} and not right.get_lines()
 
 
 def test_predictions_get_a_panel_each_and_only_where_there_are_some() -> None:
@@ -192,6 +238,7 @@ def test_smoothing() -> None:
     x, y = np.arange(5.0), np.array([0.0, 3.0, 0.0, 3.0, 0.0])
     assert smooth((x, y), 1)[1] is y
     assert smooth((x, y), 3)[1].tolist() == [1.5, 1.0, 2.0, 1.0, 1.5]
+    assert smooth((x, y), 3, keep_ends=True)[1].tolist() == [0.0, 1.0, 2.0, 1.0, 0.0]
     assert window_for([make_run(steps=12)]) == 1 and window_for([make_run(steps=600)]) == 21
 
 

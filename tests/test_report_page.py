@@ -22,7 +22,7 @@ import pytest
 from depo_rl.errors import ConfigError, DataError
 from depo_rl.report import RunResult, summarise, write_page
 from depo_rl.report import page as page_module
-from depo_rl.report.page import cautions, render_page, takeaways, unmeasured
+from depo_rl.report.page import cautions, forgetting, render_page, takeaways, unmeasured
 
 CHROMIUM = shutil.which("chromium")
 BROWSER_SECONDS = 60.0  # hard limit on a browser, start and end included
@@ -139,6 +139,38 @@ def test_takeaways_claim_no_more_than_is_known() -> None:
     assert len(said) == 8 and said[0].startswith("depo ")
 
 
+FELL = {"add2": {"start": 0.95, "end": 0.86}, "add3": {"start": 0.5, "end": 0.625}}
+HELD = {"add2": {"start": 0.95, "end": 0.945}, "add3": {"start": 0.5, "end": 0.525}}
+
+
+def judged(method: str, whole: float, sources: dict[str, Any], reached: int | None = None) -> list[RunResult]:
+    return [make_run(method, s, reached, accuracy_whole=whole, accuracy_by_source=sources) for s in range(3)]
+
+
+def test_the_whole_is_said_first_and_what_was_forgotten_of_every_method() -> None:
+    summary = summarise([*judged("grpo", 0.475, HELD), *judged("depo", 0.461, FELL, 400)])
+    assert takeaways(summary) == [
+        "depo: 46.1 % accuracy on the whole pool against 47.5 % for grpo, -1.4 points.",
+        "depo reached the target with less than 0.40 times the rollouts of grpo (400 against more than 1,000).",
+    ]
+    assert forgetting(summary) == [
+        ("grpo forgot nothing: no source fell by more than a point.", False),
+        ("depo forgot add2 (95.0 % → 86.0 %, by more than a point in 3 of 3 runs).", True),
+    ]
+    assert forgetting(summarise(RESULTS)) == []
+
+
+@pytest.mark.usefixtures("tiny_images")
+def test_the_table_begins_with_the_whole_and_its_sources() -> None:
+    html = render_page([*judged("grpo", 0.475, HELD), *judged("depo", 0.461, FELL), make_run("mopps", 0)])
+    table = html[html.index('id="results-table"') :]
+    labels = re.findall(r'<th scope="row">([^<]+)', table)
+    assert labels[:3] == ["accuracy, whole pool", "accuracy on add2", "accuracy on add3"]
+    assert "95.0 % → 86.0 %" in table and "forgotten in 3 of 3" in table and "-1.4 grpo" in table
+    assert '<li class="warn">depo forgot add2' in html and "<li>grpo forgot nothing" in html
+    assert table.index("accuracy on add2") < table.index("mixed groups")
+
+
 def test_cautions() -> None:
     assert cautions(summarise(RESULTS)) == [
         "3 of 6 runs did not reach the target: they count as “more than” what they spent."
@@ -250,15 +282,19 @@ ROWS = (
 @pytest.mark.timeout(150)
 def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
     title = "Demo <b>& friends</b>"
-    path = write_page(RESULTS, tmp_path / "report.html", title, EVIL, {"group_size": 8})
+    judged_too = {"accuracy_whole": 0.475, "accuracy_by_source": FELL, "most_visits": 7}
+    results = [RunResult.model_validate(run.model_dump() | judged_too) for run in RESULTS]
+    path = write_page(results, tmp_path / "report.html", title, EVIL, {"group_size": 8})
     with chromium(tmp_path / "profile") as browser:
         browser.open(path)
         assert browser.evaluate("document.title") == title
         rows = browser.evaluate(ROWS)
         assert rows[0] == ["measure", "grpo", "depo"]
+        assert [row[0] for row in rows[1:4]] == ["accuracy, whole pool", "accuracy on add2", "accuracy on add3"]
+        assert ["most visits", "7", "7"] in rows
         assert ["rollouts to target", "> 1,000", "401"] in rows and ["tokens", "50k", "50k"] in rows
         images = browser.evaluate(IMAGES)
-        assert len(images) == 5
+        assert len(images) == 6
         assert all(size[:2] == size[2:4] and min(size[:2]) > 300 for size in images)
         assert all(light for *_, light in images)
         for width in (1200, 600, 340):

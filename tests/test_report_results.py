@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from depo_rl.errors import CheckpointError, DataError
-from depo_rl.report import AccuracyPoint, RunResult, read_results, write_results
-from depo_rl.report.results import parse_results
+from depo_rl.report import AccuracyPoint, RunResult, SourceAccuracy, read_results, write_results
+from depo_rl.report.results import forgotten_sources, parse_results
 
 SECTION_5 = [
     "method", "seed", "steps", "groups", "rollouts", "tokens", "mixed_share", "all_pass_share", "all_fail_share",
     "explored_share", "fallback_share", "candidates_scored", "seconds_selecting", "seconds_learning", "auc_mixed",
     "log_loss", "ece", "accuracy", "rollouts_to_target",
 ]  # fmt: skip
+WHOLE = {"accuracy_whole", "accuracy_by_source", "forgotten", "pass_at_8_whole"}
+BREADTH = {"sources_per_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits"}
 
 share = st.none() | st.floats(0, 1)
 amount = st.none() | st.floats(0, 1e12)
@@ -31,13 +33,17 @@ points = st.none() | st.lists(
 history = st.none() | st.lists(
     st.fixed_dictionaries({"step": st.floats(0, 1e6), "reward": st.none() | st.floats(-9, 9)}), max_size=3
 )
+accuracies = st.builds(SourceAccuracy, start=share, end=share)
 runs = st.builds(
     RunResult, method=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9),
     seed=st.integers(-9, 9), steps=count, groups=count, rollouts=count, tokens=count, mixed_share=share,
     all_pass_share=share, all_fail_share=share, explored_share=share, fallback_share=share, candidates_scored=count,
     seconds_selecting=amount, seconds_learning=amount, auc_mixed=share, log_loss=amount, ece=share, accuracy=points,
     rollouts_to_target=count, seconds_to_target=amount, seconds_total=amount, target=share, history=history,
-    reliability=st.none(), guarded_share=share,
+    reliability=st.none(), guarded_share=share, accuracy_whole=share, pass_at_8_whole=share,
+    accuracy_by_source=st.none() | st.dictionaries(st.text("ab/ ", max_size=3), accuracies, max_size=3),
+    forgotten=st.none() | st.lists(st.text("ab", max_size=2), max_size=2), sources_per_batch=amount,
+    distinct_share=share, unseen_share=share, effective_prompts=amount, most_visits=count,
 )  # fmt: skip
 
 
@@ -54,6 +60,7 @@ def test_every_field_of_the_design_is_written_and_null_if_unknown(tmp_path: Path
     write_results([RunResult(method="grpo", seed=0)], tmp_path / "results.json")
     (run,) = json.loads((tmp_path / "results.json").read_text())
     assert list(run)[: len(SECTION_5)] == SECTION_5
+    assert run.keys() >= WHOLE | BREADTH
     assert {name for name, value in run.items() if value is not None} == {"method", "seed"}
 
 
@@ -84,6 +91,14 @@ def test_nan_and_numpy_become_null_and_plain(tmp_path: Path) -> None:
         ({"ece": "0.1"}, r"entry 1: ece = '0.1': .*valid number"),
         ({"mixed_shar": 0.5}, r"entry 1: unknown field 'mixed_shar': did you mean 'mixed_share'\?"),
         ({"zzz": 0.5}, r"entry 1: unknown field 'zzz'$"),
+        ({"accuracy_hole": 0.5}, r"entry 1: unknown field 'accuracy_hole': did you mean 'accuracy_whole'\?"),
+        ({"accuracy_whole": 48.0}, r"entry 1: accuracy_whole = 48.0: .*less than or equal to 1"),
+        ({"accuracy_by_source": {"a": 0.5}}, r"entry 1: accuracy_by_source.a = 0.5: "),
+        ({"accuracy_by_source": {"a": {"end": 2}}}, r"entry 1: accuracy_by_source.a.end = 2: .*less than or equal"),
+        ({"accuracy_by_source": {"a": {"begin": 0.5}}}, r"entry 1: unknown field 'accuracy_by_source.a.begin'"),
+        ({"forgotten": "add2"}, r"entry 1: forgotten = 'add2': .*valid list"),
+        ({"most_visits": 1.5}, r"entry 1: most_visits = 1.5: .*valid integer"),
+        ({"unseen_share": -0.1}, r"entry 1: unseen_share = -0.1: .*greater than or equal to 0"),
         ({"method": ""}, r"entry 1: method = '': "),
         ({"seed": None}, r"entry 1: seed = None: "),
         ({"accuracy": [{"accuracy": 2}]}, r"entry 1: accuracy.0.accuracy = 2: "),
@@ -98,6 +113,12 @@ def test_bad_results_are_named(tmp_path: Path, change: dict[str, Any], message: 
     with pytest.raises(DataError, match=rf"results\.json: {message}") as caught:
         read_results(path)
     assert "\n" not in str(caught.value)
+
+
+def test_forgotten_is_what_fell_by_more_than_a_point() -> None:
+    ends = {"fell": 0.48, "held": 0.495, "rose": 0.9, "unknown": None}
+    assert forgotten_sources({n: SourceAccuracy(start=0.5, end=end) for n, end in ends.items()}) == ["fell"]
+    assert SourceAccuracy(start=0.5).change is None
 
 
 @pytest.mark.parametrize(

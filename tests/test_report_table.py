@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from depo_rl.errors import DataError
 from depo_rl.report import RunResult, summarise
-from depo_rl.report.table import MEASURES, Ratio, Spread, form, form_ratio, form_spread, ratio_of, spread_of
+from depo_rl.report.form import form, form_changes, form_points, form_ratio, form_spread
+from depo_rl.report.measures import MEASURES
+from depo_rl.report.spread import Ratio, Spread, ratio_of, spread_of
 
 
 def run(method: str, seed: int, reached: int | None = None, spent: int = 1000, **changes: Any) -> RunResult:
@@ -129,6 +131,52 @@ def test_order_and_headline() -> None:
     assert summarise([RunResult(method="depo", seed=0)]).headline is None
 
 
+def sources(**ends: float) -> dict[str, Any]:
+    return {name: {"start": 0.5, "end": end} for name, end in ends.items()}
+
+
+def test_the_whole_pool_comes_first_and_beside_it_what_changed() -> None:
+    results = [
+        run("grpo", 0, accuracy_whole=0.475, accuracy_by_source=sources(a=0.52, b=0.5), mixed_share=0.2),
+        run("depo", 0, 400, accuracy_whole=0.460, accuracy_by_source=sources(a=0.40, b=0.61), mixed_share=0.7),
+        run("depo", 1, 400, accuracy_whole=0.450, accuracy_by_source=sources(a=0.495, b=0.6), mixed_share=0.7),
+    ]
+    summary = summarise(results)
+    assert summary.headline is not None and summary.headline.name == "accuracy_whole"
+    head, (grpo, depo) = summary.cells(["accuracy_whole", "changes", "rollouts_to_target", "mixed_share"])
+    assert head == [
+        *("method", "seeds", "accuracy, whole pool", "vs grpo", "change by source"),
+        *("rollouts to target", "mixed groups"),
+    ]
+    assert grpo == ["grpo", "1", "47.5 %", "0.0", "a +2.0, b 0.0", "> 1,000", "20.0 %"]
+    assert depo == ["depo", "2", "45.5 % [45.0-46.0 %]", "-2.0", "a -5.2, b +10.5", "400", "70.0 %"]
+    assert "percentage points" in summary.caption()
+    found = summary.rows[1].sources["a"]
+    assert (found.start.median, found.end.low, found.forgotten) == (0.5, 0.40, 1)  # .495 is not forgotten
+    written = summary.to_dict()["methods"][1]["sources"]["b"]
+    assert written["change"]["median"] == pytest.approx(0.105) and written["forgotten"] == 0
+
+
+def test_of_many_sources_those_that_changed_most_are_named() -> None:
+    ends = {f"s{i}": 0.5 + 0.01 * i for i in range(8)} | {"lost": 0.1}
+    (row,) = summarise([run("depo", 0, accuracy_by_source=sources(**ends))]).rows
+    assert form_changes(row.sources) == "s5 +5.0, s6 +6.0, s7 +7.0, lost -40.0, 5 more"
+    assert form_changes({}) == "-"
+
+
+def test_a_source_that_one_seed_lacks_is_counted_where_it_is() -> None:
+    results = [run("depo", s, accuracy_by_source=sources(**each)) for s, each in enumerate(({"a": 0.4}, {"b": 0.6}))]
+    (row,) = summarise(results).rows
+    assert {name: found.change.n for name, found in row.sources.items()} == {"a": 1, "b": 1}
+
+
+def test_columns_stand_in_the_order_they_are_named_in_and_unmeasured_ones_are_left_out() -> None:
+    summary = summarise([run("depo", 0, mixed_share=0.5, most_visits=9, effective_prompts=123.4)])
+    head, (cells,) = summary.cells(["most_visits", "changes", "unseen_share", "mixed_share", "effective_prompts"])
+    assert head == ["method", "seeds", "most visits", "mixed groups", "effective prompts"]
+    assert cells == ["depo", "1", "9", "50.0 %", "123"]
+
+
 @pytest.mark.parametrize("results", [[], [RunResult(method="x|y\n", seed=0)], [run("grpo", 0)]])
 def test_every_rendering_of_little(results: list[RunResult]) -> None:
     from rich.console import Console
@@ -161,6 +209,19 @@ def test_the_dictionary_holds_every_measure() -> None:
     assert method["ratios"]["grpo"]["rollouts_to_target"] == {"value": 1.0, "bound": "="}
 
 
+@pytest.mark.parametrize(("width", "fits"), [(80, True), (40, False)])
+def test_no_word_is_broken_where_there_is_room(width: int, fits: bool) -> None:
+    from rich.console import Console
+
+    results = [run(m, s, 400 + s, mixed_share=0.4 + s / 100, most_visits=9) for m in ("grpo", "depo") for s in range(3)]
+    out = io.StringIO()
+    table = summarise(results).to_rich(["rollouts_to_target", "mixed_share", "most_visits"], width, caption=False)
+    Console(file=out, width=width).print(table)
+    assert max(map(len, out.getvalue().splitlines())) <= width and "Median" not in out.getvalue()
+    words = {"method", "seeds", "rollouts", "target", "groups", "visits", "[40.0-42.0]", "[400-402]"}
+    assert (words <= set(out.getvalue().split())) is fits
+
+
 def test_a_seed_counted_twice_is_refused() -> None:
     with pytest.raises(DataError, match="twice"):
         summarise([run("grpo", 0), run("grpo", 0)])
@@ -173,10 +234,16 @@ def test_a_seed_counted_twice_is_refused() -> None:
         (999_999, "count", "1M"), (1_234_567, "count", "1.23M"), (38_700_000, "count", "38.7M"),
         (5e12, "count", "5,000G"), (0.5, "count", "0"), (0.0123, "seconds", "0.0123 s"), (59.9, "seconds", "59.9 s"),
         (60, "seconds", "1 min"), (3599.6, "seconds", "1 h"), (5400, "seconds", "1 h 30 min"), (0.5, "number", "0.500"),
+        (3.957, "mean", "4.0"),
     ],
 )  # fmt: skip
 def test_numbers_for_people(value: float | None, unit: str, text: str) -> None:
     assert form(value, unit) == text
+
+
+def test_points_for_people() -> None:
+    texts = [form_points(value) for value in (0.0133, -0.09, 0.0004, -0.0004, None)]
+    assert texts == ["+1.3", "-9.0", "0.0", "0.0", "-"]
 
 
 def test_larger_counts_never_look_smaller() -> None:

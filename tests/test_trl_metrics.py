@@ -1,10 +1,13 @@
 """What a run tells: TRL's own logging, TensorBoard's files, the outcome log."""
 
+from collections import Counter
+
 import pytest
 
 pytest.importorskip("trl")
 
 import trl_toys as toys
+from depo_rl.breadth import BREADTH
 from depo_rl.outcomes import read_log
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
@@ -13,6 +16,7 @@ PROMISED = {
     *("mixed_share", "all_pass", "all_fail", "skipped", "explored", "fallback", "guarded", "predicted_mean"),
     *("observed_mean", "log_loss", "auc_mixed", "rollouts_saved", "tokens_saved", "seconds_selecting"),
     *("seconds_learning", "rollouts", "completion_tokens"),
+    *BREADTH,
 }
 
 
@@ -54,6 +58,9 @@ def test_the_numbers_are_those_of_the_outcomes(logged):
         explored = sum(row["chosen_because"] == "explored" for row in rows)
         assert scalars["train/depo/explored"][i] * 2 == explored  # a mean over the two generations
     assert sum(scalars["train/depo/skipped"]) * 2 == made.curriculum.metrics()["skipped"] > 0
+    visits = Counter(row["key"] for row in log)
+    assert scalars["train/depo/most_visits"][-1] == max(visits.values())
+    assert scalars["train/depo/unseen_share"][-1] == pytest.approx(1 - len(visits) / 32)
     assert scalars["train/depo/completion_tokens"][-1] == sum(row["tokens"] for row in log)
     assert scalars["train/depo/rollouts"][-1] == 24 * 4
 

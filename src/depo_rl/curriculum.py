@@ -13,12 +13,12 @@ chosen = admitted + rejected + failed + in flight; run(2k) = run(k), save, load,
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Sequence, Set
 
 import numpy as np
 
+from .breadth import Breadth
 from .checkpoint import RngState, Stateful, load_all_or_nothing
 from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
@@ -46,7 +46,7 @@ class Curriculum:
         self.method, self.pool, self.config = method, pool, config
         self.estimator, self.selector, self.gate = estimator, selector, gate
         self._exploration, self._rng = Exploration(pool, config.explore), np.random.default_rng([config.seed, 1])
-        self._ledger, self._guard = Ledger(config.reward_range), Guard(config.guard)
+        self._ledger, self._guard = Ledger(pool.index, pool.source_of, config.reward_range), Guard(config.guard)
         self._learners: dict[str, Learner] = {"estimator": estimator}
         if isinstance(selector, Learner):
             self._learners["selector"] = selector
@@ -62,6 +62,11 @@ class Curriculum:
     def track(self) -> PredictionTrack:
         """The latest scored groups with what had been predicted of them."""
         return self._ledger.track
+
+    @property
+    def breadth(self) -> Breadth:
+        """How often each prompt was chosen, and figures of how widely that was."""
+        return self._ledger.breadth
 
     def propose(self, n: int) -> list[Prompt]:
         """``n`` distinct prompts to roll out, none of them in flight. Raises PoolExhausted if the pool has fewer."""
@@ -129,21 +134,15 @@ class Curriculum:
         """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""
         prompts = [self.pool[key] for key in dict.fromkeys(keys) if key not in self._ledger.flights]
         flights = fly(prompts, "uniform", self._predict(prompts))
-        self._ledger.depart({key: flight._replace(inclusion=1.0) for key, flight in flights.items()})
+        self._ledger.adopt({key: flight._replace(inclusion=1.0) for key, flight in flights.items()})
 
     def release(self, keys: Iterable[str] | None = None) -> int:
         """Gives up on prompts in flight (all by default) whose outcomes will never come; they count as failed."""
         return self._ledger.lose(self.in_flight if keys is None else keys)
 
     def max_unvisited_batches(self, n: int) -> int | None:
-        """No prompt that is free goes unproposed for more than this many batches of ``n`` in a row.
-
-        That is two shuffled passes over the pool by the places filled whatever the prediction: all of them for a
-        method that chooses uniformly, else the ``explore`` share. None: no bound, because ``explore`` is 0.
-        """
-        explore = self.config.explore
-        share = max(explore, 1 - explore) if isinstance(self.selector, Uniform) else explore
-        return math.ceil(2 * len(self.pool) / (share * n)) + 1 if share else None
+        """No prompt that is free goes unproposed for more than this many batches of ``n`` in a row; None: no bound."""
+        return self._exploration.max_unvisited_batches(n, isinstance(self.selector, Uniform))
 
     def metrics(self) -> dict[str, float]:
         """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and ``selector/``."""
@@ -152,11 +151,11 @@ class Curriculum:
 
     def state_dict(self) -> State:
         """Everything a resumed run needs to go on as if it had never stopped; ``checkpoint.save_state`` writes it."""
-        return {"version": 3, "method": self.method} | {name: p.state_dict() for name, p in self._parts.items()}
+        return {"version": 4, "method": self.method} | {name: p.state_dict() for name, p in self._parts.items()}
 
     def load_state_dict(self, state: State) -> None:
         """Strict: StateMismatch, with nothing changed, on unknown or missing fields, another method, data set, ..."""
         expect_fields("curriculum", state, ("version", "method", *self._parts))
-        expect_same("curriculum", "version", state["version"], 3)
+        expect_same("curriculum", "version", state["version"], 4)
         expect_same("curriculum", "method", state["method"], self.method)
         load_all_or_nothing(self._parts, state)

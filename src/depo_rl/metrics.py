@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .errors import expect_fields
+from .breadth import Breadth
+from .errors import StateMismatch, expect_fields
 from .types import Flight, FloatArray, Gate, GroupOutcome, Prediction, Settlement, State
 
 NAN = float("nan")
@@ -97,12 +98,15 @@ class PredictionTrack:
 class Ledger:
     """What a curriculum did: prompts in flight, counts since the start, the last batch, predictions against results.
 
-    At every moment drawn = chosen + skipped, and chosen = admitted + rejected + failed + in flight.
+    At every moment drawn = chosen + skipped, and chosen = admitted + rejected + failed + in flight, which is the sum of
+    ``breadth.visits``. index, source_of: of the pool, see ``Breadth``.
     reward_range: groups count by their rewards, in that range (``GroupOutcome.graded``); None: by correctness.
     """
 
-    def __init__(self, reward_range: tuple[float, float] | None = None) -> None:
-        self._reward_range = reward_range
+    def __init__(
+        self, index: Mapping[str, int], source_of: NDArray[np.int64], reward_range: tuple[float, float] | None = None
+    ) -> None:
+        self.breadth, self._reward_range = Breadth(index, source_of), reward_range
         self.flights: dict[str, Flight] = {}  # by key
         self.count = dict.fromkeys(COUNTS, 0)
         self._wasted_groups, self._tokens, self._rollouts_with_tokens = 0.0, 0, 0
@@ -115,11 +119,21 @@ class Ledger:
         """Groups settled so far that had at least one scored completion."""
         return self.count["admitted"] + self.count["rejected"]
 
+    def adopt(self, flights: Mapping[str, Flight]) -> None:
+        """Books what an engine chose by an order of its own; it may hand a batch over in parts."""
+        self.depart(flights, joins=True)
+
     def depart(
-        self, flights: Mapping[str, Flight], n_skipped: int = 0, wasted_groups: float = 0.0, seconds: float = 0.0
+        self,
+        flights: Mapping[str, Flight],
+        n_skipped: int = 0,
+        wasted_groups: float = 0.0,
+        seconds: float = 0.0,
+        joins: bool = False,
     ) -> None:
         """Books a proposal. wasted_groups: expected groups without a gradient among those the prediction skipped."""
         self.flights |= flights
+        self.breadth.add(flights, joins)
         reasons = [flight.because for flight in flights.values()]
         self._add(drawn=len(flights) + n_skipped, chosen=len(flights), skipped=n_skipped)
         self._add(**{name: reasons.count(name) for name in REASONS})
@@ -131,6 +145,7 @@ class Ledger:
         if self._reward_range is not None:
             outcome = outcome.graded(*self._reward_range)
         flight = self.flights.pop(outcome.key, None)
+        self.breadth.close()
         if flight is None:
             self._add(duplicates=1)
             return Settlement(outcome, "duplicate", NAN, NAN, NAN, admitted=False)
@@ -152,6 +167,7 @@ class Ledger:
 
     def lose(self, keys: Iterable[str]) -> int:
         """Books prompts in flight that will never come back as failed; how many they were."""
+        self.breadth.close()
         lost = self.flights.keys() & set(keys)
         for key in lost:
             del self.flights[key]
@@ -165,6 +181,7 @@ class Ledger:
     def metrics(self, group_size: int) -> dict[str, float]:
         """Counts since the start; shares and seconds of the last batch; predictions judged over the last 1,024 groups.
 
+        How widely was chosen: ``Breadth.metrics``.
         rollouts_saved: expected rollouts in groups without a gradient among the candidates that the prediction skipped,
         the waste of rolling those out too; tokens_saved: the same in completion tokens, at the mean length so far.
         NaN while unknown.
@@ -180,6 +197,7 @@ class Ledger:
             **self._last,
             **self._seconds,
             **self.track.metrics(),
+            **self.breadth.metrics(),
             "in_flight": float(len(self.flights)),
             "rollouts_saved": saved,
             "tokens_saved": tokens,
@@ -194,6 +212,7 @@ class Ledger:
             "rollouts_with_tokens": self._rollouts_with_tokens,
             "last": dict(self._last),
             "track": self.track.state_dict(),
+            "breadth": self.breadth.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -205,7 +224,13 @@ class Ledger:
         tokens, rollouts = int(state["tokens"]), int(state["rollouts_with_tokens"])
         wasted = float(state["wasted_groups"])
         flights = {k: Flight(str(b), *map(float, belief)) for k, (b, *belief) in state["in_flight"].items()}
+        if (visited := int(np.sum(state["breadth"]["visits"]))) != count["chosen"]:
+            raise StateMismatch(
+                f"ledger state counts {count['chosen']} prompts as chosen and {visited} visits, which must be as many: "
+                "resume from another checkpoint"
+            )
         self.track.load_state_dict(state["track"])
+        self.breadth.load_state_dict(state["breadth"])
         self.count, self._last, self._wasted_groups = count, last, wasted
         self._tokens, self._rollouts_with_tokens, self.flights = tokens, rollouts, flights
 

@@ -7,6 +7,7 @@ number of the pass, so that a walk's whole state is two integers.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
@@ -91,8 +92,8 @@ class PromptPool:
         self.prompts = list(prompts)
         if not self.prompts:
             raise DataError("the pool has no prompts; a curriculum needs at least one")
-        self._index = {prompt.key: i for i, prompt in enumerate(self.prompts)}
-        if len(self._index) < len(self.prompts):
+        self.index = {prompt.key: i for i, prompt in enumerate(self.prompts)}  # key -> position
+        if len(self.index) < len(self.prompts):
             raise DataError(_first_duplicate(self.prompts))
         self.seed = seed
         self.sizes = dict(Counter(prompt.source for prompt in self.prompts))  # source -> number of prompts
@@ -107,15 +108,15 @@ class PromptPool:
         return iter(self.prompts)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._index
+        return key in self.index
 
     def __getitem__(self, key: str) -> Prompt:
         """Raises UnknownPrompt, which is a KeyError too."""
-        if key not in self._index:
+        if key not in self.index:
             raise UnknownPrompt(
                 f"no prompt of this pool has the key {key!r}: outcomes must carry the key of a prompt of it"
             )
-        return self.prompts[self._index[key]]
+        return self.prompts[self.index[key]]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -135,7 +136,7 @@ class PromptPool:
 
     def walk(self, walk: ShuffledPass, k: int, taken: Set[str]) -> list[Prompt]:
         """The next ``k`` prompts of a walk over this pool."""
-        return [self.prompts[i] for i in walk.draw(k, {self._index[key] for key in taken})]
+        return [self.prompts[i] for i in walk.draw(k, {self.index[key] for key in taken})]
 
     def state_dict(self) -> State:
         return {"fingerprint": self.fingerprint, "seed": self.seed, "walk": self._walk.state_dict()}
@@ -173,6 +174,14 @@ class Exploration:
         drawn = self._pool.walk(self._walk, due, taken)
         self._owed = owed - due
         return drawn
+
+    def max_unvisited_batches(self, n: int, all_uniform: bool) -> int | None:
+        """Batches of ``n`` that two shuffled passes over the pool take, by the places filled whatever the prediction.
+
+        all_uniform: the other places are filled so too. None: no bound, because the share is 0.
+        """
+        share = max(self.share, 1 - self.share) if all_uniform else self.share
+        return math.ceil(2 * len(self._pool) / (share * n)) + 1 if share else None
 
     def state_dict(self) -> State:
         return {"owed": self._owed, "walk": self._walk.state_dict()}

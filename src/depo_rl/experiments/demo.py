@@ -2,17 +2,17 @@
 
 Every method trains from the same warm-started weights, on the same pool, with the same TRL settings, until it has
 generated the same number of completion tokens, discarded groups included; accuracy is measured on problems outside the
-pool. What differs is only which prompts are rolled out.
+pool, of all its levels and weighted as they are in it, so that what a method forgets counts as much as what it learns.
+What differs is only which prompts are rolled out.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import statistics
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,15 @@ from typing import Any
 from ..errors import ConfigError
 from ..methods import get_method
 from ..report import RunResult, save_figures, summarise, write_page, write_results
+from ..report.measures import CHANGES
 from . import arithmetic
 
 METHODS = ("grpo", "dapo", "depo")
-_NARROW = ("mixed_share", "accuracy_at_budget", "rollouts_to_target")  # what a terminal of 80 columns has room for
-_LEVELS = tuple(arithmetic.POOL_MIX)
+_NARROW = ("accuracy_whole", CHANGES, "rollouts_to_target", "mixed_share")  # what a terminal of 80 columns has room for
+_WIDE = (
+    *("accuracy_whole", CHANGES, "rollouts_to_target", "tokens_to_target"),
+    *("unseen_share", "effective_prompts", "mixed_share"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ class DemoPlan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """News of a run under way. tokens: generated so far. accuracy, mixed_share: the latest, in [0, 1]."""
+    """News of a run under way. tokens: generated so far. accuracy (whole pool), mixed_share: the latest, in [0, 1]."""
 
     method: str
     seed: int
@@ -90,7 +94,7 @@ def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
         results,
         plan.out / "report.html",
         "Choosing prompts before the rollout",
-        _notes(plan, results),
+        _notes(plan),
         _configuration(plan.settings),
     )
     return results
@@ -128,9 +132,9 @@ def train_once(method: str, seed: int, plan: DemoPlan, tell: Tell) -> RunResult:
     settings = plan.settings
     with quiet():
         model, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
-    held_out = arithmetic.make_eval(settings.eval_size, seed=settings.eval_seed)
+    held_out = arithmetic.make_levels(settings.eval_sizes, settings.eval_seed)
     recorder = Recorder(
-        lambda: arithmetic.evaluate(model, tokenizer, held_out),
+        lambda: arithmetic.evaluate_pool(model, tokenizer, held_out),
         every=settings.eval_every,
         target=settings.target_accuracy,
         on_change=lambda r: tell(_step(method, seed, r)),
@@ -148,16 +152,9 @@ def train_once(method: str, seed: int, plan: DemoPlan, tell: Tell) -> RunResult:
         trainer.remove_callback(PrinterCallback)  # a line per step
         recorder.trainer = trainer
         trainer.train()
-        recorder.history[-1] |= _by_digits(model, tokenizer, settings.eval_seed)
         result = recorder.result()
     torch.set_num_threads(threads)
     return result
-
-
-def _by_digits(model: Any, tokenizer: Any, seed: int) -> dict[str, float | None]:
-    """Accuracy on every level of the pool: training on one may cost another, which the target alone would hide."""
-    held_out = {digits: arithmetic.make_eval(200, seed, {digits: 1.0}) for digits in _LEVELS}
-    return {f"accuracy_add{digits}": arithmetic.evaluate(model, tokenizer, rows) for digits, rows in held_out.items()}
 
 
 def _step(method: str, seed: int, recorder: Any) -> Step:
@@ -242,22 +239,18 @@ def _column(what: Any, kind: Any) -> Any:
     return kind(what) if isinstance(what, str) else what
 
 
-def _notes(plan: DemoPlan, results: Sequence[RunResult]) -> list[str]:
+def _notes(plan: DemoPlan) -> list[str]:
     settings = plan.settings
-    levels = "; ".join(f"{method} {_final_by_digits(method, results)}" for method in plan.methods)
+    levels = ", ".join(f"add{digits} {share:.0%}" for digits, share in arithmetic.POOL_MIX.items())
     return [
         f"Task: {arithmetic.DESCRIPTION} Budget: {plan.budget_tokens:,} completion tokens per run, discarded groups "
-        f"included. Target: accuracy {settings.target_accuracy:.0%} on {settings.eval_size:,} held-out problems, "
-        f"measured every {settings.eval_every} steps. Seeds: {', '.join(map(str, plan.seeds))}.",
-        f"Accuracy at the end on sums of {', '.join(map(str, _LEVELS))} digits, median over seeds: {levels}. Spending "
-        "rollouts where there is something to learn leaves fewer on what was already easy, which can be forgotten.",
+        f"included. Target: accuracy {settings.target_accuracy:.1%} on the whole pool, measured every "
+        f"{settings.eval_every} steps on {sum(settings.eval_sizes.values()):,} problems outside it. Seeds: "
+        f"{', '.join(map(str, plan.seeds))}.",
+        f"The whole pool is its levels as they are mixed in it ({levels}; add3: sums of three digits). Spending "
+        "rollouts where there is something to learn leaves fewer on what was already easy, which can be forgotten: "
+        "accuracy on the whole pool counts both, and beside it stands every level from start to end.",
     ]
-
-
-def _final_by_digits(method: str, results: Sequence[RunResult]) -> str:
-    ends = [r.history[-1] for r in results if r.method == method and r.history]
-    medians = (statistics.median(end[f"accuracy_add{digits}"] or 0.0 for end in ends) for digits in _LEVELS)
-    return " / ".join(f"{value:.3f}" for value in medians)
 
 
 def _configuration(settings: arithmetic.DemoSettings) -> dict[str, Any]:
@@ -287,6 +280,6 @@ def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
     if not quiet:
         out = Console()
         out = out if out.is_terminal else Console(width=120)  # a file has room for the whole table
-        out.print(summary.to_rich(None if out.width >= 110 else _NARROW))
+        out.print(summary.to_rich(_WIDE if out.width >= 110 else _NARROW, out.width))
         out.print(f"Figures, explained: {plan.out / 'report.html'}. Numbers: {plan.out / 'results.json'}.")
     return summary.to_dict()

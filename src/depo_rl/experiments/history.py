@@ -6,10 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..config import ConstantSettings
 from ..curriculum import Curriculum
 from ..metrics import reliability
 from ..report import ReliabilityBin
+
+OF_A_STEP = ("sources_in_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits")
+OF_A_RUN = ("sources_per_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits")
+"""Figures of breadth: what a row of the history has, and what ``RunResult`` has."""
 
 _LOGGED = {
     "rollouts": "depo/rollouts",
@@ -19,6 +25,7 @@ _LOGGED = {
     "all_fail_share": "depo/all_fail",
     "predicted_mean": "depo/predicted_mean",
     "observed_mean": "depo/observed_mean",
+    **{name: f"depo/{name}" for name in OF_A_STEP},
     "seconds_selecting": "depo/seconds_selecting",
     "seconds_learning": "depo/seconds_learning",
     "seconds_step": "step_time",
@@ -44,7 +51,8 @@ def own_figures(curriculum: Curriculum) -> dict[str, Any]:
     metrics, size = curriculum.metrics(), curriculum.config.group_size
     groups = int(metrics["admitted"] + metrics["rejected"] + metrics["failed"])
     found = {"method": curriculum.method, "groups": groups, "rollouts": groups * size}
-    found |= {name: finite(metrics[name]) for name in ("explored_share", "fallback_share", "guarded_share")}
+    found |= {name: finite(metrics[name]) for name in ("explored_share", "fallback_share", "guarded_share", *OF_A_RUN)}
+    found["distinct_prompts"] = int(np.count_nonzero(curriculum.breadth.visits))
     if isinstance(curriculum.config.estimator, ConstantSettings):
         return found
     _, p_mixed, _, mixed = curriculum.track.columns()

@@ -10,20 +10,23 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..engines.trl import DEPOTrainer
-from ..report import AccuracyPoint, RunResult
+from ..report import AccuracyPoint, RunResult, SourceAccuracy
+from ..report.results import forgotten_sources
+from .evaluation import Evaluation
 from .history import history_row, own_figures
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
     """Add it to a ``DEPOTrainer`` with ``logging_steps=1``.
 
-    evaluate: gives the present policy's accuracy in [0, 1]; called before the first step and every ``every`` steps. Its
+    evaluate: gives the present policy's accuracy in [0, 1], as one number, or by source as an ``Evaluation``, of which
+    it is the accuracy on the whole pool; called before the first step, every ``every`` steps and after the last. Its
     seconds are left out of the run's. target: accuracy whose first crossing is noted. on_change: told after each step.
     """
 
     def __init__(
         self,
-        evaluate: Callable[[], float] | None = None,
+        evaluate: Callable[[], float | Evaluation] | None = None,
         every: int = 10,
         target: float | None = None,
         on_change: Callable[[Recorder], None] | None = None,
@@ -32,6 +35,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self.trainer: DEPOTrainer | None = None
         self.history: list[dict[str, float | None]] = []
         self.accuracy: list[AccuracyPoint] = []
+        self.evaluations: list[Evaluation] = []  # where ``evaluate`` tells the sources, as many as ``accuracy``
         self._started, self._away = time.perf_counter(), 0.0
 
     @property
@@ -48,6 +52,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if row is None:
             return
         self.history.append(row)
+        self._tell_sources()
         if self._on_change is not None:
             self._on_change(self)
 
@@ -65,11 +70,21 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         seconds, started = self.seconds, time.perf_counter()
         tokens = self.trainer.completion_tokens_generated
         rollouts = own_figures(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
-        accuracy = self._evaluate()
+        found = self._evaluate()
+        accuracy = found.whole if isinstance(found, Evaluation) else found
         self.accuracy.append(
             AccuracyPoint(rollouts=rollouts, tokens=tokens, seconds=seconds, accuracy=accuracy, step=step)
         )
+        if isinstance(found, Evaluation):
+            self.evaluations.append(found)
+            self._tell_sources()
         self._away += time.perf_counter() - started
+
+    def _tell_sources(self) -> None:
+        """Adds the latest evaluation to its step's row: whichever of the two comes later calls."""
+        if not (self.history and self.evaluations and self.history[-1]["step"] == self.accuracy[-1].step):
+            return
+        self.history[-1] |= {f"accuracy_{name}": value for name, value in self.evaluations[-1].accuracy.items()}
 
     def result(self) -> RunResult:
         """The run so far."""
@@ -85,12 +100,26 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             **{name: self._share(name) for name in ("mixed_share", "all_pass_share", "all_fail_share")},  # type: ignore[arg-type]
             **{name: self._sum(name) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
             accuracy=self.accuracy or None,
+            **self._by_source(),
             rollouts_to_target=crossed.rollouts if crossed else None,
             seconds_to_target=crossed.seconds if crossed else None,
             seconds_total=self.seconds,
             target=self._target,
             history=self.history,
         )
+
+    def _by_source(self) -> dict[str, Any]:
+        """What is known of the whole pool and of each source of it; nothing if ``evaluate`` gives one number."""
+        if not self.evaluations:
+            return {}
+        first, last = self.evaluations[0], self.evaluations[-1]
+        by_source = {name: SourceAccuracy(start=first.accuracy[name], end=end) for name, end in last.accuracy.items()}
+        return {
+            "accuracy_whole": last.whole,
+            "accuracy_by_source": by_source,
+            "forgotten": forgotten_sources(by_source),
+            "pass_at_8_whole": last.pass_at_8_whole,
+        }
 
     def _sum(self, name: str) -> float | None:
         values = [row[name] for row in self.history]

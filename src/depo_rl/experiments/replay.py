@@ -24,9 +24,11 @@ from ..features.policy import no_policy
 from ..methods import METHODS, get_method, make_curriculum
 from ..outcomes import OutcomeLogWriter
 from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
-from ..report import RunResult, save_figures, summarise, write_page, write_results
+from ..report import RunResult, Summary, save_figures, summarise, write_page, write_results
+from ..report.measures import BREADTH
 from .replay_run import check_size, simulate
 
+_FOUND, _PREDICTED = ("mixed_share", "rollouts", "tokens"), ("auc_mixed", "false_skip_rate")
 Settings = dict[str, Any]
 Tell = Callable[[str, int, int, float | None], None]
 """tell(method, seed, step, mixed_share): news of a run after each step."""
@@ -197,7 +199,8 @@ def _notes(plan: ReplayPlan, source: Source) -> list[str]:
     notes = [
         f"{plan.file.name} is {kind}. {len(source.prompts):,} prompts, {plan.steps:,} steps of "
         f"{plan.prompts_per_step:,} groups of {plan.group_size}. No accuracy comes of it: a replay shows what methods "
-        "choose and pay, not what a policy learns.",
+        "choose and pay, not what a policy learns, nor what it forgets of what is never chosen. Mixed groups found by "
+        "returning to few prompts may teach little: judge them with the breadth beside them.",
         *source.notes,
     ]
     for method in plan.methods:
@@ -279,11 +282,22 @@ def show_replay(plan: ReplayPlan, quiet: bool = False) -> dict[str, Any]:
     summary, written = summarise(results), write_report(plan, results, notes)
     if not quiet:
         out = Console()
-        out.print(summary.to_rich())
+        out = out if out.is_terminal else Console(width=120)  # a file has room for the whole table
+        for table in _tables(summary, out.width):
+            out.print(table)
         for note in notes:
             out.print(note, markup=False, highlight=False)
         out.print(written, markup=False, highlight=False)
     return summary.to_dict() | {"notes": notes, "out": str(plan.out)}
+
+
+def _tables(summary: Summary, width: int) -> list[Any]:
+    """What was found, and under it how widely it was looked for; on a narrow terminal the predictions apart."""
+    parts = [(*_FOUND, *_PREDICTED), BREADTH] if width >= 110 else [_FOUND, BREADTH, _PREDICTED]
+    measured = {measure.name for measure in summary.measured}
+    shown = [part for part in parts if measured & set(part)]
+    tables = [summary.to_rich(part, width, caption=part is shown[-1]) for part in shown]
+    return [line for table in tables for line in (table, "")]
 
 
 def _with_progress(plan: ReplayPlan, console: Any) -> tuple[list[RunResult], list[str]]:

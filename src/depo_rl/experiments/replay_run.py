@@ -17,6 +17,7 @@ from ..metrics import PredictionTrack, auc, batch_shares, ece, log_loss, reliabi
 from ..outcomes import LogRow, OutcomeLogWriter
 from ..report import ReliabilityBin, RunResult
 from ..types import GroupOutcome, Prompt, ScreeningGate, Settlement
+from .history import OF_A_RUN, OF_A_STEP
 from .replay_audit import SkipAuditor
 
 _UNFILTERED = ("uniform", "warmup")
@@ -87,7 +88,6 @@ class _Run:
         self.groups, self.rollouts = 0, 0
         self.scored = dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
         self.tokens: int | None = 0
-        self.keys: set[str] = set()
         self.seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.started = time.perf_counter()
 
@@ -143,7 +143,6 @@ class _Run:
         outcomes = [s.outcome for s in settled]
         self.groups += len(outcomes)
         self.rollouts += sum(o.group_size for o in outcomes)
-        self.keys |= {o.key for o in outcomes}
         self.scored["all"] += sum(o.n_scored > 0 for o in outcomes)
         for name in ("mixed", "all_pass", "all_fail"):
             self.scored[name] += sum(getattr(o, name) for o in outcomes)
@@ -155,6 +154,8 @@ class _Run:
         row |= batch_shares(outcomes)
         row["predicted_mean"] = sum(predicted) / len(predicted) if predicted and self.predicts else None
         row |= {name: self.seconds[name] - before[name] for name in self.seconds}
+        figures = self.curriculum.breadth.metrics()
+        row |= {name: figures[name] for name in OF_A_STEP}
         self.history.append({name: _known(value) for name, value in row.items()})
 
     def result(self) -> RunResult:
@@ -180,7 +181,8 @@ class _Run:
             seconds_total=time.perf_counter() - self.started,
             history=self.history,
             skip_audit=self.auditor.result(),
-            distinct_prompts=len(self.keys),
+            distinct_prompts=int(np.count_nonzero(self.curriculum.breadth.visits)),
+            **{name: _known(metrics[name]) for name in OF_A_RUN},  # type: ignore[arg-type]
             unanswered=int(engine["unanswered"]) if "unanswered" in engine else None,
         )
 

@@ -6,10 +6,10 @@ when they are called.
 
 from .figures import save_figures
 from .page import write_page
-from .results import AccuracyPoint, ReliabilityBin, RunResult, SkipAudit, read_results, write_results
+from .results import AccuracyPoint, ReliabilityBin, RunResult, SkipAudit, SourceAccuracy, read_results, write_results
 from .table import Summary, summarise
 
 __all__ = [
-    "AccuracyPoint", "ReliabilityBin", "RunResult", "SkipAudit", "Summary", "read_results", "save_figures", "summarise",
-    "write_page", "write_results",
+    "AccuracyPoint", "ReliabilityBin", "RunResult", "SkipAudit", "SourceAccuracy", "Summary", "read_results",
+    "save_figures", "summarise", "write_page", "write_results",
 ]  # fmt: skip

@@ -45,15 +45,20 @@ def band(curves: Sequence[Curve]) -> Band | None:
     return Band(x, np.median(y, axis=0), y.min(axis=0), y.max(axis=0))
 
 
-def smooth(curve: Curve, window: int) -> Curve:
-    """Rolling mean over ``window`` points (odd), over fewer at both ends; unchanged for a window of 1."""
+def smooth(curve: Curve, window: int, keep_ends: bool = False) -> Curve:
+    """Rolling mean over ``window`` points (odd), over fewer at both ends; unchanged for a window of 1.
+
+    keep_ends: as many points on either side everywhere, so that the first and the last point are as they were.
+    """
     x, y = curve
     if window <= 1 or not len(y):
         return curve
-    half = window // 2
-    total = np.concatenate([[0.0], np.cumsum(y)])
     i = np.arange(len(y))
-    first, last = np.maximum(i - half, 0), np.minimum(i + half + 1, len(y))
+    before, after = np.minimum(window // 2, i), np.minimum(window // 2, len(y) - 1 - i)
+    if keep_ends:
+        before = after = np.minimum(before, after)
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    first, last = i - before, i + after + 1
     return x, (total[last] - total[first]) / (last - first)
 
 
@@ -61,6 +66,11 @@ def window_for(results: Sequence[RunResult]) -> int:
     """Points to average over: about a thirtieth of the longest history, odd, 1 for short ones."""
     longest = max((len(run.history or ()) for run in results), default=0)
     return 2 * (longest // 60) + 1
+
+
+def evaluation_window(curve: Curve) -> int:
+    """Evaluations to average over: about a sixth of them, odd, 1 for fewer than 15."""
+    return 2 * (len(curve[0]) // 15) + 1
 
 
 def as_curve(points: tuple[Sequence[float], Sequence[float]]) -> Curve:

@@ -13,18 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoint import write_atomically
-from .curves import Curve, accuracy_curve, as_curve, band, merge_bins, smooth, window_for
-from .results import RunResult
+from .by_source import accuracy_by_source, shown_sources
+from .curves import accuracy_curve, as_curve, merge_bins, smooth, window_for
+from .drawing import (
+    Results,
+    by_method,
+    compact,
+    dashed,
+    draw,
+    draw_evaluations,
+    legend_labels,
+    methods_of,
+    percent,
+    solid,
+    time_unit,
+)
+from .form import form
 from .skips import skipped_groups
-from .style import LIGHT, Stroke, Theme, add_legend, blank, new_figure, strokes, style_axes, to_png
-from .table import form, method_order
+from .style import LIGHT, Theme, add_legend, blank, new_figure, strokes, style_axes, to_png
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Results = Sequence[RunResult]
-_MANY = 6  # methods beyond which the single seeds are not drawn
 _UNITS = {
     "rollouts": "completions sampled", "tokens": "completion tokens", "seconds": "wall-clock time", "step": "step",
 }  # fmt: skip
@@ -32,14 +42,16 @@ _UNITS = {
 
 def accuracy_over(results: Results, unit: str = "rollouts", theme: Theme = LIGHT) -> Figure:
     """Held-out accuracy against ``unit`` (rollouts, tokens, seconds or step), with a line at the target accuracy."""
-    curves = _by_method(results, lambda run: accuracy_curve(run, unit))
+    curves = by_method(results, lambda run: accuracy_curve(run, unit))
     if not curves:
         return blank(theme, f"Accuracy against {_UNITS[unit]} was not measured.")
     figure = new_figure(theme)
-    scale, suffix = _time_unit(curves) if unit == "seconds" else (1.0, "")
-    axes = style_axes(figure.add_subplot(), theme, _UNITS[unit] + suffix, "held-out accuracy")
+    scale, suffix = time_unit(curves) if unit == "seconds" else (1.0, "")
+    whole = all(run.accuracy_whole is not None for run in results if run.accuracy)
+    of_what = "held-out accuracy, whole pool" if whole else "held-out accuracy"
+    axes = style_axes(figure.add_subplot(), theme, _UNITS[unit] + suffix, of_what)
     scaled = {m: [(x / scale, y) for x, y in each] for m, each in curves.items()}
-    handles = _draw(axes, scaled, strokes(_methods(results), theme), markers=True)
+    handles = draw_evaluations(axes, scaled, strokes(methods_of(results), theme))
     for target in sorted({run.target for run in results if run.target is not None}):
         axes.axhline(target, color=theme.ink, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
         axes.annotate(
@@ -47,9 +59,9 @@ def accuracy_over(results: Results, unit: str = "rollouts", theme: Theme = LIGHT
             textcoords="offset points", color=theme.ink, fontsize=8.5,
         )  # fmt: skip
     axes.set_xlim(left=0)
-    _percent(axes)
-    _compact(axes)
-    add_legend(figure, list(handles.values()), _labels(results, handles, theme), theme)
+    percent(axes)
+    compact(axes)
+    add_legend(figure, list(handles.values()), legend_labels(results, handles, theme), theme)
     return figure
 
 
@@ -57,6 +69,12 @@ def group_shares(results: Results, theme: Theme = LIGHT) -> Figure:
     """Shares of mixed, all-right and all-wrong groups over steps: what the rollouts were spent on."""
     panels = (("mixed_share", "mixed"), ("all_pass_share", "all right"), ("all_fail_share", "all wrong"))
     return _over_steps(results, panels, "share of groups", "The shares of groups were not measured.", theme, True)
+
+
+def breadth(results: Results, theme: Theme = LIGHT) -> Figure:
+    """How much of what was chosen lately were different prompts, and how much of the pool never was, over steps."""
+    panels = (("distinct_share", "different, of the last 20 batches"), ("unseen_share", "never chosen, of the pool"))
+    return _over_steps(results, panels, "share of prompts", "How widely was chosen was not measured.", theme, True)
 
 
 def training_reward(results: Results, theme: Theme = LIGHT) -> Figure:
@@ -69,7 +87,7 @@ def _over_steps(
 ) -> Figure:
     """One panel for each (series of the history, title), side by side with one scale."""
     window = window_for(results)
-    data = {name: _by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window)) for name, _ in panels}  # type: ignore[misc]
+    data = {name: by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window)) for name, _ in panels}  # type: ignore[misc]
     if not any(data.values()):
         return blank(theme, empty)
     figure = new_figure(theme, 7.2 if len(panels) == 1 else 9.6, 4.2 if len(panels) == 1 else 3.9)
@@ -78,12 +96,12 @@ def _over_steps(
     for i, (axes, (name, title)) in enumerate(zip(grid, panels, strict=True)):
         averaged = f"step (rolling mean of {window})" if window > 1 else "step"
         style_axes(axes, theme, averaged, "" if i else ylabel, title)
-        handles |= _draw(axes, data[name], strokes(_methods(results), theme))
-        _compact(axes)
+        handles |= draw(axes, data[name], strokes(methods_of(results), theme))
+        compact(axes)
         if shares:
-            axes.set_ylim(0, 1)
-            _percent(axes)
-    add_legend(figure, list(handles.values()), _labels(results, handles, theme), theme)
+            axes.set_ylim(0, 1.02)  # a line at 100 % is seen whole
+            percent(axes)
+    add_legend(figure, list(handles.values()), legend_labels(results, handles, theme), theme)
     return figure
 
 
@@ -91,27 +109,27 @@ def predicted_against_observed(results: Results, theme: Theme = LIGHT) -> Figure
     """Mean predicted and mean observed pass rate over steps, a panel per method (the paper's figure 4)."""
     window = window_for(results)
     series = {
-        name: _by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window))  # type: ignore[misc]
+        name: by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window))  # type: ignore[misc]
         for name in ("observed_mean", "predicted_mean")
     }
-    methods = [m for m in _methods(results) if m in series["predicted_mean"]]
+    methods = [m for m in methods_of(results) if m in series["predicted_mean"]]
     if not methods:
         return blank(theme, "No predicted pass rates were recorded.")
     columns = min(len(methods), 3 if len(methods) <= 6 else 4)
     n_rows = math.ceil(len(methods) / columns)
     figure = new_figure(theme, max(2.6 * columns, 6.0), 0.9 + 2.3 * n_rows if n_rows > 1 else 3.4)
     grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
-    looks = strokes(_methods(results), theme)
+    looks = strokes(methods_of(results), theme)
     highest = max(float(y.max()) for each in series.values() for m in methods for _, y in each.get(m, ()))
     for axes, method in zip(grid.flat, methods, strict=False):
         style_axes(axes, theme, title=looks[method].label)
         for name, faded in (("observed_mean", False), ("predicted_mean", True)):
             if method in series[name]:
                 look = looks[method]
-                _draw(axes, {method: series[name][method]}, {method: _dashed(look) if faded else _solid(look)})
+                draw(axes, {method: series[name][method]}, {method: dashed(look) if faded else solid(look)})
         axes.set_ylim(0, min(1.0, 1.15 * highest + 0.01))
-        _percent(axes)
-        _compact(axes)
+        percent(axes)
+        compact(axes)
     for axes in list(grid.flat)[len(methods) :]:
         axes.set_visible(False)
     averaged = f", rolling mean of {window}" if window > 1 else ""
@@ -123,7 +141,7 @@ def predicted_against_observed(results: Results, theme: Theme = LIGHT) -> Figure
 
 def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
     """Predicted probability of a mixed group against how often one came, and how many groups each point stands for."""
-    bins = {m: merge_bins([r for r in results if r.method == m]) for m in _methods(results)}
+    bins = {m: merge_bins([r for r in results if r.method == m]) for m in methods_of(results)}
     bins = {method: rows for method, rows in bins.items() if rows}
     if not bins:
         return blank(theme, "The reliability of the predictions was not measured.")
@@ -133,7 +151,7 @@ def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
     style_axes(bottom, theme, "predicted probability of a mixed group", "groups")
     top.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     top.annotate("perfect", (1, 1), (0, 3), textcoords="offset points", ha="right", color=theme.faint, fontsize=8.5)
-    looks, handles = strokes(_methods(results), theme), {}
+    looks, handles = strokes(methods_of(results), theme), {}
     most = max(row.count for rows in bins.values() for row in rows)
     for method, rows in bins.items():
         look, x = looks[method], [row.predicted for row in rows]
@@ -148,76 +166,10 @@ def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
     top.set_xlim(-0.02, 1.02)
     top.set_ylim(-0.02, 1.06)
     bottom.set_ylim(bottom=0)
-    _percent(top)
-    _compact(bottom, "y")
-    add_legend(figure, list(handles.values()), _labels(results, handles, theme), theme)
+    percent(top)
+    compact(bottom, "y")
+    add_legend(figure, list(handles.values()), legend_labels(results, handles, theme), theme)
     return figure
-
-
-def _methods(results: Results) -> list[str]:
-    return method_order(run.method for run in results)
-
-
-def _labels(results: Results, handles: dict[str, object], theme: Theme) -> list[str]:
-    looks = strokes(_methods(results), theme)
-    return [looks[method].label for method in handles]
-
-
-def _by_method(results: Results, curve: Callable[[RunResult], Curve]) -> dict[str, list[Curve]]:
-    """The non-empty curves of each method that has one."""
-    found = {m: [curve(run) for run in results if run.method == m] for m in _methods(results)}
-    kept = {m: [(x, y) for x, y in each if len(x)] for m, each in found.items()}
-    return {m: each for m, each in kept.items() if each}
-
-
-def _draw(
-    axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke], markers: bool = False
-) -> dict[str, object]:
-    """Draws every method; returns the line that stands for it in the legend."""
-    handles: dict[str, object] = {}
-    for method, each in curves.items():
-        look, middle = looks[method], band(each)
-        thin = len(curves) <= _MANY and len(each) > 1
-        if thin or middle is None:
-            for x, y in each:
-                (handles[method],) = axes.plot(x, y, color=look.color, linestyle=look.dash, linewidth=0.7, alpha=0.45)
-        if middle is None:
-            continue
-        if len(each) > 1:
-            alpha = 0.16 if thin else 0.06
-            axes.fill_between(middle.x, middle.low, middle.high, color=look.color, alpha=alpha, linewidth=0)
-        dots = look.marker if len(middle.x) == 1 or (markers and len(middle.x) <= 40) else ""
-        (handles[method],) = axes.plot(
-            middle.x, middle.median, color=look.color, linestyle=look.dash, linewidth=1.9, marker=dots, markersize=4
-        )
-    return handles
-
-
-def _solid(look: Stroke) -> Stroke:
-    return Stroke(look.label, look.color, "-", look.marker)
-
-
-def _dashed(look: Stroke) -> Stroke:
-    return Stroke(look.label, look.color, (0, (3, 1.6)), look.marker)
-
-
-def _time_unit(curves: dict[str, list[Curve]]) -> tuple[float, str]:
-    longest = max(float(x[-1]) for each in curves.values() for x, _ in each)
-    scale, name = (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 180 else (1.0, "seconds")
-    return scale, f" ({name})"
-
-
-def _percent(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
-
-
-def _compact(axes: Axes, which: str = "x") -> None:
-    """Ticks as 0, 20k, 1.5M."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MaxNLocator(5 if which == "x" else 3))
-    axis.set_major_formatter(EngFormatter(sep=""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +189,7 @@ def _accuracy_spec(unit: str, title: str, explanation: str) -> FigureSpec:
         title,
         explanation,
         lambda results, theme: accuracy_over(results, unit, theme),
-        lambda results: bool(_by_method(results, lambda run: accuracy_curve(run, unit))),
+        lambda results: bool(by_method(results, lambda run: accuracy_curve(run, unit))),
     )
 
 
@@ -250,7 +202,19 @@ FIGURES = (
         "rollouts",
         "Accuracy against completions sampled",
         "Held-out accuracy against the completions that were paid for, those of discarded groups included. A curve "
-        "further to the left reaches the same accuracy for less.",
+        "further to the left reaches the same accuracy for less. Of many evaluations (of a single run: the dots) "
+        "the line is the rolling mean: from one to the next a policy moves as much as methods differ. Where the axis "
+        "says “whole pool”, it is the accuracy on problems of all sources, weighted as the sources are in the pool: "
+        "what is forgotten counts as much as what is learnt.",
+    ),
+    FigureSpec(
+        "accuracy_by_source",
+        "What was learnt, and what was forgotten",
+        "The same source by source, each with a scale of its own. Above the dashed line, where all began, a method "
+        "has learnt; below it, it has forgotten. A method that gains on one source and loses on another may be no "
+        "better on the whole.",
+        accuracy_by_source,
+        lambda results: bool(shown_sources(results)),
     ),
     _accuracy_spec(
         "tokens",
@@ -276,6 +240,15 @@ FIGURES = (
         "wrong every advantage is zero: its rollouts are wasted.",
         group_shares,
         _has_series("mixed_share"),
+    ),
+    FigureSpec(
+        "breadth",
+        "How widely was chosen",
+        "Left: of the places of the last 20 batches, how many went to different prompts; the rest are repeats. Right: "
+        "how much of the pool was never chosen. A method that returns to few prompts teaches those, and may forget "
+        "the others.",
+        breadth,
+        _has_series("distinct_share"),
     ),
     FigureSpec(
         "predicted_observed",

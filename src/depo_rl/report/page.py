@@ -16,24 +16,15 @@ from typing import Any
 from ..checkpoint import write_atomically
 from ..errors import ConfigError, DataError
 from .figures import FIGURES, FigureSpec
+from .form import form, form_median, form_points, form_range, form_ratio
+from .measures import BY_NAME, MEASURES, Measure
 from .results import RunResult
+from .spread import Ratio, Spread, difference
 from .style import DARK, LIGHT, to_png
-from .table import (
-    KNOWN_ORDER,
-    MEASURES,
-    Measure,
-    MethodSummary,
-    Ratio,
-    Spread,
-    Summary,
-    form,
-    form_median,
-    form_range,
-    form_ratio,
-    summarise,
-)
+from .table import KNOWN_ORDER, MethodSummary, Summary, summarise
 
 _MAX_TAKEAWAYS = 8
+_MAX_SOURCES = 12  # rows of the table
 
 
 def write_page(
@@ -70,10 +61,11 @@ def render_page(
             notes=[notes] if isinstance(notes, str) else list(notes),
             subtitle=_subtitle(results, summary),
             takeaways=takeaways(summary),
+            forgetting=forgetting(summary),
             cautions=cautions(summary),
             caption=summary.caption(),
             methods=summary.rows,
-            table=[_table_row(summary, measure) for measure in summary.measured],
+            table=_table(summary),
             figures=[_figure(spec, results) for spec in shown],
             runs_head=[m.label for m in summary.measured],
             runs=[_run_row(run, summary) for run in results],
@@ -105,18 +97,48 @@ def _subtitle(results: Sequence[RunResult], summary: Summary) -> str:
 
 def takeaways(summary: Summary) -> list[str]:
     """What the numbers say of each method against each baseline, in words; at most ``_MAX_TAKEAWAYS`` sentences."""
-    measure = summary.headline
-    if measure is None:
-        return []
     rows = {row.method: row for row in summary.rows}
-    said = []
     known = [row for row in summary.rows if row.method in KNOWN_ORDER]
     others = [row for row in summary.rows if row.method not in KNOWN_ORDER]
-    for row in [*reversed(known), *others]:  # depo, last of the known in the table, comes first here
-        for base in summary.baselines:
-            if base != row.method and not (row.method in summary.baselines and base == summary.baselines[-1]):
-                said.append(_sentence(row, rows[base], measure, row.ratios[base][measure.name]))
+    pairs = [
+        (row, rows[base])
+        for row in [*reversed(known), *others]  # depo, last of the known in the table, comes first here
+        for base in summary.baselines
+        if base != row.method and not (row.method in summary.baselines and base == summary.baselines[-1])
+    ]
+    said = [
+        _sentence(row, base, measure, row.ratios[base.method].get(measure.name, Ratio()))
+        for measure in _compared_by(summary)
+        for row, base in pairs
+    ]
     return [sentence for sentence in said if sentence][:_MAX_TAKEAWAYS]
+
+
+def _compared_by(summary: Summary) -> list[Measure]:
+    """The headline; under accuracy on the whole pool also what the target cost, if a method reached it."""
+    headline, cost = summary.headline, BY_NAME["rollouts_to_target"]
+    if headline is None:
+        return []
+    to_target = [row.spreads[cost.name] for row in summary.rows]
+    reached = any(spread.n and spread.bound == "=" for spread in to_target)
+    return [headline, cost] if headline.name == "accuracy_whole" and reached else [headline]
+
+
+def forgetting(summary: Summary) -> list[tuple[str, bool]]:
+    """(what a method forgot, in words; whether it did) for each method that was evaluated by source."""
+    said = []
+    for row in summary.rows:
+        lost = {name: found for name, found in row.sources.items() if found.forgotten}
+        fell = [
+            f"{name} ({form(found.start.median, 'share')} → {form(found.end.median, 'share')}, by more than a point in "
+            f"{found.forgotten} of {_plural(found.change.n, 'run')})"
+            for name, found in lost.items()
+        ]
+        if fell:
+            said.append((f"{row.method} forgot {'; '.join(fell)}.", True))
+        elif row.sources:
+            said.append((f"{row.method} forgot nothing: no source fell by more than a point.", False))
+    return said
 
 
 def _sentence(row: MethodSummary, base: MethodSummary, measure: Measure, ratio: Ratio) -> str:
@@ -124,6 +146,10 @@ def _sentence(row: MethodSummary, base: MethodSummary, measure: Measure, ratio: 
     if own.median is None or other.median is None:
         return ""
     numbers = f"{_in_words(own, measure)} against {_in_words(other, measure)}"
+    if measure.name == "accuracy_whole":
+        points = form_points(difference(own.median, other.median))
+        accuracies = f"{form(own.median, 'share')} accuracy on the whole pool against {form(other.median, 'share')}"
+        return f"{row.method}: {accuracies} for {base.method}, {points} points."
     if measure.name != "rollouts_to_target":
         return f"{row.method}: {measure.label} {numbers} for {base.method}."
     if ratio.value is None:
@@ -179,6 +205,45 @@ def unmeasured(summary: Summary) -> list[str]:
     return lines
 
 
+def _table(summary: Summary) -> list[dict[str, Any]]:
+    """The measures, and under accuracy on the whole pool each source."""
+    rows = []
+    for measure in summary.measured:
+        rows.append(_table_row(summary, measure))
+        if measure.name == "accuracy_whole":
+            rows += _source_rows(summary)
+    return rows
+
+
+def _source_rows(summary: Summary) -> list[dict[str, Any]]:
+    """A row per source, of many those that changed most: start and end of each method, and what was forgotten."""
+    moved: dict[str, float] = {}
+    for row in summary.rows:
+        for source, found in row.sources.items():
+            moved[source] = max(moved.get(source, 0.0), abs(found.change.median or 0.0))
+    most = sorted(moved, key=lambda source: -moved[source])[:_MAX_SOURCES]
+    return [
+        {
+            "label": f"accuracy on {source}",
+            "meaning": "held-out, start → end",
+            "cells": [_source_cell(row, source) for row in summary.rows],
+        }
+        for source in moved
+        if source in most
+    ]
+
+
+def _source_cell(row: MethodSummary, source: str) -> dict[str, Any]:
+    found = row.sources.get(source)
+    if found is None:
+        return {"main": "-", "small": [], "ratios": []}
+    small = [text] if (text := form_range(found.end, "share")) else []
+    if found.forgotten:
+        small.append(f"forgotten in {found.forgotten} of {found.change.n}")
+    main = f"{form_median(found.start, 'share')} → {form_median(found.end, 'share')}"
+    return {"main": main, "small": small, "ratios": []}
+
+
 def _table_row(summary: Summary, measure: Measure) -> dict[str, Any]:
     """A measure with a cell per method: the median, and under it the spread, seeds counted and ratios."""
     cells = []
@@ -194,6 +259,10 @@ def _table_row(summary: Summary, measure: Measure) -> dict[str, Any]:
             for base in summary.baselines
             if measure.ratio and base != row.method and row.ratios[base][measure.name].value is not None
         ]
+        if measure.name == "accuracy_whole":
+            bases = [other for other in summary.rows if other.method in summary.baselines and other is not row]
+            apart = {other.method: difference(spread.median, other.spreads[measure.name].median) for other in bases}
+            ratios = [f"{form_points(value)} {base}" for base, value in apart.items() if value is not None]
         cells.append({"main": form_median(spread, measure.unit), "small": small, "ratios": ratios})
     return {"label": measure.label, "meaning": measure.meaning, "cells": cells}
 

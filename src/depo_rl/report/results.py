@@ -37,6 +37,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 
+FORGOTTEN_BELOW = 0.01
+"""A source counts as forgotten if its accuracy fell by more than this: less is the noise of an evaluation."""
+
 
 class _Record(BaseModel):
     """Closed (an unknown name is a mistake), strict (no "3" for 3), and NaN means null."""
@@ -61,6 +64,24 @@ class AccuracyPoint(_Record):
     seconds: Amount | None = None
     accuracy: Share | None = None
     step: Count | None = None
+
+
+class SourceAccuracy(_Record):
+    """start, end: accuracy in [0, 1] on held-out problems of one source, at the first and at the last evaluation."""
+
+    start: Share | None = None
+    end: Share | None = None
+
+    @property
+    def change(self) -> float | None:
+        """end - start, in [-1, 1]; None unless both are known."""
+        return None if self.start is None or self.end is None else self.end - self.start
+
+
+def forgotten_sources(by_source: Mapping[str, SourceAccuracy]) -> list[str]:
+    """The sources whose accuracy at the end is more than ``FORGOTTEN_BELOW`` below that at the start."""
+    changes = {source: accuracy.change for source, accuracy in by_source.items()}
+    return [source for source, change in changes.items() if change is not None and change < -FORGOTTEN_BELOW]
 
 
 class ReliabilityBin(_Record):
@@ -95,20 +116,35 @@ class SkipAudit(_Record):
 
 
 class RunResult(_Record):
-    """What one run of one method with one seed did.
+    """What one run of one method with one seed did. A value that was not measured is None.
 
-    steps: optimiser steps. groups, rollouts, tokens: rolled out in the whole run (completion tokens), groups that were
-    then discarded included, and those screened out after a few completions as these. mixed_share, all_pass_share,
-    all_fail_share: of the groups rolled out. explored_share, fallback_share, guarded_share: of the groups chosen.
+    Learnt: accuracy_whole: in [0, 1], at the last evaluation, on held-out problems of all sources, weighted by the
+    sources' shares of the pool. accuracy_by_source: source -> its accuracies at the first and the last evaluation, each
+    in [0, 1]. forgotten: the sources that ended more than .01 below their start. pass_at_8_whole: in [0, 1], weighted
+    like accuracy_whole, mean of 1 - (1 - p)^8: that one of 8 answers is right; only where exact rates p are known.
+    accuracy: all evaluations, of the whole pool where accuracy_whole is known. target: accuracy to be reached.
+    rollouts_to_target, seconds_to_target: spent when it was first reached; None if it never was, too.
+
+    Spent: steps: optimiser steps. groups, rollouts, tokens: rolled out in the whole run (completion tokens), groups
+    that were then discarded included, and those screened out after a few completions as these. seconds_selecting,
+    seconds_learning, seconds_total: of wall-clock, in the selector, in the estimator's updates, in all.
     candidates_scored: prompts whose pass rate was predicted.
-    seconds_selecting, seconds_learning, seconds_total: of wall-clock, in the selector, in the estimator's updates, in
-    all. auc_mixed, log_loss (nats), ece: of the predicted P(mixed). accuracy: evaluations, or None without a policy.
-    target: accuracy to be reached. rollouts_to_target, seconds_to_target: spent when it was first reached; None if it
-    never was, or was not measured. history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative),
-    mixed_share, all_pass_share, all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting,
-    seconds_learning, seconds_step. reliability: bins of the predicted P(mixed). skip_audit: what was skipped and would
-    have been mixed. unanswered: groups that a replayed history could not answer. distinct_prompts: different prompts
-    that were rolled out.
+
+    Chosen: mixed_share, all_pass_share, all_fail_share: of the groups rolled out, in [0, 1]. explored_share,
+    fallback_share, guarded_share: of the groups chosen, in [0, 1]. skip_audit: what was skipped and would have been
+    mixed. unanswered: groups that a replayed history could not answer.
+
+    Breadth, as ``Breadth.metrics`` has it at the end: distinct_prompts: different prompts that were chosen.
+    distinct_share: different prompts among the places of the last 20 batches, in (0, 1]. unseen_share: of the pool, in
+    [0, 1], never chosen. effective_prompts: as many, visited equally often, would be as varied; from 1 to the size of
+    the pool. most_visits: of one prompt. sources_per_batch: different sources in a batch, mean of the run, from 1 on.
+
+    Predicted: auc_mixed, log_loss (nats), ece: of the predicted P(mixed). reliability: bins of it.
+
+    history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative), mixed_share, all_pass_share,
+    all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting, seconds_learning, seconds_step,
+    sources_in_batch, distinct_share, unseen_share, effective_prompts, most_visits, and where a policy was evaluated by
+    source, ``accuracy_<source>``.
     """
 
     method: Annotated[str, Field(min_length=1)]
@@ -139,6 +175,15 @@ class RunResult(_Record):
     unanswered: Count | None = None
     distinct_prompts: Count | None = None
     guarded_share: Share | None = None
+    accuracy_whole: Share | None = None
+    accuracy_by_source: dict[str, SourceAccuracy] | None = None
+    forgotten: list[str] | None = None
+    pass_at_8_whole: Share | None = None
+    sources_per_batch: Amount | None = None
+    distinct_share: Share | None = None
+    unseen_share: Share | None = None
+    effective_prompts: Amount | None = None
+    most_visits: Count | None = None
 
     @field_validator("history")
     @classmethod

@@ -6,102 +6,34 @@ run spent. It counts as "> N", not as N and not as missing, and a median that re
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+from .form import form, form_changes, form_points, form_ratio, form_spread
+from .measures import BY_NAME, CHANGES, MEASURES, SHORT, Measure
 from .results import RunResult, check_distinct
+from .spread import Observation, Ratio, SourceSummary, Spread, difference, ratio_of, sources_of, spread_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Bound = Literal["=", ">", ">=", "<", "<="]
 BASELINES = ("grpo", "dapo")
+_GAP = 2  # characters after each column of a terminal's table
+_NARROWEST = 60  # characters, for the caption below it
 KNOWN_ORDER = ("grpo", "dapo", "polaris", "greso", "mopps", "depo")
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """A measure over the seeds of one method.
-
-    median, low, high: None if no seed has it. bound, low_bound, high_bound: how the true value relates to each of
-    them; "=" unless runs were censored. n: seeds that have it; censored: those of them known as a lower bound only;
-    missing: seeds without it.
-    """
-
-    median: float | None = None
-    low: float | None = None
-    high: float | None = None
-    bound: Bound = "="
-    low_bound: Bound = "="
-    high_bound: Bound = "="
-    n: int = 0
-    censored: int = 0
-    missing: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A method's median over a baseline's; value: None if it cannot be said, as when both are censored."""
-
-    value: float | None = None
-    bound: Bound = "="
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A column: its name in JSON, label, unit ("share", "count", "seconds" or "number") and meaning."""
-
-    name: str
-    label: str
-    unit: str
-    meaning: str
-    ratio: bool = False
-
-
-MEASURES = (
-    Measure("mixed_share", "mixed groups", "share", "groups with right and wrong answers: the ones that teach", True),
-    Measure("all_pass_share", "all right", "share", "groups whose answers were all right: paid for, teach nothing"),
-    Measure("all_fail_share", "all wrong", "share", "groups whose answers were all wrong: paid for, teach nothing"),
-    Measure("accuracy_at_budget", "accuracy at equal cost", "share", "held-out accuracy, all having spent alike", True),
-    Measure("final_accuracy", "final accuracy", "share", "held-out accuracy at the last evaluation", True),
-    Measure("rollouts_to_target", "rollouts to target", "count", "completions sampled until the target accuracy", True),
-    Measure("tokens_to_target", "tokens to target", "count", "completion tokens until the target accuracy", True),
-    Measure("seconds_to_target", "time to target", "seconds", "wall-clock time until the target accuracy", True),
-    Measure("rollouts", "rollouts", "count", "completions sampled in the whole run", True),
-    Measure("tokens", "tokens", "count", "completion tokens in the whole run", True),
-    Measure("seconds_total", "total time", "seconds", "wall-clock time of the whole run", True),
-    Measure("auc_mixed", "AUC", "number", "how well the prediction ranks mixed groups first (0.5: chance, 1: perfect)"),
-    Measure("log_loss", "log-loss", "number", "of the predicted probability of a mixed group (lower is better)"),
-    Measure("ece", "ECE", "number", "calibration error of that probability (0: what it says is what happens)"),
-    Measure("false_skip_rate", "false skips", "share", "mixed groups among those that would have been skipped"),
-    Measure("steps", "steps", "count", "optimiser steps"),
-    Measure("groups", "groups", "count", "groups rolled out"),
-    Measure("distinct_prompts", "different prompts", "count", "that were rolled out; the rest are repeats"),
-    Measure("candidates_scored", "candidates", "count", "prompts whose pass rate was predicted"),
-    Measure("explored_share", "explored", "share", "groups chosen whatever the prediction"),
-    Measure("fallback_share", "fallback", "share", "groups that filled a batch because too few qualified"),
-    Measure("guarded_share", "guarded", "share", "groups chosen uniformly while predictions misled"),
-    Measure("seconds_selecting", "selecting", "seconds", "time spent choosing prompts, whole run"),
-    Measure("seconds_learning", "learning", "seconds", "time spent teaching the estimator, whole run"),
-)  # fmt: skip
-_SHORT = (
-    "mixed_share", "accuracy_at_budget", "rollouts_to_target", "rollouts", "tokens", "auc_mixed", "false_skip_rate",
-)  # fmt: skip
-BY_NAME = {measure.name: measure for measure in MEASURES}
-
-
-@dataclass(frozen=True, slots=True)
 class MethodSummary:
-    """One method over its seeds; spreads by measure name, ratios by baseline, then measure name."""
+    """One method over its seeds; spreads by measure name, ratios by baseline, then measure name, and by source."""
 
     method: str
     seeds: tuple[int, ...]
     spreads: dict[str, Spread]
     ratios: dict[str, dict[str, Ratio]]
+    sources: dict[str, SourceSummary]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +57,8 @@ class Summary:
 
     @property
     def headline(self) -> Measure | None:
-        """What methods are compared by: rollouts to the target if one reached it, else the share of mixed groups."""
-        for name in ("rollouts_to_target", "mixed_share", "accuracy_at_budget"):
+        """What methods are compared by: accuracy on the whole pool; else the first of the rest that says something."""
+        for name in ("accuracy_whole", "rollouts_to_target", "mixed_share", "accuracy_at_budget"):
             if any(row.spreads[name].median is not None and row.spreads[name].bound == "=" for row in self.rows):
                 return BY_NAME[name]
         return None
@@ -144,6 +76,7 @@ class Summary:
                     "seeds": list(row.seeds),
                     "measures": {name: _as_dict(spread) for name, spread in row.spreads.items()},
                     "ratios": {base: {n: _as_dict(r) for n, r in each.items()} for base, each in row.ratios.items()},
+                    "sources": {source: _source_dict(found) for source, found in row.sources.items()},
                 }
                 for row in self.rows
             ],
@@ -155,43 +88,68 @@ class Summary:
         lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
         return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines) + "\n"
 
-    def to_rich(self, names: Iterable[str] | None = None) -> Table:
-        """The table of ``cells`` for a terminal; the spread stands under its median."""
+    def to_rich(self, names: Iterable[str] | None = None, width: int | None = None, caption: bool = True) -> Table:
+        """The table of ``cells`` for a terminal; a spread stands under its median, each source on a line.
+
+        width: of the terminal in characters, to break no word where there is room for all of them.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
 
         head, body = self.cells(names)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=Text(self.caption()), caption_justify="left")
-        for i, name in enumerate(head):
-            table.add_column(name, justify="right" if i else "left", overflow="fold")
-        for line in body:
-            narrow = [cell.replace(" [", "\n[", 1).replace(" %]", "]") for cell in line[1:]]
-            table.add_row(Text(line[0]), *map(Text, narrow))
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, min_width=_NARROWEST)
+        table.caption, table.caption_justify = Text(f"\n{self.caption()}") if caption else None, "left"
+        stacked = [[method, *map(_stacked, cells)] for method, *cells in body]
+        least = [_longest_word(column) for column in zip(head, *stacked, strict=True)]
+        free = (width or 0) - sum(least) - _GAP * len(least) + 1
+        for i, (name, own) in enumerate(zip(head, least, strict=True)):
+            justify: Literal["left", "right"] = "right" if i else "left"
+            fixed = max(own, min(own + free // len(head), len(name))) if free >= 0 else None
+            table.add_column(name, justify=justify, overflow="fold", width=fixed)
+        for line in stacked:
+            table.add_row(*map(Text, line))
         return table
 
     def caption(self) -> str:
         """What the cells mean, in one line."""
         target = f" Target: {form(self.target, 'share')} accuracy." if self.target is not None else ""
+        points = " Changes and differences are in percentage points." if any(row.sources for row in self.rows) else ""
         cost = f" Equal cost: {form(self.budget, 'count')} {self.budget_unit}." if self.budget is not None else ""
         return (
             "Median [min-max] over seeds, one number where they agree; > N: stopped at N without reaching the target"
-            f"; -: not measured.{target}{cost}"
+            f"; -: not measured.{points}{target}{cost}"
         )
 
     def cells(self, names: Iterable[str] | None = None) -> tuple[list[str], list[list[str]]]:
-        """(head, body) as texts: method, seeds, the measured ones of ``names``, the headline against each baseline."""
-        wanted = set(names or _SHORT)
-        measures = [m for m in self.measured if m.name in wanted]
-        versus = self.headline
-        bases = self.baselines if versus else ()
-        head = ["method", "seeds", *(m.label for m in measures), *(f"vs {base}" for base in bases)]
-        body = []
-        for row in self.rows:
-            ratios = [form_ratio(row.ratios[base][versus.name]) for base in bases if versus]
-            spreads = [form_spread(row.spreads[m.name], m.unit) for m in measures]
-            body.append([row.method, str(len(row.seeds)), *spreads, *ratios])
-        return head, body
+        """(head, body) as texts: method, seeds, the measured ones of ``names`` (``SHORT``) in their order.
+
+        Beside the headline, if it is among them, stands how it compares with each baseline.
+        """
+        versus, columns = self.headline, _FIRST_COLUMNS
+        measured = {measure.name for measure in self.measured}
+        for name in names or SHORT:
+            if name == CHANGES and any(row.sources for row in self.rows):
+                columns = [*columns, ("change by source", lambda row: form_changes(row.sources))]
+            elif name in measured:
+                columns = [*columns, _column(BY_NAME[name])]
+                if versus and name == versus.name:
+                    columns = [*columns, *((f"vs {base}", self._versus(base, versus)) for base in self.baselines)]
+        return [title for title, _ in columns], [[text(row) for _, text in columns] for row in self.rows]
+
+    def _versus(self, base: str, measure: Measure) -> Callable[[MethodSummary], str]:
+        own = next(row for row in self.rows if row.method == base).spreads[measure.name].median
+        if measure.ratio:
+            return lambda row: form_ratio(row.ratios[base][measure.name])
+        return lambda row: form_points(difference(row.spreads[measure.name].median, own))
+
+
+_Column = tuple[str, Callable[[MethodSummary], str]]
+_FIRST_COLUMNS: list[_Column] = [("method", lambda row: row.method), ("seeds", lambda row: str(len(row.seeds)))]
+
+
+def _column(measure: Measure) -> _Column:
+    return measure.label, lambda row: form_spread(row.spreads[measure.name], measure.unit)
 
 
 def summarise(results: Sequence[RunResult], baselines: Sequence[str] = BASELINES) -> Summary:
@@ -217,7 +175,8 @@ def summarise(results: Sequence[RunResult], baselines: Sequence[str] = BASELINES
             for base in present
         }  # fmt: skip
         seeds = tuple(sorted(run.seed for run in results if run.method == method))
-        rows.append(MethodSummary(method, seeds, own, ratios))
+        by_source = [run.accuracy_by_source or {} for run in results if run.method == method]
+        rows.append(MethodSummary(method, seeds, own, ratios, sources_of(by_source)))
     return Summary(tuple(rows), present, targets[0] if len(set(targets)) == 1 else None, budget, unit)
 
 
@@ -235,10 +194,6 @@ def _budget(results: Sequence[RunResult]) -> tuple[float | None, str]:
         if runs and all(spent):
             return min(max(each) for each in spent), unit
     return None, "tokens"
-
-
-Observation = tuple[float, bool] | None
-"""(value, whether the run was censored there), or None if it was not measured."""
 
 
 def _value(run: RunResult, name: str, has_target: bool) -> Observation:
@@ -284,104 +239,24 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> Observation:
     return (y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)), False
 
 
-def spread_of(observations: Sequence[Observation]) -> Spread:
-    """The spread of one method's observations.
-
-    The true median lies between the median with every censored run just above where it stopped and the median with
-    every censored run at infinity. Where the two agree it is exact; where a censored run is in the middle it is above.
-    """
-    known = sorted(o for o in observations if o is not None)
-    if not known:
-        return Spread(missing=len(observations))
-    middle = known[(len(known) - 1) // 2 : len(known) // 2 + 1]
-    lower = median(value for value, _ in known)
-    upper = median(math.inf if censored else value for value, censored in known)
-    (low, low_censored), (high, high_censored) = known[0], known[-1]
-    n_censored = sum(censored for _, censored in known)
-    return Spread(
-        median=lower,
-        low=low,
-        high=high,
-        bound="=" if lower == upper else ">" if any(censored for _, censored in middle) else ">=",
-        low_bound=">" if low_censored else "=",
-        high_bound=">" if high_censored else ">=" if n_censored else "=",
-        n=len(known),
-        censored=n_censored,
-        missing=len(observations) - len(known),
-    )
-
-
-def ratio_of(own: Spread, base: Spread) -> Ratio:
-    """``own`` over ``base``; a lower bound over a number is a lower bound, a number over one an upper bound."""
-    if own.median is None or not base.median or (own.bound != "=" and base.bound != "="):
-        return Ratio()  # a baseline of 0 has no ratio either
-    flipped: dict[Bound, Bound] = {"=": "=", ">": "<", ">=": "<="}
-    return Ratio(own.median / base.median, flipped[base.bound] if base.bound != "=" else own.bound)
-
-
-def form(value: float | None, unit: str) -> str:
-    """A value for people: 41.2 %, 12.8k, 3 min 20 s, 0.713; "-" if it was not measured."""
-    if value is None:
-        return "-"
-    if unit == "share":
-        return f"{100 * value:.1f} %"
-    if unit == "seconds":
-        return _form_seconds(value)
-    return _form_count(value) if unit == "count" else f"{value:.3f}"
-
-
-def _form_count(value: float) -> str:
-    if abs(value) < 1e4:
-        return f"{value:,.0f}"
-    for scale, suffix in ((1e3, "k"), (1e6, "M"), (1e9, "G")):
-        if abs(value) / scale < 999.5:
-            return f"{value / scale:.3g}{suffix}"
-    return f"{value / 1e9:,.0f}G"
-
-
-def _form_seconds(value: float) -> str:
-    if value < 60:
-        return f"{value:.3g} s"
-    whole = round(value)
-    large, small = (whole // 60, whole % 60) if whole < 3600 else (whole // 3600, whole % 3600 // 60)
-    names = ("min", "s") if whole < 3600 else ("h", "min")
-    return f"{large} {names[0]}" + (f" {small} {names[1]}" if small else "")
-
-
-def form_spread(spread: Spread, unit: str) -> str:
-    """median [min-max]; the brackets are left out where there is no spread to show."""
-    text, extent = form_median(spread, unit), form_range(spread, unit)
-    return f"{text} [{extent}]" if extent else text
-
-
-def form_median(spread: Spread, unit: str) -> str:
-    """The median with its bound: 12.8k, > 20k."""
-    return _bounded(spread.median, spread.bound, unit)
-
-
-def form_range(spread: Spread, unit: str) -> str:
-    """low-high, each with its bound; empty for one seed and where the seeds agree to the digits shown."""
-    low, high = _bounded(spread.low, spread.low_bound, unit), _bounded(spread.high, spread.high_bound, unit)
-    if spread.n < 2 or low == high:
-        return ""
-    if spread.low_bound != "=" or spread.high_bound != "=":
-        return f"{low} - {high}"
-    return f"{low.removesuffix(' %')}-{high}"
-
-
-def _bounded(value: float | None, bound: Bound, unit: str) -> str:
-    return form(value, unit) if bound == "=" else f"{bound} {form(value, unit)}"
-
-
-def form_ratio(ratio: Ratio) -> str:
-    """0.55x, < 0.55x, or "-"."""
-    if ratio.value is None:
-        return "-"
-    return f"{'' if ratio.bound == '=' else ratio.bound + ' '}{ratio.value:.2f}x"
+def _source_dict(found: SourceSummary) -> dict[str, Any]:
+    spreads = {name: _as_dict(getattr(found, name)) for name in ("start", "end", "change")}
+    return {**spreads, "forgotten": found.forgotten}
 
 
 def _as_dict(record: Spread | Ratio) -> dict[str, Any]:
     return {f.name: getattr(record, f.name) for f in fields(record)}
+
+
+def _stacked(cell: str) -> str:
+    """A cell's parts one under the other."""
+    return cell.replace(" [", "\n[", 1).replace(" %]", "]").replace(", ", "\n")
+
+
+def _longest_word(column: Iterable[str]) -> int:
+    """Characters that a column needs to break no word of its heading and no line of its cells."""
+    heading, *cells = column
+    return max(map(len, [*heading.split(), *(line for cell in cells for line in cell.split("\n"))]))
 
 
 def _escape(cell: str) -> str:

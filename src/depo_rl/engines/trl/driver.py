@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...breadth import BREADTH
 from ...config import EncoderSettings
 from ...curriculum import Curriculum, Settlement
 from ...errors import EngineError, PoolExhausted, RewardError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed")
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved")
+_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", *BREADTH)
 
 
 def check_gate(method: str, gate: Gate) -> None:

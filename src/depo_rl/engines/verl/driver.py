@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from ...breadth import BREADTH
 from ...config import CurriculumConfig
 from ...curriculum import Curriculum
 from ...errors import RewardError, StateMismatch, expect_fields, expect_same
@@ -29,7 +30,7 @@ from .survival import SurvivingEstimator
 _VERSION = 1
 _FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "in_flight")
+_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "in_flight", *BREADTH)
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 
