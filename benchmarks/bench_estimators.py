@@ -108,8 +108,8 @@ def measure(row: str, method: str, estimator: dict[str, Any], seed: int, factor:
     config: dict[str, Any] = {"group_size": 8, "seed": seed}
     if factor is not None:
         config["candidate_factor"] = factor
-    if method == "depo+":
-        config["estimator"] = {"type": "fused", "exclude": hidden_columns(source)} | estimator
+    if METHODS[method].defaults.get("estimator", {"type": "fused"})["type"] == "fused":
+        config["estimator"] = {"exclude": hidden_columns(source)} | estimator
     if method == "depo":
         config |= {"band": "auto", "warmup_steps": 4}
     curriculum = make_curriculum(method, source.prompts, config)

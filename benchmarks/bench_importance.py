@@ -28,7 +28,7 @@ def curriculum(prompts: list[Prompt], settings: dict[str, Any] | None) -> Curric
     """Beliefs from a column of the prompts; ``settings`` of a draw, None for uniform choice."""
     fixed = {"group_size": GROUP, "warmup_steps": 0, "explore": 0.05}
     config = parse_config({}, fixed | (settings or {}))
-    selector = MostLikelyMixed(GROUP, config.candidate_factor, config.temperature) if settings else Uniform()
+    selector = MostLikelyMixed(GROUP, config.temperature) if settings else Uniform()
     beliefs = OracleEstimator("belief", STRENGTH)
     return Curriculum("bench", PromptPool(prompts), beliefs, selector, AdmitAll(), config)
 

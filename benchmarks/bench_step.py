@@ -140,9 +140,9 @@ def curriculum_of(variant: str, encoder: Path, device: str) -> dict[str, Any]:
     if variant == "grpo":
         return {"method": "grpo"}
     ranked: dict[str, Any] = {"warmup_steps": 1, "band": "auto"}
-    if variant.startswith("depo+"):  # the column that the reward is made from must not be seen
+    if variant.startswith("depo"):  # the column that the reward is made from must not be seen
         states = 128 if variant.endswith("states") else 0  # of the policy at each prompt's end, projected
-        ranked |= {"estimator": {"type": "fused", "exclude": ["pass_rate"], "policy_features": states}, "guard": False}
+        ranked |= {"estimator": {"exclude": ["pass_rate"], "policy_features": states}, "guard": False}
     if variant.startswith("encoder"):
         where = "cpu" if variant.endswith("CPU") else device
         ranked["estimator"] = {"type": "encoder", "backbone": str(encoder), "device": where}

@@ -88,7 +88,7 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ("system prompt without chat", at("data.system_prompt", "x"), ["data.chat"]),
     ("completions too long", at("trl.max_completion_length", 60), ["66", "context of 64"][1:]),
     ("prompts too long", at("data.max_prompt_tokens", 2), ["data.max_prompt_tokens = 2"]),
-    ("encoder not on the hub", at("curriculum.estimator", "encoder"), ["backbone", "ngrams"]),
+    ("encoder not on the hub", at("curriculum.estimator", "encoder"), ["backbone", "fused"]),
     ("unknown adapter setting", at("peft", {"lora_alpa": 4}), ["'peft.lora_alpa'", "'lora_alpha'"]),
     ("data file missing", at("data.path", "trian.jsonl"), ["data.path", "trian.jsonl", "no such file"]),
     ("data of unknown kind", at("data.path", "run.yaml"), ["must end in .parquet"]),
@@ -206,7 +206,7 @@ OVERRIDES = [
     ("reward.7.weight=1", ["reward.7", "a list of 2"]),
     ("reward.0.wieght=1", ["'wieght'", "'weight'"]),
     ("trl.learning_rat=1e-6", ["'trl.learning_rat'", "'learning_rate'"]),
-    ("curriculum.estimator=ngram", ["ngram"]),
+    ("curriculum.estimator=ngrams", ["ngrams", "'fused' took its place"]),
     ("prompts_per_step=0", ["prompts_per_step = 0"]),
 ]
 

@@ -71,7 +71,12 @@ def test_depo_has_the_released_values() -> None:
     config = load("depo").curriculum_config()
     assert (config.window, config.warmup_steps, config.band) == ((0.15, 0.85), 100, "window")
     own = config.estimator
-    assert own.type == "encoder" and own.backbone == "distilbert-base-uncased" and own.max_length == 512
+    assert (
+        own.type == "encoder"
+        and own.backbone == "distilbert-base-uncased"
+        and own.max_length == 512
+        and own.pooling == "cls"
+    )
     assert (own.learning_rate, own.backbone_lr_scale, own.grad_clip) == (2e-4, 0.2, 1.0)
     assert (own.distill_weight, own.ranking_weight, own.ranking_delta, own.ranking_margin) == (0.5, 3.0, 0.05, 0.5)
     assert (own.width, own.dropout, own.updates_per_observe) == (1024, 0.1, 1)

@@ -328,7 +328,7 @@ def test_metrics_stay_cheap_and_keep_their_names():
     assert {
         *("drawn", "chosen", "skipped", *REASONS, "admitted", "rejected", "failed", "duplicates"),
         *("invalid_predictions", "in_flight", "mixed_share", "all_pass_share", "all_fail_share", "observed_mean"),
-        *("predicted_mean", "seconds_selecting", "seconds_learning", "log_loss", "auc_mixed", "ece"),
+        *("predicted_mean", "seconds_selecting", "seconds_learning", "log_loss", "auc_mixed", "ece", "ece_floor"),
         *(*(f"{name}_share" for name in REASONS), "rollouts_saved", "tokens_saved", "estimator/n_seen"),
         *BREADTH,
     } == names

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
 from depo_rl import GroupOutcome, Prediction
-from depo_rl.metrics import auc, batch_shares, ece, log_loss, reliability
+from depo_rl.metrics import auc, batch_shares, ece, ece_floor, log_loss, reliability
 
 rates = st.floats(0.001, 0.999)
 strengths = st.floats(0.01, 1e4)
@@ -126,3 +126,24 @@ def test_a_group_is_of_one_kind_by_what_was_scored(counts, kind):
     assert [name for name in ("mixed", "all_pass", "all_fail") if getattr(outcome, name)] == ([kind] if kind else [])
     assert outcome.group_size == 8
     assert (outcome.pass_rate is None) == (kind is None)
+
+
+@pytest.mark.parametrize("n", [1, 30, 400, 3000])
+@pytest.mark.parametrize("spread", [(1.0, 1.0), (8.0, 8.0), (0.2, 0.4), (50.0, 0.5)])
+def test_the_floor_of_the_calibration_error_is_what_simulation_gives(n, spread):
+    rng = np.random.default_rng(n)
+    p = rng.beta(*spread, size=n)
+    simulated = np.mean([ece(p, rng.random(n) < p) for _ in range(2000)])
+    assert ece_floor(p) == pytest.approx(simulated, rel=0.06, abs=1e-3)
+
+
+def test_the_floor_of_one_group_of_certain_ones_and_of_none():
+    assert ece_floor([0.5]) == pytest.approx(0.5)
+    assert ece_floor([0.2]) == pytest.approx(2 * 0.2 * 0.8)
+    assert ece_floor([0.0, 1.0, 1.0]) == pytest.approx(0.0, abs=1e-9)
+    assert np.isnan(ece_floor([]))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
+def test_the_floor_is_in_its_range(p):
+    assert 0.0 <= ece_floor(p) <= 0.5 + 1e-9

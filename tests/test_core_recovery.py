@@ -9,7 +9,7 @@ from core_world import FakeEstimator, build, make_prompts, rate, roll_out
 from depo_rl import GroupOutcome, Prompt, make_curriculum
 
 BEFORE, OUTAGE = 15, 45  # steps
-SMALL = {"type": "ngrams", "n_features": 4096}
+SMALL = {"n_buckets": 4096, "exclude": ["pass_rate"]}
 
 
 def _sources() -> list[Prompt]:
@@ -36,7 +36,7 @@ def _shares_of_a(band: str, n_after: int) -> np.ndarray:
     return np.array(shares)
 
 
-@pytest.mark.parametrize(("band", "recovered_after"), [("auto", 70), ("window", 20)])
+@pytest.mark.parametrize(("band", "recovered_after"), [("auto", 130), ("window", 50)])
 def test_a_source_scored_zero_for_45_steps_comes_back(band, recovered_after):
     shares = _shares_of_a(band, recovered_after + 10)
     before = shares[8:BEFORE].mean()

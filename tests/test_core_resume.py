@@ -13,8 +13,8 @@ from depo_rl import Curriculum, Prompt
 from depo_rl.checkpoint import load_state, save_state
 from depo_rl.errors import StateMismatch
 
-NGRAMS = {"type": "ngrams", "n_features": 512, "replay_groups": 60, "updates_per_observe": 2}
-ESTIMATORS = {"constant": {"type": "constant"}, "oracle": {"type": "oracle"}, "ngrams": NGRAMS}
+FUSED = {"type": "fused", "n_buckets": 512, "n_random": 16, "replay_prompts": 50, "updates_per_observe": 2}
+ESTIMATORS = {"constant": {"type": "constant"}, "oracle": {"type": "oracle"}, "fused": FUSED}
 OWN = "the method's own"
 SECONDS = ("seconds_selecting", "seconds_learning")
 
@@ -109,12 +109,12 @@ BROKEN = {
     "exploration's type": (_set("exploration", "owed", value=None), r"'exploration' is malformed"),
     "another estimator": (
         _set("estimator", value={"type": "EncoderEstimator"}),
-        r"'EncoderEstimator'.*'NgramEstimator'",
+        r"'EncoderEstimator'.*'FusedEstimator'",
     ),
     "estimator field": (_set("estimator", "bonus", value=1), r"estimator .*unknown: bonus"),
     "no estimator": (_set("estimator", value=None), r"estimator state must be a dict, got NoneType"),
     "rng": (_set("rng", "bit_generator", value="MT19937"), r"'rng' is malformed"),
-    "estimator's rng": (_set("estimator", "rng", value={}), r"'estimator' is malformed"),
+    "estimator's rng": (_set("estimator", "heads", "rng", value={}), r"'estimator' is malformed"),
     "in flight": (_set("ledger", "in_flight", value={"s0-1": ["selected"]}), r"'ledger' is malformed"),
     "counts": (_set("ledger", "count", "chosen", value=None), r"'ledger' is malformed"),
     "count names": (_delete("ledger", "count", "chosen"), r"ledger count .*missing: chosen"),
@@ -132,13 +132,13 @@ BROKEN = {
 @pytest.mark.parametrize("fault", sorted(BROKEN))
 def test_a_refused_load_changes_nothing(fault):
     config = {"band": "auto", "warmup_steps": 1}
-    donor = _fresh("depo", config, "ngrams")
+    donor = _fresh("depo", config, "fused")
     _run(donor, range(5), [])
     change, message = BROKEN[fault]
     state = copy.deepcopy(donor.state_dict())
     change(state)
 
-    victim, twin, late, twin_late = _fresh("depo", config, "ngrams"), _fresh("depo", config, "ngrams"), [], []
+    victim, twin, late, twin_late = _fresh("depo", config, "fused"), _fresh("depo", config, "fused"), [], []
     _run(victim, range(3), late)
     _run(twin, range(3), twin_late)
     with pytest.raises(StateMismatch, match=message) as error:
@@ -176,14 +176,7 @@ def test_another_data_set_is_refused_naming_both(edit):
     assert state["pool"]["fingerprint"] != other.pool.fingerprint
 
 
-def test_other_n_features_are_refused_naming_both():
-    state = _fresh("depo", {}, "ngrams").state_dict()
-    other = build("depo", make_prompts([40, 25]), {"estimator": {**NGRAMS, "n_features": 1024}, "seed": 3})
-    with pytest.raises(StateMismatch, match=r"n_features 512, this estimator has 1024"):
-        other.load_state_dict(state)
-
-
-@pytest.mark.parametrize("others", [("constant", "ngrams"), ("ngrams", "oracle"), ("oracle", "constant")])
+@pytest.mark.parametrize("others", [("constant", "fused"), ("fused", "oracle"), ("oracle", "constant")])
 def test_another_estimator_is_refused_naming_both(others):
     state = _fresh("depo", {}, others[0]).state_dict()
     with pytest.raises(StateMismatch, match=r"type '\w+Estimator', this run has '\w+Estimator'"):
@@ -208,7 +201,7 @@ def test_a_load_is_all_or_nothing_even_if_an_estimator_breaks_halfway():
 
 
 def test_a_state_is_a_copy_and_not_a_view():
-    curriculum = _fresh("depo", {"band": "auto", "warmup_steps": 1}, "ngrams")
+    curriculum = _fresh("depo", {"band": "auto", "warmup_steps": 1}, "fused")
     late: list[Prompt] = []
     _run(curriculum, range(3), late)
     state = curriculum.state_dict()

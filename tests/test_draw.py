@@ -57,7 +57,7 @@ def test_temperature_goes_from_in_proportion_to_the_largest() -> None:
     p_mixed_P = belief.p_mixed(8)
     means = []
     for temperature in (1.0, 0.5, 0.1, 0.0):
-        rng, selector = np.random.default_rng(0), MostLikelyMixed(8, 8, temperature)
+        rng, selector = np.random.default_rng(0), MostLikelyMixed(8, temperature)
         chosen = [selector.select(candidates, belief, 8, rng).chosen for _ in range(200)]
         means.append(np.mean([p_mixed_P[list(c)].mean() for c in chosen]))
     assert means == sorted(means)

@@ -165,7 +165,7 @@ def test_defect_07_all_three_losses_come_from_one_dropout_mask():
     split, whole = make(micro_batch=2, dropout=0.5), make(dropout=0.5)
     ids = whole._read([POOL[outcome.key] for outcome in OUTCOMES])
     whole._network.trunk.train()
-    score_P, distill_P = whole._network.logits(whole._network.class_vectors(ids))
+    score_P, distill_P = whole._network.logits(whole._network.vectors(ids))
     rate_P = torch.tensor([outcome.n_correct / 8 for outcome in OUTCOMES])
     confidence_P = torch.tensor([min(np.exp(outcome.mean_logprob), 1 - 1e-4) for outcome in OUTCOMES]).float()
     loss = (
@@ -243,7 +243,7 @@ def spoilt(state, how):
     elif how == "missing field":
         del state["optimizer"]
     elif how == "type":
-        state["type"] = "NgramEstimator"
+        state["type"] = "FusedEstimator"
     elif how == "backbone":
         state["backbone"] = "distilbert-base-uncased"
     elif how == "missing weight":

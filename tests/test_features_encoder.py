@@ -19,9 +19,9 @@ from depo_rl.cli import main  # noqa: E402
 from depo_rl.config import EncoderFeatureSettings, FeatureSettings  # noqa: E402
 from depo_rl.errors import ConfigError, StateMismatch  # noqa: E402
 from depo_rl.features import backbone, embedding_cache  # noqa: E402
-from depo_rl.features import encoder as module  # noqa: E402
 from depo_rl.features.backbone import FrozenEncoder, tiny_random  # noqa: E402
-from depo_rl.features.encoder import embed, principal_components  # noqa: E402
+from depo_rl.features.experimental import encoder as module  # noqa: E402
+from depo_rl.features.experimental.encoder import embed, principal_components  # noqa: E402
 from depo_rl.features.table import FeatureTable  # noqa: E402
 
 TEXTS = [f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4) for i in range(12)]
@@ -186,7 +186,7 @@ def test_what_was_computed_before_a_crash_is_kept(tmp_path, monkeypatch, embedde
 
 def test_processes_that_write_at_once_leave_whole_files(tmp_path, embedded):
     code = (
-        "import sys; from depo_rl.features.encoder import embed\n"
+        "import sys; from depo_rl.features.experimental.encoder import embed\n"
         "from depo_rl.config import EncoderFeatureSettings as S\n"
         "embed([f'text {i}' for i in range(40)], S(backbone='tiny-random', cache=sys.argv[1]))"
     )

@@ -10,8 +10,8 @@ from depo_rl.checkpoint import load_state, save_state
 from depo_rl.config import FusedSettings
 from depo_rl.errors import ConfigError, StateMismatch
 from depo_rl.estimators.fused import FusedEstimator
-from depo_rl.features import policy
-from depo_rl.features.policy import PolicyFeatures
+from depo_rl.features.experimental import policy
+from depo_rl.features.experimental.policy import PolicyFeatures
 from depo_rl.metrics import auc
 
 SMALL = {"n_buckets": 2**10, "n_random": 16}

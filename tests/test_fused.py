@@ -338,3 +338,15 @@ def test_a_bad_warm_start_is_refused_in_one_line(tmp_path, content, message):
     with pytest.raises(ConfigError, match="(?i)" + message) as caught:
         make_curriculum("depo+", pool(10), given)
     assert str(caught.value).startswith("estimator.warm_start: ") and "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.5, 0.9999), st.integers(1, 12))
+def test_mending_never_runs_off(seed, level, n_batches):
+    """Probabilities near one end, nearly all of them right: where whole Newton steps overshoot and never come back."""
+    rng, mending = np.random.default_rng(seed), Recalibration()
+    for _ in range(n_batches):
+        p_P = np.clip(rng.beta(50 * level, 50 * (1 - level), 128), 1e-9, 1 - 1e-9)
+        mending.judge(p_P, rng.random(128) < 0.9, rng.random(128) < 0.99)
+    assert np.abs(mending.coefficients_3).max() < 30 and mending.coefficients_3[0] > 0
+    assert mending.apply(p_P, np.ones(128)).mean() == pytest.approx(0.99, abs=0.06)

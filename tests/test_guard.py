@@ -54,7 +54,7 @@ def guarded(batches: Sequence[Sequence[Settlement]]) -> list[bool]:
 
 
 def group(because: str, mean: float, strength: float, k: int, n: int = 8) -> Settlement:
-    return Settlement(GroupOutcome("a", k, n, 8 - n), because, mean, strength, 1.0, True)
+    return Settlement(GroupOutcome("a", k, n, 8 - n), because, mean, strength, 0.0, 1.0, True)
 
 
 # -- the rule ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "depo_rl"
 
 LEVEL = {
-    **dict.fromkeys(["types", "errors", "config"], 0),
+    **dict.fromkeys(["types", "errors", "validation", "config"], 0),
     **dict.fromkeys(
         [
             *("pool", "selectors", "gates", "importance", "metrics", "breadth"),
@@ -18,7 +18,7 @@ LEVEL = {
         ],
         1,
     ),
-    **dict.fromkeys(["curriculum", "guard", "methods", "checkpoint"], 2),
+    **dict.fromkeys(["curriculum", "guard", "futility", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "experiments", "routing", "report"], 3),
     "cli": 4,
     **dict.fromkeys(["__init__", "__main__"], 5),
@@ -106,9 +106,9 @@ def test_the_scan_sees_relative_lazy_and_typing_imports():
     """The tests above mean nothing if the scan is blind."""
     assert "depo_rl.errors.PoolExhausted" in _imports("curriculum")
     assert "depo_rl.types.Prompt" in _imports("selectors")
-    assert "depo_rl.features.ngrams.NgramFeatures" in _imports("estimators.ngrams")
-    assert "depo_rl.estimators.ngrams.NgramEstimator" in _imports("methods")
-    assert "depo_rl.estimators.ngrams.NgramEstimator" not in _imports("methods", at_import_time=True)
+    assert "depo_rl.features.table.FeatureTable" in _imports("estimators.fused")
+    assert "depo_rl.estimators.fused.FusedEstimator" in _imports("methods")
+    assert "depo_rl.estimators.fused.FusedEstimator" not in _imports("methods", at_import_time=True)
     assert {"curriculum", "config", "types"} <= _own("__init__")
 
 

@@ -138,7 +138,7 @@ def test_auditing_changes_nothing_that_is_chosen(monkeypatch):
 
 
 def settlement(key: str, because: str, mean: float, k: int) -> Settlement:
-    return Settlement(GroupOutcome(key, k, 8), because, mean, 50.0, 1.0, True)
+    return Settlement(GroupOutcome(key, k, 8), because, mean, 50.0, 0.0, 1.0, True)
 
 
 def audit(selector: Any, batch: list[Settlement]) -> SkipAudit | None:
@@ -151,12 +151,12 @@ EXPLORED = [
     settlement("e1", "explored", 0.5, 4),  # would be chosen, mixed
     settlement("e2", "explored", 0.01, 1),  # would be skipped, and was mixed
     settlement("e3", "explored", 0.99, 8),  # would be skipped, rightly
-    Settlement(GroupOutcome("e4", 0, 0, 8), "explored", 0.5, 50.0, 1.0, False),  # could not be judged
+    Settlement(GroupOutcome("e4", 0, 0, 8), "explored", 0.5, 50.0, 0.0, 1.0, False),  # could not be judged
 ]
 CHOSEN = [settlement(f"c{i}", "selected", 0.4 + i / 50, 4) for i in range(4)]
 
 
-@pytest.mark.parametrize("selector", [MostLikelyMixed(8, 8), PassRateWindow(0.15, 0.85)], ids=["ranked", "window"])
+@pytest.mark.parametrize("selector", [MostLikelyMixed(8), PassRateWindow(0.15, 0.85)], ids=["ranked", "window"])
 def test_false_skips_are_the_mixed_ones_among_the_would_be_skipped(selector):
     found = audit(selector, EXPLORED + CHOSEN)
     assert found is not None
@@ -165,7 +165,7 @@ def test_false_skips_are_the_mixed_ones_among_the_would_be_skipped(selector):
 
 
 def test_a_warm_up_skips_nothing_and_is_not_audited():
-    assert audit(MostLikelyMixed(8, 8), list(EXPLORED)) is None
+    assert audit(MostLikelyMixed(8), list(EXPLORED)) is None
     assert run("depo", steps=3, **{**DEPO, "warmup_steps": 10}).skip_audit is None
 
 
@@ -189,12 +189,12 @@ def test_wilson_interval():
 
 
 def test_settings_for_all_and_for_one_method():
-    common, own = parse_settings(
-        ["band=auto", "depo.warmup_steps=4", "window=[0.1, 0.9]", "depo.estimator.type=ngrams"]
-    )
+    common, own = parse_settings(["band=auto", "depo.warmup_steps=4", "window=[0.1, 0.9]", "depo.estimator.type=fused"])
     assert common == {"band": "auto", "window": [0.1, 0.9]}
-    assert own == {"depo": {"warmup_steps": 4, "estimator": {"type": "ngrams"}}}
-    assert parse_settings(["estimator=ngrams", "estimator.l2=0.1"])[0] == {"estimator": {"type": "ngrams", "l2": 0.1}}
+    assert own == {"depo": {"warmup_steps": 4, "estimator": {"type": "fused"}}}
+    assert parse_settings(["estimator=fused", "estimator.gamma=0.1"])[0] == {
+        "estimator": {"type": "fused", "gamma": 0.1}
+    }
     assert parse_seeds("0, 2") == (0, 2)
     for wrong in ("band", "=1", "x={"):
         with pytest.raises(ConfigError, match="--set"):

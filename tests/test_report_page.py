@@ -73,7 +73,7 @@ class Outline(HTMLParser):
 
 @pytest.mark.usefixtures("tiny_images")
 def test_the_page_is_well_formed_and_loads_nothing() -> None:
-    html = render_page(RESULTS, "T", ["one", "two"], {"group_size": 8, "estimator": {"type": "ngrams"}, "resume": None})
+    html = render_page(RESULTS, "T", ["one", "two"], {"group_size": 8, "estimator": {"type": "fused"}, "resume": None})
     outline = Outline(html)
     assert not outline.open
     assert not {"script", "link", "iframe"} & {tag for tag, _ in outline.tags}

@@ -40,7 +40,7 @@ runs = st.builds(
     all_pass_share=share, all_fail_share=share, explored_share=share, fallback_share=share, candidates_scored=count,
     seconds_selecting=amount, seconds_learning=amount, auc_mixed=share, log_loss=amount, ece=share, accuracy=points,
     rollouts_to_target=count, seconds_to_target=amount, seconds_total=amount, target=share, history=history,
-    reliability=st.none(), guarded_share=share, accuracy_whole=share, pass_at_8_whole=share,
+    reliability=st.none(), ece_floor=amount, guarded_share=share, accuracy_whole=share, pass_at_8_whole=share,
     accuracy_by_source=st.none() | st.dictionaries(st.text("ab/ ", max_size=3), accuracies, max_size=3),
     forgotten=st.none() | st.lists(st.text("ab", max_size=2), max_size=2), sources_per_batch=amount,
     distinct_share=share, unseen_share=share, effective_prompts=amount, most_visits=count,

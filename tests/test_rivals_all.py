@@ -17,7 +17,7 @@ DEFAULTS = {  # method -> estimator, explore, candidate_factor, as docs/paper_in
     "dps": ("dps", 0.0, 32),
     "bots": ("bots", 0.0, 16),
     "pools": ("history", 0.0, 8),
-    "pcl": ("ngrams", 0.0, 4),
+    "pcl": ("fused", 0.0, 4),
     "adarft": ("oracle", 0.0, 16),
     "vcrl": ("constant", 0.0, 8),
     "speed": ("constant", 0.0, 8),

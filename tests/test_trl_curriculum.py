@@ -115,7 +115,7 @@ def test_selection_leaves_the_global_generators_alone(tmp_path):
 def test_what_the_model_samples_does_not_depend_on_the_estimator(tmp_path):
     """At the first generation, which all estimators fill by the same walk, the completions are the same."""
     ids = []
-    for name, estimator in (("a", {"type": "ngrams"}), ("b", TINY_ENCODER), ("c", STATES)):
+    for name, estimator in (("a", {"type": "fused"}), ("b", TINY_ENCODER), ("c", STATES)):
         reward = Recorder()
         curriculum = {"estimator": estimator, "warmup_steps": 9}
         toys.run(tmp_path / name, rewards=reward, max_steps=1, curriculum=curriculum)
@@ -311,7 +311,7 @@ def test_unscorable_generations_change_nothing_and_end_the_run(tmp_path):
 
 
 def test_nothing_grows_with_the_run(tmp_path):
-    made = toys.trainer(tmp_path, curriculum=WARM | {"estimator": {"type": "ngrams", "replay_groups": 8}}, max_steps=6)
+    made = toys.trainer(tmp_path, curriculum=WARM | {"estimator": {"type": "fused", "replay_prompts": 8}}, max_steps=6)
     made.train()
     driver = made._driver
     assert driver._outcomes == [] and made._waiting is None

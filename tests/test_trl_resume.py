@@ -17,13 +17,13 @@ from depo_rl.errors import CheckpointError, StateMismatch
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
-NGRAMS = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
-ENCODER = NGRAMS | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}
+FUSED = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
+ENCODER = FUSED | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}
 STATES = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
 METHODS = {
     "grpo": {"method": "grpo"},
     "dapo": {"method": "dapo", "curriculum": {"max_rounds": 3}},
-    "depo": {"method": "depo", "curriculum": NGRAMS},
+    "depo": {"method": "depo", "curriculum": FUSED},
     "depo encoder": {"method": "depo", "curriculum": ENCODER},
     "depo+": {"method": "depo+", "curriculum": STATES | {"estimator": toys.FUSED}},
     "depo+ policy": {"method": "depo+", "curriculum": STATES},

@@ -6,21 +6,15 @@ one-line ``ConfigError`` that names the setting, the value, the rule and, for a 
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .errors import ConfigError
+from .validation import Settings, validated
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Settings(BaseModel):
-    """Base of all settings: frozen, closed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ConstantSettings(Settings):
@@ -39,20 +33,6 @@ class OracleSettings(Settings):
     strength: float = Field(1e4, gt=0.0, description="equivalent rollouts")
 
 
-class NgramSettings(Settings):
-    """Hashed words, character n-grams and number shapes with two online linear heads: the embedded default."""
-
-    type: Literal["ngrams"] = "ngrams"
-    n_features: int = Field(2**15, ge=2**8, le=2**24, description="hash buckets")
-    learning_rate: float = Field(0.03, gt=0.0, description="Adam step on the heads' weights")
-    l2: float = Field(1e-4, ge=0.0, description="weight decay per update, relative to the learning rate")
-    replay_groups: int = Field(2048, ge=1, description="finished groups kept to learn from")
-    half_life_groups: float = Field(1024.0, gt=0.0, description="groups after which a replayed one weighs half")
-    batch_groups: int = Field(256, ge=1, description="groups per update")
-    updates_per_observe: int = Field(8, ge=0, description="updates after each finished batch")
-    cache_prompts: int = Field(32_768, ge=0, description="feature rows kept in memory")
-
-
 class EncoderSettings(Settings):
     """The paper's Difficulty Estimator (arXiv 2602.06375); values of the authors' released code."""
 
@@ -61,8 +41,13 @@ class EncoderSettings(Settings):
         "distilbert-base-uncased", min_length=1, description="hub name, local folder or 'tiny-random'"
     )
     max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")
+    pooling: Literal["auto", "cls", "mean"] = Field(
+        "auto", description="which hidden state is read; auto: what the backbone's 1_Pooling/config.json says, else cls"
+    )
     learning_rate: float = Field(2e-4, gt=0.0)
-    backbone_lr_scale: float = Field(0.2, ge=0.0)
+    backbone_lr_scale: float = Field(
+        0.2, ge=0.0, description="of the learning rate; 0 freezes the backbone, whose vectors are then computed once"
+    )
     weight_decay: float = Field(0.01, ge=0.0)
     grad_clip: float = Field(1.0, gt=0.0, description="global gradient norm")
     updates_per_observe: int = Field(1, ge=0)
@@ -75,7 +60,10 @@ class EncoderSettings(Settings):
     width: int = Field(1024, ge=2, description="of the trunk")
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
-    prior_strength: float = Field(8.0, gt=0.0, description="equivalent rollouts reported with each prediction")
+    prior_strength: float = Field(
+        1.0, gt=0.0, description="equivalent rollouts told with each prediction before any group has been judged"
+    )
+    recalibrate: bool = Field(True, description="mend P(mixed) by what became of the latest groups")
 
 
 class HistorySettings(Settings):
@@ -89,7 +77,7 @@ class HistorySettings(Settings):
 
 
 class EncoderFeatureSettings(Settings):
-    """A frozen text encoder whose embeddings are features (``features.encoder``)."""
+    """A frozen text encoder whose embeddings are features (``features.experimental.encoder``)."""
 
     backbone: str = Field(min_length=1, description="hub name, local folder or 'tiny-random'")
     max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")
@@ -126,7 +114,7 @@ class FeatureSettings(Settings):
 
 
 class FusedSettings(FeatureSettings):
-    """Features and each prompt's own groups in one calibrated belief (``estimators.fused``): what ``depo+`` uses."""
+    """Features and each prompt's own groups in one calibrated belief (``estimators.fused``): the default."""
 
     type: Literal["fused"] = "fused"
     mean_precision: float = Field(1.0, gt=0.0, description="of the weights' prior, head of the mean")
@@ -139,6 +127,9 @@ class FusedSettings(FeatureSettings):
     )
     learning_rate: float = Field(0.01, gt=0.0, description="Adam step on the heads' weights")
     replay_prompts: int = Field(32_768, ge=1, description="prompts whose latest group is kept to learn from")
+    half_life_steps: float = Field(
+        50.0, gt=0.0, description="policy steps after which a group is half as likely to be learnt from"
+    )
     batch_groups: int = Field(256, ge=1, description="groups per update of the heads")
     updates_per_observe: int = Field(8, ge=0, description="updates of the heads after each finished batch")
     walks: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(
@@ -181,14 +172,7 @@ class BOTSSettings(Settings):
 
 
 EstimatorSettings = Annotated[
-    ConstantSettings
-    | OracleSettings
-    | NgramSettings
-    | FusedSettings
-    | EncoderSettings
-    | HistorySettings
-    | DPSSettings
-    | BOTSSettings,
+    ConstantSettings | OracleSettings | FusedSettings | EncoderSettings | HistorySettings | DPSSettings | BOTSSettings,
     Field(discriminator="type"),
 ]
 
@@ -244,12 +228,15 @@ class SPEEDSettings(Settings):
     batches: int = Field(4, ge=1, description="prompts screened per generation round, in batches")
 
 
+DEFAULT_ESTIMATOR = "fused"
+
+
 class CurriculumConfig(Settings):
     """Settings of one curriculum. A method sets its own defaults for some of them (``methods.METHODS``)."""
 
     group_size: int = Field(8, ge=2, description="completions per prompt, G; with 1 no group can teach anything")
     seed: int = Field(0, ge=0)
-    estimator: EstimatorSettings = Field(default_factory=lambda: NgramSettings.model_validate({}))
+    estimator: EstimatorSettings = Field(default_factory=lambda: FusedSettings.model_validate({}))
     band: Literal["window", "auto"] = Field(
         "window", description="choose by predicted pass rate in `window`, or by predicted P(mixed | G) ('auto')"
     )
@@ -263,7 +250,9 @@ class CurriculumConfig(Settings):
         ge=0.0,
         description="band auto: draw in proportion to P(mixed)^(1 / temperature); 0: take the largest",
     )
-    candidate_factor: int = Field(8, ge=1, description="at most this many candidates are looked at per place")
+    candidate_factor: int | Literal["auto"] = Field(
+        8, description="at most this many candidates are looked at per place; 'auto' follows the pool"
+    )
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
     guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")
     gate: Literal["none", "dynamic", "high_variance"] = Field(
@@ -285,11 +274,18 @@ class CurriculumConfig(Settings):
     adarft: AdaRFTSettings = Field(default_factory=lambda: AdaRFTSettings.model_validate({}))
     speed: SPEEDSettings = Field(default_factory=lambda: SPEEDSettings.model_validate({}))
 
+    @field_validator("candidate_factor", mode="plain")
+    @classmethod
+    def _count_or_auto(cls, value: Any) -> Any:
+        """Plain, for a union's own message would be one for each of its members."""
+        if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError("Input should be a whole number greater than or equal to 1, or 'auto'")
+
     @field_validator("estimator", mode="before")
     @classmethod
     def _estimator_by_name(cls, value: Any) -> Any:
-        """``estimator: encoder`` is short for ``estimator: {type: encoder}``."""
-        return {"type": value} if isinstance(value, str) else value
+        return _by_type("estimator", value)
 
     @model_validator(mode="after")
     def _ordered(self) -> CurriculumConfig:
@@ -302,79 +298,39 @@ class CurriculumConfig(Settings):
         return self
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for a misspelt name, or the list of known ones."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
+def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` over ``base``, mapping into mapping, so that what is not named stays; neither is changed.
 
-
-SettingsT = TypeVar("SettingsT", bound=BaseModel)
-
-
-def validated(model: type[SettingsT], given: Mapping[str, Any], where: str) -> SettingsT:
-    """``model(**given)``, or a one-line ConfigError that starts with ``where`` and names the setting."""
-    try:
-        return model.model_validate(dict(given))
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(model, e) for e in error.errors())) from None
-
-
-def _explain(model: type[BaseModel], error: Any) -> str:
-    path = [str(part) for part in error["loc"]]
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        shown, owners, _ = _follow(model, path[:-1])
-        known = {name for owner in owners for name in owner.model_fields}
-        return f"unknown setting {'.'.join([*shown, path[-1]])!r}.{nearest(path[-1], known)}"
-    shown, owners, description = _follow(model, path)
-    name, tags = ".".join(shown), sorted(filter(None, map(_tag, owners)))
-    if kind == "union_tag_invalid":
-        return f"unknown {name} {error['ctx']['tag']!r}.{nearest(error['ctx']['tag'], tags)}"
-    if kind == "union_tag_not_found":
-        return f"{name} needs a type: one of {', '.join(tags)}; got {error['input']!r}"
-    if not path:
-        return str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} = {error['input']!r}: {error['msg']}{f' ({description})' if description else ''}"
-
-
-def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]], str | None]:
-    """What a pydantic error's path leads to: the path as the user wrote it, the settings there, their description.
-
-    pydantic adds the tag of a union's member to the path, which the user did not write.
+    A mapping that names another ``type`` than the one it is laid over takes its place: its settings are others. So do
+    ready settings and everything else that is no mapping. An estimator may be named by its type alone.
     """
-    shown: list[str] = []
-    here, description = [model], None
-    for part in path:
-        tagged = [owner for owner in here if _tag(owner) == part]
-        if len(here) > 1 and tagged:  # before the fields: a member's tag may be the name of another's field
-            here = tagged
-            continue
-        fields = [owner.model_fields[part] for owner in here if part in owner.model_fields]
-        if fields:
-            description = fields[0].description
-            here = [inner for field in fields for inner in _models_in(field.annotation)]
-        shown.append(part)
-    return shown, here, description
+    result = dict(base)
+    for name, value in given.items():
+        old, new = _by_type(name, result.get(name)), _by_type(name, value)
+        if isinstance(new, Mapping):
+            kept = isinstance(old, Mapping) and new.get("type", old.get("type")) == old.get("type")
+            new = merged(old if kept else {}, new)
+        result[name] = new
+    return result
 
 
-def _tag(model: type[BaseModel]) -> str | None:
-    field = model.model_fields.get("type")
-    return field.default if field is not None and isinstance(field.default, str) else None
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]
+def _by_type(name: str, value: Any) -> Any:
+    """``estimator: encoder`` is short for ``estimator: {type: encoder}``."""
+    return {"type": value} if name == "estimator" and isinstance(value, str) else value
 
 
 def parse_config(
     defaults: Mapping[str, Any], given: Mapping[str, Any] | CurriculumConfig | None, where: str = "config"
 ) -> CurriculumConfig:
-    """The given settings over a method's defaults; of a ready ``CurriculumConfig``, those that were given to it."""
+    """The given settings merged into a method's defaults (``merged``); of a ready config, those that were given to it.
+
+    So ``{"estimator": {"n_random": 0}}`` is the method's estimator with that one change. Raises ConfigError.
+    """
     if isinstance(given, CurriculumConfig):
         given = {name: getattr(given, name) for name in given.model_fields_set}
     if given is not None and not isinstance(given, Mapping):
         raise ConfigError(f"{where}: settings must be a mapping of names to values, got {type(given).__name__}")
-    return validated(CurriculumConfig, {**defaults, **(given or {})}, where)
+    given = given or {}
+    if "estimator" in given:  # what a method that names none has
+        defaults = {"estimator": {"type": DEFAULT_ESTIMATOR}, **defaults}
+    return validated(CurriculumConfig, merged(defaults, given), where)

@@ -5,10 +5,9 @@
         prompts = curriculum.propose(n)          # before the engine generates and scores a group for each
         settled = curriculum.settle(outcomes)    # after it scored; train on the admitted ones
 
-A method is a choice of estimator, selector and gate (``methods.py``); what is below is the same for all of them, and so
-are its guarantees: exactly n distinct prompts or a typed error; nothing in flight is proposed; a bounded number of
-candidates, the best-ranked rest filling a short batch; exploration whatever the prediction; drawn = chosen + skipped,
-chosen = admitted + rejected + failed + in flight; run(2k) = run(k), save, load, run(k), prompt by prompt.
+A method is a choice of estimator, selector and gate (``methods.py``). Guarantees, whatever the method: n distinct
+prompts or a typed error; none in flight; a bounded number of candidates, the best-ranked rest filling a short batch;
+exploration; drawn = chosen + skipped, chosen = admitted + rejected + failed + in flight; exact resume.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from .breadth import Breadth
 from .checkpoint import RngState, Stateful, load_all_or_nothing
 from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
+from .futility import Futility
 from .guard import Guard
 from .importance import importance_weight
 from .metrics import Ledger, PredictionTrack
@@ -29,6 +29,8 @@ from .pool import Exploration, PromptPool
 from .selectors import Uniform
 from .selectors.fill import fill, fly
 from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
+
+WANTED, EPOCHS = 1.4, 4.0  # of candidate_factor "auto": mixed candidates per place; epochs at which half of it is left
 
 
 class Curriculum:
@@ -47,11 +49,12 @@ class Curriculum:
         self.estimator, self.selector, self.gate = estimator, selector, gate
         self._exploration, self._rng = Exploration(pool, config.explore), np.random.default_rng([config.seed, 1])
         self._ledger, self._guard = Ledger(pool.index, pool.source_of, config.reward_range), Guard(config.guard)
-        self._learners: dict[str, Learner] = {"estimator": estimator}
-        if isinstance(selector, Learner):
-            self._learners["selector"] = selector
+        self._futility = Futility(method, config)
+        parts = {"estimator": estimator, "selector": selector}
+        self._learners: dict[str, Learner] = {name: part for name, part in parts.items() if isinstance(part, Learner)}
         own: dict[str, Stateful] = {"pool": pool, "exploration": self._exploration, "ledger": self._ledger}
-        self._parts = own | {"guard": self._guard} | self._learners | {"rng": RngState(self._rng)}
+        own |= {"guard": self._guard, "futility": self._futility}
+        self._parts = own | self._learners | {"rng": RngState(self._rng)}
 
     @property
     def in_flight(self) -> frozenset[str]:
@@ -84,7 +87,7 @@ class Curriculum:
             return self.pool.draw(k, taken | seen)
 
         rule = self._rule(n)
-        filled = fill(n - len(explored), rule, draw, self._predict, self.config, self._rng)
+        filled = fill(n - len(explored), rule, draw, self._predict, self.config, self.candidate_factor, self._rng)
         flights = filled.included(rule[0], flights | filled.flights)
         self._ledger.depart(flights, filled.n_skipped, filled.wasted_groups, time.perf_counter() - started)
         return [self.pool[key] for key in flights]
@@ -97,6 +100,20 @@ class Curriculum:
             return Uniform(), "warmup"
         return (Uniform(), "guarded") if self._guard.judge() else (self.selector, "selected")
 
+    @property
+    def candidate_factor(self) -> float:
+        """Candidates looked at per place, at most; no prompt is then chosen more often than this times its share.
+
+        auto (our rule): 1.4 / u with u the mixed share under uniform choice, within [2, 12], so that there are enough
+        mixed groups to choose from and hardly more; less the more epochs the pool was rolled out, down to uniform
+        choice, for what a few prompts teach many times over is those prompts.
+        """
+        factor = self.config.candidate_factor
+        if factor != "auto":
+            return float(factor)
+        fresh = EPOCHS / (EPOCHS + self._ledger.count["chosen"] / len(self.pool))
+        return 1.0 + fresh * (min(max(WANTED / self._ledger.fair_mixed_share, 2.0), 12.0) - 1.0)
+
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""
         belief = self.estimator.predict(prompts) if prompts else Prediction(np.empty(0), np.empty(0))
@@ -107,17 +124,16 @@ class Curriculum:
     def settle(self, outcomes: Iterable[GroupOutcome]) -> list[Settlement]:
         """Judges and learns from finished groups, in any order and number; one settlement per outcome, in order.
 
-        A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed, if
-        an outcome's key is not in the pool.
+        A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed.
         """
         started, learnt, outcomes = time.perf_counter(), self._ledger.n_scored > 0, list(outcomes)
-        for outcome in outcomes:
-            _ = self.pool[outcome.key]  # UnknownPrompt comes before anything is changed
+        _ = [self.pool[outcome.key] for outcome in outcomes]  # UnknownPrompt comes before anything is changed
         settled = [self._ledger.land(outcome, self.gate) for outcome in outcomes]
         if fresh := [s for s in settled if s.because != "duplicate"]:
             for learner in self._learners.values():
                 learner.observe([s.outcome for s in fresh])
             self._guard.observe(fresh, learnt)
+            self._futility.observe(fresh)
             self._ledger.judge(fresh, time.perf_counter() - started)
         return settled
 

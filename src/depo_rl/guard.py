@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .errors import StateMismatch, expect_fields
-from .metrics import PredictionTrack
+from .metrics import BY_PREDICTION, PredictionTrack
 from .types import FloatArray, Settlement, State
 
 LEAST = 256  # two batches of 128: the standard error of d is then some 0.04 nats, an inverted estimator's d above 0.3
@@ -42,7 +42,6 @@ STANDARD_ERRORS = 2.0
 # any of 100 judgements with probability below 1 %.
 EXCESS = math.log(100 * 2 * math.sqrt(RECORD) / 0.01)
 
-_BY_PREDICTION = ("selected", "fallback")
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +60,7 @@ class Guard:
         """
         if self.on:
             judged = [s for s in settled if s.outcome.n_scored >= 2]
-            fair = [s for s in judged if s.because not in _BY_PREDICTION]
+            fair = [s for s in judged if s.because not in BY_PREDICTION]
             self._fair.extend(float(s.outcome.mixed) for s in fair)
             if learnt:
                 self._record.add(fair if self.engaged else judged)

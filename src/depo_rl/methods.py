@@ -17,9 +17,7 @@ from .config import (
     EncoderSettings,
     FusedSettings,
     HistorySettings,
-    NgramSettings,
     OracleSettings,
-    nearest,
     parse_config,
 )
 from .curriculum import Curriculum
@@ -35,6 +33,7 @@ from .selectors.adarft import TargetDifficulty
 from .selectors.greso import GRESOSkip
 from .selectors.pools import DifficultyPools
 from .types import Drawing, Gate, Lesson, PassRateEstimator, Prompt, Selector
+from .validation import nearest
 
 
 class Parts(NamedTuple):
@@ -70,22 +69,22 @@ def _build_uniform(pool: PromptPool, config: CurriculumConfig) -> Parts:
 def _build_depo(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector: Selector = PassRateWindow(*config.window)
     if config.band == "auto":
-        selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
+        selector = MostLikelyMixed(config.group_size, config.temperature)
     return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_most_mixed(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = MostLikelyMixed(config.group_size, config.candidate_factor, config.temperature)
+    selector = MostLikelyMixed(config.group_size, config.temperature)
     return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_thompson(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = NearestRate(config.target, config.candidate_factor, thompson=True)
+    selector = NearestRate(config.target, thompson=True)
     return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_pcl(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = NearestRate(config.target, config.candidate_factor, thompson=False)
+    selector = NearestRate(config.target, thompson=False)
     return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
@@ -99,7 +98,7 @@ def _build_pools(pool: PromptPool, config: CurriculumConfig) -> Parts:
 
 
 def _build_adarft(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    selector = TargetDifficulty(config.adarft, config.candidate_factor)
+    selector = TargetDifficulty(config.adarft)
     return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
@@ -210,10 +209,6 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
         return DPSEstimator(settings, config.group_size)
     if isinstance(settings, BOTSSettings):
         return BOTSEstimator(pool.prompts, settings, config.group_size)
-    if isinstance(settings, NgramSettings):
-        from .estimators.ngrams import NgramEstimator
-
-        return NgramEstimator(pool.__getitem__, settings, config.seed)
     if isinstance(settings, FusedSettings):
         from .estimators.fused import FusedEstimator
 
@@ -221,7 +216,7 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
     if isinstance(settings, EncoderSettings):
         from .estimators.encoder import EncoderEstimator
 
-        return EncoderEstimator(pool.__getitem__, settings, config.seed)
+        return EncoderEstimator(pool.__getitem__, settings, config.seed, config.group_size)
     raise ConfigError(f"no estimator for settings of type {type(settings).__name__}")
 
 

@@ -14,6 +14,8 @@ from .types import Flight, FloatArray, Gate, GroupOutcome, Prediction, Settlemen
 
 NAN = float("nan")
 REASONS = ("explored", "fallback", "guarded")  # why a prompt was chosen, where that is counted
+BY_PREDICTION = ("selected", "fallback")
+FAIR = 512  # groups, from which the mixed share under uniform choice is told
 COUNTS = (
     *("drawn", "chosen", "skipped", *REASONS),
     *("admitted", "rejected", "failed", "duplicates", "invalid_predictions"),
@@ -57,6 +59,39 @@ def ece(probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15) -> float:
     return sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in rows) / total if total else NAN
 
 
+def ece_floor(probability_P: ArrayLike, bins: int = 15) -> float:
+    """What ``ece`` is expected to be, in [0, 0.5], if the truths are drawn from the probabilities themselves.
+
+    So much of an ECE is chance: 0.02 with 2,000 groups, 0.06 to 0.1 with 200. A bin of n truths of mean probability p
+    deviates by E|X - n p| with X ~ Binomial(n, p), which is 2 m C(n, m) p^m (1 - p)^(n - m + 1), m = floor(n p) + 1
+    (de Moivre; Diaconis and Zabell, 1991). That the probabilities of a bin are not all p makes it a little too large,
+    by a few per cent at most with 15 bins. NaN without data.
+    """
+    from scipy.special import gammaln
+
+    p = np.asarray(probability_P, dtype=np.float64)
+    if not len(p):
+        return NAN
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    n_B = np.bincount(which, minlength=bins)
+    mean_B = np.bincount(which, p, bins)[n_B > 0] / n_B[n_B > 0]
+    n_B, mean_B = n_B[n_B > 0], np.clip(mean_B, 1e-12, 1 - 1e-12)
+    m_B = np.minimum(np.floor(n_B * mean_B) + 1, n_B)
+    log_choose_B = gammaln(n_B + 1) - gammaln(m_B + 1) - gammaln(n_B - m_B + 1)
+    log_B = np.log(2 * m_B) + log_choose_B + m_B * np.log(mean_B) + (n_B - m_B + 1) * np.log1p(-mean_B)
+    return float(np.exp(log_B).sum() / len(p))
+
+
+def judged(p_mixed_P: ArrayLike, mixed_P: ArrayLike) -> dict[str, float]:
+    """log_loss, auc_mixed, ece and ece_floor of predicted P(mixed) against what became of the groups, shape (P,)."""
+    return {
+        "log_loss": log_loss(p_mixed_P, mixed_P),
+        "auc_mixed": auc(p_mixed_P, mixed_P),
+        "ece": ece(p_mixed_P, mixed_P),
+        "ece_floor": ece_floor(p_mixed_P),
+    }
+
+
 class PredictionTrack:
     """The last ``size`` scored groups, each with what had been predicted before its rollout."""
 
@@ -83,7 +118,7 @@ class PredictionTrack:
 
     def metrics(self) -> dict[str, float]:
         _, p_mixed, _, mixed = self.columns()
-        return {"log_loss": log_loss(p_mixed, mixed), "auc_mixed": auc(p_mixed, mixed), "ece": ece(p_mixed, mixed)}
+        return judged(p_mixed, mixed)
 
     def state_dict(self) -> State:
         return {"rows": np.array(self._rows, dtype=np.float64).reshape(-1, 4)}
@@ -113,6 +148,12 @@ class Ledger:
         self._last = dict.fromkeys(LAST_BATCH, NAN)
         self._seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.track = PredictionTrack()
+        self._fair: deque[float] = deque(maxlen=FAIR)  # 1 for a mixed group, else 0, of those not chosen by prediction
+
+    @property
+    def fair_mixed_share(self) -> float:
+        """Mixed share under uniform choice: of the latest groups chosen so, with a Beta(4, 4) beforehand."""
+        return (4.0 + sum(self._fair)) / (8.0 + len(self._fair))
 
     @property
     def n_scored(self) -> int:
@@ -148,7 +189,7 @@ class Ledger:
         self.breadth.close()
         if flight is None:
             self._add(duplicates=1)
-            return Settlement(outcome, "duplicate", NAN, NAN, NAN, admitted=False)
+            return Settlement(outcome, "duplicate", NAN, NAN, NAN, NAN, admitted=False)
         admitted = outcome.n_scored > 0 and gate.admit(outcome)
         self._add(**{"failed" if outcome.n_scored == 0 else "admitted" if admitted else "rejected": 1})
         if outcome.n_tokens is not None:
@@ -161,6 +202,8 @@ class Ledger:
         self._seconds["seconds_learning"] = seconds
         if fresh:
             self.track.add(fresh)
+            scored = [s for s in fresh if s.outcome.n_scored > 0 and s.because not in BY_PREDICTION]
+            self._fair.extend(float(s.outcome.mixed) for s in scored)
             predicted = [s.predicted_mean for s in fresh if s.outcome.n_scored > 0]
             self._last = batch_shares([s.outcome for s in fresh])
             self._last["predicted_mean"] = sum(predicted) / len(predicted) if predicted else NAN
@@ -212,6 +255,7 @@ class Ledger:
             "rollouts_with_tokens": self._rollouts_with_tokens,
             "last": dict(self._last),
             "track": self.track.state_dict(),
+            "fair": np.array(self._fair, dtype=float),
             "breadth": self.breadth.state_dict(),
         }
 
@@ -229,7 +273,9 @@ class Ledger:
                 f"ledger state counts {count['chosen']} prompts as chosen and {visited} visits, which must be as many: "
                 "resume from another checkpoint"
             )
+        fair = np.asarray(state["fair"], dtype=float).reshape(-1).tolist()
         self.track.load_state_dict(state["track"])
+        self._fair = deque(fair, maxlen=FAIR)
         self.breadth.load_state_dict(state["breadth"])
         self.count, self._last, self._wasted_groups = count, last, wasted
         self._tokens, self._rollouts_with_tokens, self.flights = tokens, rollouts, flights

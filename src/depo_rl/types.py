@@ -132,11 +132,13 @@ class Prediction:
     """A Beta belief about each prompt's pass rate under the current policy.
 
     mean_P: shape (P,), in (0, 1). strength_P: shape (P,), > 0, evidence in equivalent rollouts; the belief is
-    Beta(mean * strength, (1 - mean) * strength).
+    Beta(mean * strength, (1 - mean) * strength). suspicion_P: shape (P,), in [0, 1], the probability that a prompt's
+    verdicts are coin flips, which teach nothing however mixed its groups are; None where nobody judges that.
     """
 
     mean_P: FloatArray
     strength_P: FloatArray
+    suspicion_P: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.mean_P)
@@ -154,6 +156,11 @@ class Prediction:
         p_dead_P = self.p_all_pass(group_size) + self.p_all_fail(group_size)
         return np.clip(1.0 - p_dead_P, 0.0, 1.0)
 
+    def p_teaches(self, group_size: int) -> FloatArray:
+        """P(the group is mixed and its verdicts are none of a coin's), shape (P,), in [0, 1]."""
+        p_mixed_P = self.p_mixed(group_size)
+        return p_mixed_P if self.suspicion_P is None else p_mixed_P * (1.0 - self.suspicion_P)
+
     def sanitised(self, n_prompts: int) -> tuple[Prediction, int]:
         """Itself with each value that is not a Beta (NaN, infinite, out of range) replaced by Beta(1, 1); how many.
 
@@ -164,7 +171,9 @@ class Prediction:
             raise ValueError(f"prediction of {n_prompts} prompts has shapes {mean_P.shape}, {strength_P.shape}")
         valid_P = (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)  # NaN compares false
         mean_P, strength_P = np.where(valid_P, mean_P, 0.5), np.where(valid_P, strength_P, 2.0)
-        return Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P), int((~valid_P).sum())
+        suspicion_P = np.zeros(n_prompts) if self.suspicion_P is None else np.nan_to_num(self.suspicion_P)
+        belief = Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P, np.clip(suspicion_P, 0.0, 1.0))
+        return belief, int((~valid_P).sum())
 
 
 def _rising_ratio(a_P: FloatArray, total_P: FloatArray, n: int) -> FloatArray:
@@ -197,13 +206,15 @@ class Flight(NamedTuple):
     """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in flight.
 
     because: "uniform", "warmup", "selected", "explored", "fallback" or "guarded". predicted_mean in (0, 1),
-    predicted_strength > 0, in equivalent rollouts. inclusion: how many times likelier this prompt was to be in the
-    batch than under uniform choice, > 0 (1 where the choice was uniform); NaN where the rule is not a draw.
+    predicted_strength > 0, in equivalent rollouts. suspicion: P(its verdicts are coin flips), in [0, 1]. inclusion: how
+    many times likelier this prompt was to be in the batch than under uniform choice, > 0 (1 where the choice was
+    uniform); NaN where the rule is not a draw.
     """
 
     because: str
     predicted_mean: float
     predicted_strength: float
+    suspicion: float
     inclusion: float
 
 
@@ -212,13 +223,15 @@ class Settlement:
     """One outcome with what was known before its rollout.
 
     because: as in ``Flight``, or "duplicate" for an outcome of a prompt that was not in flight (ignored).
-    predicted_mean, predicted_strength, inclusion: as in ``Flight``; NaN for duplicates. admitted: train on it.
+    predicted_mean, predicted_strength, suspicion, inclusion: as in ``Flight``; NaN for duplicates. admitted: train on
+    it.
     """
 
     outcome: GroupOutcome
     because: str
     predicted_mean: float
     predicted_strength: float
+    suspicion: float
     inclusion: float
     admitted: bool
 

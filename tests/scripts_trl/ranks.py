@@ -14,7 +14,7 @@ import torch
 import trl_toys as toys
 from depo_rl.errors import PoolExhausted
 
-NGRAMS = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
+FUSED = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
 ENCODER = {"curriculum": {"warmup_steps": 1, "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}}
 PLUS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
 WEIGHTED = {"warmup_steps": 1, "candidate_factor": 3, "temperature": 1.0, "importance": 1.0, "estimator": toys.FUSED}
@@ -69,7 +69,7 @@ def run(folder, resume=None, **settings):
 
 def exhausted(folder):
     """Only the main process notices; both must hear of it."""
-    made = toys.trainer(folder, cls=Watched, **NGRAMS, **SMALL)
+    made = toys.trainer(folder, cls=Watched, **FUSED, **SMALL)
     if made.curriculum is not None:
 
         def propose(n):
@@ -97,7 +97,7 @@ def full_disk(folder):
 
     resume.save_state = save
     try:
-        result = run(folder, **NGRAMS, **SMALL, **SAVE)
+        result = run(folder, **FUSED, **SMALL, **SAVE)
     finally:
         resume.save_state = real
     return {"left": sorted(p.name for p in Path(folder).glob("checkpoint-*")), "weights": result["weights"]}
@@ -107,7 +107,7 @@ def main(folder):
     warnings.simplefilter("ignore")
     root = Path(folder)
     seen = {
-        "depo": run(root / "depo", **NGRAMS, **CYCLE, **SAVE),
+        "depo": run(root / "depo", **FUSED, **CYCLE, **SAVE),
         "dapo": run(root / "dapo", method="dapo", **SMALL | {"curriculum": {"max_rounds": 3}}, **SAVE),
         "depo+": run(root / "depo+", method="depo+", curriculum=PLUS, **CYCLE, **SAVE),
         "encoder": run(root / "encoder", **ENCODER, **SMALL),
@@ -116,7 +116,7 @@ def main(folder):
         "filled": run(root / "filled", method="depo+", curriculum=FILLED, **SMALL, **SAVE),
     }
     for name, settings in (
-        ("depo", NGRAMS | CYCLE),
+        ("depo", FUSED | CYCLE),
         ("depo+", CYCLE | {"method": "depo+", "curriculum": PLUS}),
         ("dapo", SMALL | {"method": "dapo", "curriculum": {"max_rounds": 3}}),
         ("weighted", CYCLE | {"method": "depo+", "curriculum": WEIGHTED}),

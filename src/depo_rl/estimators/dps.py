@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..config import DPSSettings
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
+from .beliefs import beta_with_p_mixed
 from .history import StepClock
 from .simple import expect_fields
 
@@ -120,16 +121,3 @@ def _transitions(counts_R33: FloatArray) -> FloatArray:
 def _moved(counts_R33: FloatArray, belief_R3: FloatArray) -> FloatArray:
     result: FloatArray = np.einsum("rij,rj->ri", _transitions(counts_R33), belief_R3)
     return result / result.sum(axis=1, keepdims=True)
-
-
-def beta_with_p_mixed(mean_P: FloatArray, p_mixed_P: FloatArray, group_size: int) -> Prediction:
-    """The Betas of these means whose groups are mixed with these probabilities, by bisection on log strength.
-
-    P(mixed) grows with the strength, from 0 to 1 - m^G - (1 - m)^G; what lies beyond gets a very strong Beta.
-    """
-    low_P, high_P = np.full(len(mean_P), -14.0), np.full(len(mean_P), 14.0)
-    for _ in range(48):
-        middle_P = (low_P + high_P) / 2
-        too_weak_P = Prediction(mean_P, np.exp(middle_P)).p_mixed(group_size) < p_mixed_P
-        low_P, high_P = np.where(too_weak_P, middle_P, low_P), np.where(too_weak_P, high_P, middle_P)
-    return Prediction(mean_P, np.exp((low_P + high_P) / 2))

@@ -4,13 +4,15 @@ It predicts from the prompt's text alone and learns from the finished groups, on
 
     loss = BCE(score head, pass rate) + w_d * BCE(distill head, policy confidence) + w_r * pairwise ranking
 
+It tells means and knows nothing of its own uncertainty, which P(mixed) needs. Two things that are learnt from the
+judged groups make up for that (ours): one strength for all predictions (``beliefs.Strength``), and the mending of
+P(mixed) (``recalibration``). Neither changes a mean, and so nothing of what the paper's window lets through.
+
 What differs from the released code, each with a test in ``tests/test_encoder_defects.py``: targets come from the
 outcome's counts; an unknown log-probability is masked and counted, never a target of 0.9999; weights and optimizer
 state are float32 under bfloat16 autocast; one optimizer acts on the live parameters, before and after a resume; the
 losses see the whole batch at once, whatever the micro-batch; all randomness is private; nothing here is distributed
 (an engine decides on its main process and broadcasts).
-
-The paper's estimator has no notion of its own uncertainty: ``prior_strength`` is reported with every prediction.
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ from torch import Tensor
 
 from ..errors import StateMismatch, expect_same
 from ..features.backbone import backbone_identity, micro_batches, usable_device
-from ..types import GroupOutcome, Prediction, Prompt, State
+from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
+from .beliefs import Strength, beta_with_p_mixed
 from .encoder_losses import distill_loss, ranking_loss, score_loss
 from .encoder_network import EncoderNetwork, build
+from .frozen_vectors import FrozenVectors
+from .recalibration import Recalibration
 from .simple import expect_fields
 
 _EDGE = 1e-4  # pass rates and confidences are kept this far from 0 and 1
@@ -37,7 +42,10 @@ _COUNTERS = ("n_updates", "updates_skipped", "distill_missing")
 _READ = ("n_read", "n_truncated")
 _LAST = ("loss", "loss_score", "loss_distill", "loss_ranking", "grad_norm")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_FIELDS = ("type", "backbone", "weights", "optimizer", "generator", "counters", "last")
+_FIELDS = (
+    *("type", "backbone", "pooling", "weights", "optimizer", "generator", "counters", "last"),
+    *("strength", "recalibration"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,12 @@ class EncoderEstimator:
 
     lookup: outcome key -> Prompt, such as ``pool.__getitem__``; its error for an unknown key is passed on, before
     anything is learnt. config: ``EncoderSettings``. seed: of initialisation and dropout; on a CPU the same seed and
-    outcomes give the same bits. Raises ConfigError if the backbone cannot be loaded or the device is not there.
+    outcomes give the same bits. group_size: the G whose P(mixed) is calibrated. Raises ConfigError if the backbone
+    cannot be loaded or the device is not there.
     """
 
-    def __init__(self, lookup: Callable[[str], Prompt], config: Any, seed: int) -> None:
-        self._lookup, self._config = lookup, config
+    def __init__(self, lookup: Callable[[str], Prompt], config: Any, seed: int, group_size: int = 8) -> None:
+        self._lookup, self._config, self._group_size = lookup, config, group_size
         self._device = usable_device(config.device)
         self._generator = torch.Generator(device="cpu").manual_seed(seed)
         self._reader, network = build(config, seed, self._generator)
@@ -67,37 +76,64 @@ class EncoderEstimator:
             self._network: EncoderNetwork = network.to(self._device)
             self._network.backbone.requires_grad_(config.backbone_lr_scale > 0.0)
             self._optimizer = _adamw(self._network, config)
+        self._frozen = FrozenVectors(self._network.vectors) if config.backbone_lr_scale == 0.0 else None
+        self._strength, self._recalibration = Strength(config.prior_strength), Recalibration()
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._last: dict[str, float] = {}
 
     # ---- prediction
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
-        """Pass rates by the score head, shape (P,), in [1e-4, 1 - 1e-4]; strength is ``prior_strength`` for all.
+        """Pass rates by the score head, shape (P,), in [1e-4, 1 - 1e-4], and strengths that give the mended P(mixed).
 
         In evaluation mode, no gradient, no randomness. Broken weights give NaN: the curriculum, which knows what to do
         without a prediction, handles non-finite means; a made-up number here would hide the break.
         """
-        ids = self._read(prompts)
+        belief = self._believe(self._read(prompts))
+        if not self._config.recalibrate:
+            return belief
+        p_mixed_P = self._recalibration.apply(belief.p_mixed(self._group_size), np.zeros(len(belief)))
+        return beta_with_p_mixed(belief.mean_P, p_mixed_P, self._group_size)
+
+    def _believe(self, ids: list[list[int]]) -> Prediction:
+        """What the network says, with the strength that fits so far; not mended."""
         with self._mode(grad=False):
             logit_P = torch.empty(len(ids), dtype=torch.float64, device="cpu")
             for rows in micro_batches(ids, self._config.micro_batch):
-                score_P, _ = self._network.logits(self._network.class_vectors([ids[i] for i in rows]))
+                score_P, _ = self._network.logits(self._vectors([ids[i] for i in rows]))
                 logit_P[rows] = score_P.cpu().double()
         mean_P = np.clip(torch.sigmoid(logit_P).numpy(), _EDGE, 1.0 - _EDGE)
-        return Prediction(mean_P, np.full(len(ids), float(self._config.prior_strength)))
+        return Prediction(mean_P, np.full(len(ids), self._strength.value))
+
+    def _vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """(P, D) of texts, computed once if the backbone does not learn."""
+        return self._network.vectors(ids) if self._frozen is None else self._frozen(ids)
 
     # ---- learning
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
-        """``updates_per_observe`` updates on the outcomes that have a scored completion; none if there is no such."""
+        """``updates_per_observe`` updates on the outcomes that have a scored completion; none if there is no such.
+
+        What the network says of them is judged before.
+        """
         scored = [outcome for outcome in outcomes if outcome.n_scored > 0]
-        if not scored or self._config.updates_per_observe == 0:
+        if not scored:
             return
         with self._mode(grad=True):
             batch = self._batch(scored)
+            self._judge(batch.ids, np.array([(o.n_correct, o.n_scored) for o in scored], dtype=np.float64))
             for _ in range(self._config.updates_per_observe):
                 self._update(batch)
+
+    def _judge(self, ids: list[list[int]], counts_P2: FloatArray) -> None:
+        """Fits strength and recalibration to groups not learnt from yet; broken weights teach neither."""
+        belief = self._believe(ids)
+        self._strength.judge(belief.mean_P, counts_P2)
+        whole_P = (counts_P2[:, 1] == self._group_size) & np.isfinite(belief.mean_P)  # a part has another P(mixed)
+        if self._config.recalibrate and whole_P.any():
+            mixed_P = (counts_P2[:, 0] > 0) & (counts_P2[:, 0] < counts_P2[:, 1])
+            p_mixed_P = belief.p_mixed(self._group_size)[whole_P]
+            self._recalibration.judge(p_mixed_P, np.zeros(len(p_mixed_P)), mixed_P[whole_P])
 
     def _batch(self, scored: Sequence[GroupOutcome]) -> _Batch:
         ids = self._read([self._lookup(outcome.key) for outcome in scored])
@@ -134,7 +170,7 @@ class EncoderEstimator:
         """Leaves the whole batch's gradient in ``.grad`` and returns the losses.
 
         Trunk and losses see all P prompts at once, so that every pair is ranked and each mask drawn once. The backbone
-        is too large for that: its CLS vectors are computed micro-batch by micro-batch, the gradient with respect to
+        is too large for that: its vectors are computed micro-batch by micro-batch, the gradient with respect to
         them is taken once, and each micro-batch is run again and given its rows (gradient caching, arXiv 2101.06983).
         """
         network = self._network
@@ -142,7 +178,7 @@ class EncoderEstimator:
         chunks = list(micro_batches(batch.ids, self._config.micro_batch))
         once = trainable and len(chunks) == 1
         with torch.set_grad_enabled(once):
-            vectors = [network.class_vectors([batch.ids[i] for i in rows]) for rows in chunks]
+            vectors = [self._vectors([batch.ids[i] for i in rows]) for rows in chunks]
         leaf_PD = torch.empty(len(batch.ids), vectors[0].shape[1], dtype=torch.float32, device=self._device)
         for rows, vectors_PD in zip(chunks, vectors, strict=True):
             leaf_PD[rows] = vectors_PD.detach()
@@ -151,7 +187,7 @@ class EncoderEstimator:
         losses["loss"].backward()
         if trainable:
             for i, rows in enumerate(chunks):
-                vectors_PD = vectors[i] if once else network.class_vectors([batch.ids[j] for j in rows])
+                vectors_PD = vectors[i] if once else network.vectors([batch.ids[j] for j in rows])
                 vectors_PD.backward(leaf_PD.grad[rows])
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
@@ -172,7 +208,8 @@ class EncoderEstimator:
         return {"loss": total, "loss_score": score, "loss_distill": distill, "loss_ranking": ranking}
 
     def _read(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        return self._reader.read([prompt.text for prompt in prompts])
+        nothing = [self._network.pad_id]  # some tokenizers make nothing of an empty text
+        return [row or nothing for row in self._reader.read([prompt.text for prompt in prompts])]
 
     @contextmanager
     def _mode(self, grad: bool) -> Iterator[None]:
@@ -194,11 +231,14 @@ class EncoderEstimator:
         return {
             "type": type(self).__name__,
             "backbone": backbone_identity(self._config.backbone),
+            "pooling": self._network.pooling,
             "weights": {name: _to_numpy(tensor) for name, tensor in self._network.state_dict().items()},
             "optimizer": moments,
             "generator": _to_numpy(self._generator.get_state()),
             "counters": {**self._counters, **{name: getattr(self._reader, name) for name in _READ}},
             "last": dict(self._last),
+            "strength": self._strength.state_dict(),
+            "recalibration": self._recalibration.state_dict(),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -208,6 +248,9 @@ class EncoderEstimator:
         weights that predict.
         """
         self._check(state)
+        strength, recalibration = Strength(self._config.prior_strength), Recalibration()
+        strength.load_state_dict(state["strength"])
+        recalibration.load_state_dict(state["recalibration"])
         trained = self._trained()
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in self._network.state_dict().items():
@@ -217,15 +260,19 @@ class EncoderEstimator:
                 entry["step"].fill_(float(saved["step"]))
                 for key in _MOMENTS:
                     entry[key].copy_(torch.tensor(np.array(saved[key])))
+        if self._frozen is not None:
+            self._frozen.forget()
         self._generator.set_state(torch.tensor(np.array(state["generator"])))
         self._counters = {name: int(state["counters"][name]) for name in _COUNTERS}
         for name in _READ:
             setattr(self._reader, name, int(state["counters"][name]))
         self._last = {name: float(value) for name, value in state["last"].items()}
+        self._strength, self._recalibration = strength, recalibration
 
     def _check(self, state: State) -> None:
         expect_fields(state, {**dict.fromkeys(_FIELDS), "type": type(self).__name__})
         expect_same("encoder", "backbone", state["backbone"], backbone_identity(self._config.backbone))
+        expect_same("encoder", "pooling", state["pooling"], self._network.pooling)
         _expect_numbers("counters", state["counters"], (*_COUNTERS, *_READ))
         _expect_numbers("last", state["last"], _LAST if state["last"] else ())
         _expect_arrays("weights", state["weights"], self._network.state_dict())
@@ -245,8 +292,15 @@ class EncoderEstimator:
         """Counters since the start; losses and gradient norm (before clipping) of the last update once there is one.
 
         truncated_share: of the prompts read so far, in predictions and updates, those cut at ``max_length`` tokens.
+        strength: equivalent rollouts of every prediction, before P(mixed) is mended by recalibration_slope and _offset.
         """
         counters = {name: float(self._counters[name]) for name in _COUNTERS}
+        slope, offset, _ = self._recalibration.coefficients_3.tolist()
+        counters |= {
+            "strength": self._strength.value,
+            "recalibration_slope": slope,
+            "recalibration_offset": offset,
+        }
         reader = self._reader
         truncated = {"truncated_share": reader.n_truncated / reader.n_read} if reader.n_read else {}
         return {**self._last, **counters, **truncated}

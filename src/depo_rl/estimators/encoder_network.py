@@ -1,9 +1,11 @@
-"""Text -> tokens -> CLS vector -> trunk -> two logits: the network of the paper's Difficulty Estimator.
+"""Text -> tokens -> vector -> trunk -> two logits: the network of the paper's Difficulty Estimator.
 
-arXiv 2602.06375; sizes and initialisation are the released code's. The backbone is any Hugging Face encoder with a CLS
-token (``features.backbone``). ``D`` is the backbone's hidden size, ``W`` the trunk's width.
+arXiv 2602.06375; sizes and initialisation are the released code's. The backbone is any Hugging Face encoder
+(``features.backbone``). Its vector of a text is the hidden state at the CLS token, as the paper has it, or the mean
+over the tokens, as sentence encoders were trained: their CLS is worse than random weights' (docs/paper_index.md).
+``D`` is the backbone's hidden size, ``W`` the trunk's width.
 
-The backbone's own dropout stays off, in training too; only the trunk drops out. So a CLS vector is a function of text
+The backbone's own dropout stays off, in training too; only the trunk drops out. So a vector is a function of text
 and weights alone, nothing draws from a global generator, and splitting a batch into micro-batches is exact.
 """
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..features.backbone import TextReader, load_backbone, padded, private_rng, text_reader
+from ..features.backbone import TextReader, load_backbone, own_pooling, padded, private_rng, text_reader
 
 _HEAD_STD = 1e-3
 
@@ -54,11 +56,22 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderNetwork(nn.Module):
-    """Backbone, trunk and two heads. ``class_vectors`` then ``logits``; weights are float32 whatever the hub stores."""
+    """Backbone, trunk and two heads: ``vectors`` then ``logits``; weights are float32 whatever the hub stores.
 
-    def __init__(self, backbone: Any, pad_id: int, width: int, dropout: float, generator: torch.Generator) -> None:
+    pooling: "cls" or "mean". width, dropout: of the trunk, whose dropout draws from ``generator``.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        pad_id: int,
+        width: int,
+        dropout: float,
+        generator: torch.Generator,
+        pooling: str = "cls",
+    ) -> None:
         super().__init__()
-        self.backbone, self._pad_id = backbone, pad_id
+        self.backbone, self.pad_id, self.pooling = backbone, pad_id, pooling
         self.trunk = nn.Sequential(
             nn.Linear(int(backbone.config.hidden_size), width),
             nn.LayerNorm(width),
@@ -76,11 +89,14 @@ class EncoderNetwork(nn.Module):
             nn.init.zeros_(head.bias)
         self.float().eval()  # the update alone switches the trunk's dropout on
 
-    def class_vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Hidden state at the CLS token, shape (P, D), float32, of P texts given as token ids; right-padded here."""
-        output = self.backbone(**padded(ids, self._pad_id, self.score_head.weight.device))
-        vectors_PD: Tensor = output.last_hidden_state[:, 0].float()
-        return vectors_PD
+    def vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Pooled last hidden states, shape (P, D), float32, of P texts given as token ids; right-padded here."""
+        given = padded(ids, self.pad_id, self.score_head.weight.device)
+        hidden_PTD: Tensor = self.backbone(**given).last_hidden_state.float()
+        if self.pooling == "cls":
+            return hidden_PTD[:, 0]
+        mask_PT1 = given["attention_mask"][:, :, None]
+        return (hidden_PTD * mask_PT1).sum(1) / mask_PT1.sum(1)
 
     def logits(self, vectors_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Score and distillation logits, each of shape (P,), float32."""
@@ -91,15 +107,16 @@ class EncoderNetwork(nn.Module):
 def build(config: Any, seed: int, generator: torch.Generator) -> tuple[TextReader, EncoderNetwork]:
     """Tokenizer and network for ``config`` (``EncoderSettings``), on the CPU; dropout will draw from ``generator``.
 
-    Raises ConfigError if the backbone cannot be loaded or has no CLS token to read.
+    Raises ConfigError if the backbone cannot be loaded or pooled: there must be a CLS token to read, or the mean asked.
     """
     tokenizer, backbone = load_backbone(config.backbone, seed)
-    if tokenizer.cls_token_id is None:
+    pooling = config.pooling if config.pooling != "auto" else own_pooling(config.backbone) or "cls"
+    if pooling == "cls" and tokenizer.cls_token_id is None:
         raise ConfigError(
-            f"estimator.backbone = {config.backbone!r}: its tokenizer has no CLS token to predict from; "
-            "take an encoder of the BERT family, such as 'distilbert-base-uncased'"
+            f"estimator.backbone = {config.backbone!r}: its tokenizer has no CLS token to predict from; set "
+            "estimator.pooling to mean, or take an encoder of the BERT family, such as 'distilbert-base-uncased'"
         )
     reader = text_reader(tokenizer, backbone, config.max_length)
     with private_rng(seed):  # again, so that the trunk does not depend on what the backbone drew
-        network = EncoderNetwork(backbone, reader.pad_id, config.width, config.dropout, generator)
+        network = EncoderNetwork(backbone, reader.pad_id, config.width, config.dropout, generator, pooling)
     return reader, network

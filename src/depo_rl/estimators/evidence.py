@@ -17,10 +17,12 @@ how likely they made the latest groups. The drift of each follows its score by N
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from ..config import FusedSettings
 from ..errors import StateMismatch
@@ -30,6 +32,8 @@ from .logistic_normal import LOGIT_LIMIT, Conditioned, condition
 IndexArray = NDArray[np.int64]
 _DRIFT_PRIOR = 1e4  # information, in (logits per step)^-2, that the drift is 0
 _DRIFT_MEMORY = 0.999  # of information, per batch
+_FLAKY_PRIOR, _FLAKY_WEIGHT, _FLAKY_STEPS = 0.01, 100.0, 5  # share of flaky prompts, what it weighs in prompts
+SUSPECT = 0.8  # probability from which on a prompt is listed
 _MAX_STEPS = 10_000  # beyond it a prompt's evidence is worth nothing under any walk
 
 
@@ -51,6 +55,7 @@ class Evidence:
         self._precision_WN = np.zeros((walks, n_prompts), dtype=np.float32)
         self._shift_WN = np.zeros((walks, n_prompts), dtype=np.float32)  # precision * mean
         self._step_N = np.full(n_prompts, -1, dtype=np.int32)  # policy step of the latest group; -1: none
+        self._coin_N = np.zeros(n_prompts, dtype=np.float32)  # log-odds that the verdicts are coin flips, of its groups
         self.drift_W = np.zeros(walks)
         self._information_W = np.full(walks, _DRIFT_PRIOR)
         self._log_weight_W = np.zeros(walks)
@@ -71,6 +76,35 @@ class Evidence:
         """Whether each prompt has had a scored group."""
         result: NDArray[np.bool_] = self._step_N[index_P] >= 0
         return result
+
+    def coin_flips(self, index_P: IndexArray) -> FloatArray:
+        """Posterior probability that each prompt's verdicts are coin flips, whatever is answered.
+
+        Bayes' rule for "each verdict is right with probability 1/2" against the belief that was held before each group,
+        which follows the prompt's features, its neighbours' movement and its own history. Beforehand a prompt is such
+        a one with the share that the pool shows (``flaky_share``).
+        """
+        prior = np.log(self.flaky_share / (1.0 - self.flaky_share))
+        result_P: FloatArray = expit(prior + self._coin_N[index_P].astype(np.float64))
+        return result_P
+
+    def suspects(self, least: float = SUSPECT) -> IndexArray:
+        """The prompts whose verdicts are coin flips with a probability of at least ``least``, the surest first."""
+        seen = np.flatnonzero(self._step_N >= 0)
+        chance_P = self.coin_flips(seen)
+        order = np.argsort(-chance_P, kind="stable")
+        result: IndexArray = seen[order[chance_P[order] >= least]]
+        return result
+
+    @property
+    def flaky_share(self) -> float:
+        """Share of the prompts seen whose verdicts are coin flips: a few steps of expectation-maximisation."""
+        odds_N = self._coin_N[self._step_N >= 0].astype(np.float64)
+        share = _FLAKY_PRIOR
+        for _ in range(_FLAKY_STEPS):
+            flaky = expit(np.log(share / (1.0 - share)) + odds_N).sum()
+            share = (flaky + _FLAKY_PRIOR * _FLAKY_WEIGHT) / (len(odds_N) + _FLAKY_WEIGHT)
+        return float(share)
 
     def n_seen(self) -> int:
         return int((self._step_N >= 0).sum())
@@ -109,6 +143,9 @@ class Evidence:
         before = self.belief(index_P, prior_mean_P, prior_variance_P, step_P)
         after = condition(before.mean_WP, before.variance_WP, counts_P2[:, 0], counts_P2[:, 1])
         seen_P = self.seen(index_P)
+        log_weight_W = self._log_weight_W - np.logaddexp.reduce(self._log_weight_W)
+        told_P = np.logaddexp.reduce(log_weight_W[:, None] + after.log_evidence, axis=0)
+        self._coin_N[index_P] += -math.log(2.0) * counts_P2[:, 1] - told_P
         if seen_P.any():
             self._log_weight_W *= 0.5 ** (seen_P.sum() / self.settings.walk_half_life)
             self._log_weight_W += after.log_evidence[:, seen_P].sum(axis=1)
@@ -141,6 +178,7 @@ class Evidence:
             "drift": self.drift_W.copy(),
             "information": self._information_W.copy(),
             "log_weight": self._log_weight_W.copy(),
+            "coin": self._coin_N[index],
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -158,5 +196,8 @@ class Evidence:
         shift_WN[:, index] = np.asarray(state["shift"]).reshape(walks, len(index))
         vectors = [np.array(state[name], dtype=np.float64).reshape(walks) for name in ("drift", "information")]
         log_weight_W = np.array(state["log_weight"], dtype=np.float64).reshape(walks)
+        coin_N = np.zeros_like(self._coin_N)
+        coin_N[index] = np.asarray(state["coin"]).reshape(len(index))
         self._step_N, self._precision_WN, self._shift_WN = step_N, precision_WN, shift_WN
+        self._coin_N = coin_N
         (self.drift_W, self._information_W), self._log_weight_W = vectors, log_weight_W

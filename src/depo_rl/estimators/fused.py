@@ -10,15 +10,16 @@ The prior serves prompts never seen, and those seen long ago; what their groups 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ..config import FusedSettings
 from ..errors import expect_same
-from ..features.policy import Block, PolicyFeatures, PolicyStates
+from ..features.experimental.policy import Block, PolicyFeatures, PolicyStates
 from ..features.table import FeatureTable
 from ..types import FloatArray, GroupOutcome, Lesson, Prediction, Prompt, State
-from .dps import beta_with_p_mixed
+from .beliefs import beta_with_p_mixed
 from .evidence import Evidence, IndexArray
 from .history import StepClock
 from .logistic_normal import rates
@@ -66,7 +67,8 @@ class FusedEstimator:
         mean_P, p_mixed_P = self._believe(index_P, *prior)
         if self.settings.recalibrate:
             p_mixed_P = self._recalibration.apply(p_mixed_P, self._evidence.seen(index_P))
-        return beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
+        belief = beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
+        return replace(belief, suspicion_P=self._evidence.coin_flips(index_P))
 
     def _prior(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
         mean_P, variance_P = self._heads.predict(index_P, policy_PF)
@@ -133,14 +135,21 @@ class FusedEstimator:
         self._clock.now = now
 
     def metrics(self) -> dict[str, float]:
-        """loss: nats per group of the heads' last batch. drift: logits per policy step. walk: expected, logits per
-        square root of a step. prompts_seen. slope, offset, offset_seen: of the recalibration."""
+        """What the parts say of themselves.
+
+        loss: nats per group of the heads' last batch. drift: logits per policy step. walk: expected, logits per square
+        root of a step. prompts_seen: with groups of their own. flaky_share: estimated share of prompts whose verdicts
+        are coin flips. suspects: prompts that are such with a probability of at least 0.8. recalibration_slope,
+        recalibration_offset, recalibration_offset_seen: of the mended logit of P(mixed).
+        """
         slope, offset, offset_seen = self._recalibration.coefficients_3.tolist()
         return {
             "loss": self._heads.loss,
             "drift": self._evidence.drift,
             "walk": float(self._evidence.weight_W @ np.array(self.settings.walks)),
             "prompts_seen": float(self._evidence.n_seen()),
+            "flaky_share": self._evidence.flaky_share,
+            "suspects": float(len(self._evidence.suspects())),
             "recalibration_slope": slope,
             "recalibration_offset": offset,
             "recalibration_offset_seen": offset_seen,

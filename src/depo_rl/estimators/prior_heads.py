@@ -10,7 +10,8 @@ for published pass rates of other models, which are believed from the start (``r
 The replay has one row a prompt: a prompt that is chosen again and again because it is mixed must not teach that such
 prompts are mixed, as a row per group would. Which prompts have a row depends on their features and chance alone, and
 given the features that is no selection. Groups of earlier policies count as of then: their mean is behind by the drift
-since.
+since. They are learnt from the less often the older they are: where a source was scored 0 for a while, exploration
+alone would take for ever to outweigh what was learnt then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from math import ceil
 import numpy as np
 
 from ..config import FusedSettings
-from ..features.policy import Block
+from ..features.experimental.policy import Block
 from ..features.table import FeatureRows, FeatureTable
 from ..types import FloatArray, State
 from .evidence import IndexArray
@@ -146,9 +147,15 @@ class PriorHeads:
         for _ in range(self.settings.updates_per_observe):
             self._update(now, drift)
 
+    def _pick(self) -> IndexArray:
+        """Rows of the replay for one update, with repeats, the more likely the younger their group."""
+        age_R = self.replay.step_R.max() - self.replay.step_R
+        share_R = np.cumsum(0.5 ** (age_R / self.settings.half_life_steps))
+        drawn = self._rng.random(min(len(age_R), self.settings.batch_groups)) * share_R[-1]
+        return np.minimum(np.searchsorted(share_R, drawn, side="right"), len(age_R) - 1)
+
     def _update(self, now: int, drift: float) -> None:
-        replay = self.replay
-        picked = self._rng.integers(len(replay), size=min(len(replay), self.settings.batch_groups))
+        replay, picked = self.replay, self._pick()
         rows = self._rows(replay.index_R[picked], replay.policy_RF[picked])
         mean_P, log_spread_P = self._raw(rows)
         mean_P = mean_P - drift * (now - replay.step_R[picked])

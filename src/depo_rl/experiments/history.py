@@ -56,6 +56,6 @@ def own_figures(curriculum: Curriculum) -> dict[str, Any]:
     if isinstance(curriculum.config.estimator, ConstantSettings):
         return found
     _, p_mixed, _, mixed = curriculum.track.columns()
-    found |= {name: finite(metrics[name]) for name in ("auc_mixed", "log_loss", "ece")}
+    found |= {name: finite(metrics[name]) for name in ("auc_mixed", "log_loss", "ece", "ece_floor")}
     bins = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
     return found | {"candidates_scored": int(metrics["drawn"]), "reliability": bins}

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from ..config import CurriculumConfig, FusedSettings, parse_config
+from ..config import CurriculumConfig, FusedSettings, merged, parse_config
 from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
-from ..features.policy import no_policy
+from ..features.experimental.policy import no_policy
 from ..methods import METHODS, get_method, make_curriculum
 from ..outcomes import OutcomeLogWriter
 from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
@@ -72,7 +72,7 @@ class ReplayPlan:
 
     def config(self, method: str, seed: int) -> CurriculumConfig:
         """Settings of one run: the method's own, those given, and a warm-up that leaves steps to filter in."""
-        given = self.settings | dict(self.method_settings.get(method, {}))
+        given = merged(self.settings, self.method_settings.get(method, {}))
         for name, option in (("group_size", "--group-size"), ("seed", "--seeds")):
             if name in given:
                 raise ConfigError(f"--set {name}: set it with {option}")
@@ -251,7 +251,7 @@ def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]
         *sections, last = name.split(".")
         for section in sections:
             inner = target.get(section, {})
-            target[section] = {"type": inner} if isinstance(inner, str) else inner  # estimator=ngrams is short for that
+            target[section] = {"type": inner} if isinstance(inner, str) else inner  # estimator=fused is short for that
             target = target[section]
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {text}: {section} was set to {inner!r}, which has no settings of its own")

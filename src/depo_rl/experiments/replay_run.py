@@ -13,7 +13,7 @@ import numpy as np
 from ..config import ConstantSettings
 from ..curriculum import Curriculum
 from ..errors import ConfigError
-from ..metrics import PredictionTrack, auc, batch_shares, ece, log_loss, reliability
+from ..metrics import PredictionTrack, batch_shares, judged, reliability
 from ..outcomes import LogRow, OutcomeLogWriter
 from ..report import ReliabilityBin, RunResult
 from ..types import GroupOutcome, Prompt, ScreeningGate, Settlement
@@ -192,8 +192,7 @@ class _Run:
         if not len(mixed):
             return {}
         bins = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
-        judged = {"auc_mixed": auc(p_mixed, mixed), "log_loss": log_loss(p_mixed, mixed), "ece": ece(p_mixed, mixed)}
-        return {**judged, "reliability": bins}
+        return {**{name: _known(value) for name, value in judged(p_mixed, mixed).items()}, "reliability": bins}
 
 
 def _known(value: Any) -> float | None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from ..config import nearest, validated
 from ..errors import ConfigError
+from ..validation import nearest, validated
 from .train_config import TrainConfig, check_sections, parse_rewards
 
 READY = Path(__file__).parent / "configs"

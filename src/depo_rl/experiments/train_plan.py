@@ -182,7 +182,7 @@ def _check_encoder(config: TrainConfig) -> None:
                 reason = " ".join(str(error).split())[:200]
                 raise ConfigError(
                     f"{name}.backbone = {estimator.backbone!r}: cannot be loaded ({reason}); "
-                    "name another, or set curriculum.estimator=ngrams, which needs no download"
+                    "name another, or set curriculum.estimator=fused, which needs no download"
                 ) from None
     if config.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
         raise ConfigError("trl.use_vllm = True: vLLM is not installed: pip install vllm, or set trl.use_vllm=false")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import nearest
 from ..errors import ConfigError, DataError
+from ..validation import nearest
 from .train_config import MathReward, PythonReward, RewardSettings, SoftOverlongReward, TrainConfig
 
 RewardCallable = Callable[..., Any]

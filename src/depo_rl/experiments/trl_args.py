@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..config import nearest
 from ..errors import ConfigError, EngineError
+from ..validation import nearest
 from .train_config import OWNED, TrainConfig, whole_number
 
 

@@ -22,13 +22,14 @@ from typing import Any
 
 from pydantic import Field
 
-from ..config import CurriculumConfig, validated
+from ..config import CurriculumConfig
 from ..engines.verl.names import ADVANTAGES, DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
 from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
 from ..methods import rule_of
 from ..types import Gate
+from ..validation import validated
 from .train_file import apply_override, find_config, read_yaml
 
 READY = Path(__file__).parent / "verl_configs"

@@ -108,6 +108,47 @@ def _pretrained(name: str, setting: str) -> tuple[Any, Any]:
         ) from error
 
 
+def own_pooling(name: str, setting: str = "estimator.pooling") -> str | None:
+    """ "cls" or "mean", as ``1_Pooling/config.json`` beside the weights says (sentence-transformers); None without it.
+
+    Raises ConfigError, which names ``setting``, if the file asks for a pooling that is not offered or cannot be read.
+    """
+    path = _beside(name, "1_Pooling/config.json")
+    if path is None:
+        return None
+    try:
+        told = json.loads(path.read_bytes())
+        known = {"cls": told.get("pooling_mode_cls_token"), "mean": told.get("pooling_mode_mean_tokens")}
+        modes = [told["pooling_mode"]] if "pooling_mode" in told else [mode for mode, on in known.items() if on]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{setting} = 'auto': {path}: cannot be read ({error}); set it to cls or mean") from None
+    if len(modes) != 1 or modes[0] not in known:
+        raise ConfigError(f"{setting} = 'auto': {path} asks for another pooling than one of cls, mean; set it to one")
+    return str(modes[0])
+
+
+def _beside(name: str, file: str) -> Path | None:
+    """The path of one of a backbone's files, in its folder or on the hub; None if it has none or cannot be asked."""
+    if name == TINY_RANDOM:
+        return None
+    if Path(name).is_dir():
+        path = Path(name) / file
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    try:
+        kept = try_to_load_from_cache(name, file)  # a path; a mark that there is none; or None, not known
+        return Path(hf_hub_download(name, file)) if kept is None else Path(kept) if isinstance(kept, str) else None
+    except (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        OSError,
+        ValueError,
+    ):  # no such file, no such model, no network: all of them are
+        return None
+
+
 def text_reader(tokenizer: Any, backbone: Any, max_length: int) -> TextReader:
     """Reads at most ``max_length`` tokens, fewer if ``backbone`` has positions for fewer."""
     return TextReader(tokenizer, min(max_length, tokenizer.model_max_length, _positions(backbone)))

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import nearest
 from ..errors import ConfigError
 from ..types import Prompt
+from ..validation import nearest
 
 MAX_LEVELS = 64
 MIN_REPEATS = 20  # of a level, on average: below that a string column is free text or a name

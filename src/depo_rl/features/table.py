@@ -54,7 +54,7 @@ class FeatureRows:
 class FeatureTable:
     """Features of every prompt of a pool. encoder: what the embeddings are of, None without.
 
-    Raises ConfigError for a column that cannot be used (``ColumnFeatures``) or an encoder (``features.encoder``).
+    Raises ConfigError for a column that cannot be used (``ColumnFeatures``) or an encoder (``experimental.encoder``).
     """
 
     def __init__(self, prompts: Sequence[Prompt], settings: FeatureSettings | None = None) -> None:
@@ -126,7 +126,7 @@ class FeatureTable:
         """The encoder in words and the block of its features, (P, its dimensions)."""
         if self.settings.encoder is None:
             return None, np.zeros((len(prompts), 0), np.float16)
-        from .encoder import encoder_features
+        from .experimental.encoder import encoder_features
 
         return encoder_features([prompt.text for prompt in prompts], self.settings.encoder)
 

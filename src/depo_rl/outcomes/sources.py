@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config import nearest
 from ..errors import ConfigError, DataError
 from ..types import FloatArray, Prompt, prompt_key
+from ..validation import nearest
 from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
 from .leaks import Told, telling_columns
 from .reader import read_log

@@ -42,6 +42,7 @@ MEASURES = (
     Measure("auc_mixed", "AUC", "number", "how well the prediction ranks mixed groups first (0.5: chance, 1: perfect)"),
     Measure("log_loss", "log-loss", "number", "of the predicted probability of a mixed group (lower is better)"),
     Measure("ece", "ECE", "number", "calibration error of that probability (0: what it says is what happens)"),
+    Measure("ece_floor", "ECE floor", "number", "calibration error that chance alone makes with as many groups"),
     Measure("false_skip_rate", "false skips", "share", "mixed groups among those that would have been skipped"),
     Measure("steps", "steps", "count", "optimiser steps"),
     Measure("groups", "groups", "count", "groups rolled out"),

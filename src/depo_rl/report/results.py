@@ -139,7 +139,8 @@ class RunResult(_Record):
     [0, 1], never chosen. effective_prompts: as many, visited equally often, would be as varied; from 1 to the size of
     the pool. most_visits: of one prompt. sources_per_batch: different sources in a batch, mean of the run, from 1 on.
 
-    Predicted: auc_mixed, log_loss (nats), ece: of the predicted P(mixed). reliability: bins of it.
+    Predicted: auc_mixed, log_loss (nats), ece: of the predicted P(mixed). ece_floor: what the ece of perfectly
+    calibrated predictions would be on as many groups. reliability: bins of the predicted P(mixed).
 
     history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative), mixed_share, all_pass_share,
     all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting, seconds_learning, seconds_step,
@@ -184,6 +185,7 @@ class RunResult(_Record):
     unseen_share: Share | None = None
     effective_prompts: Amount | None = None
     most_visits: Count | None = None
+    ece_floor: Amount | None = None
 
     @field_validator("history")
     @classmethod

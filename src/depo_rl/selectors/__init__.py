@@ -7,13 +7,15 @@ warm-up, the bound on candidates and the filling of a short batch are the curric
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..types import Decision, FloatArray, Prediction, Prompt
 
-_LEAST = 1e-4  # P(mixed) of a prompt that is drawn: none is out of reach for good
+ALL = sys.maxsize  # candidates: as many as the curriculum allows (``candidate_factor``)
+_LEAST = 1e-4  # P(teaches) of a prompt that is drawn: none is out of reach for good
 
 
 class Uniform:
@@ -63,24 +65,23 @@ class MostLikelyMixed:
     the largest are taken. What is taken by an uncertain belief is what it overrates, and all else is forgotten.
     """
 
-    def __init__(self, group_size: int, candidate_factor: int, temperature: float = 0.0) -> None:
-        self.group_size, self.candidate_factor = group_size, candidate_factor
-        self.temperature = temperature
+    def __init__(self, group_size: int, temperature: float = 0.0) -> None:
+        self.group_size, self.temperature = group_size, temperature
 
     def appetite(self, n: int) -> int:
-        return n * self.candidate_factor
+        return ALL
 
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
     ) -> Decision:
         if self.temperature == 0.0:
-            return best_ranked(prediction.p_mixed(self.group_size), n)
+            return best_ranked(prediction.p_teaches(self.group_size), n)
         return drawn_in_proportion(self.score(prediction), prediction.mean_P, n, rng)
 
     def score(self, prediction: Prediction) -> FloatArray:
         """What the probability of being drawn is in proportion to, shape (P,), > 0."""
-        p_mixed_P = np.maximum(prediction.p_mixed(self.group_size), _LEAST)
-        result_P: FloatArray = p_mixed_P ** (1.0 / self.temperature)
+        p_teaches_P = np.maximum(prediction.p_teaches(self.group_size), _LEAST)
+        result_P: FloatArray = p_teaches_P ** (1.0 / self.temperature)
         return result_P
 
 
@@ -90,11 +91,11 @@ class NearestRate:
     thompson: go by a sample of each predicted Beta in the place of its mean, which also tries what is uncertain.
     """
 
-    def __init__(self, target: float, candidate_factor: int, thompson: bool) -> None:
-        self.target, self.candidate_factor, self.thompson = target, candidate_factor, thompson
+    def __init__(self, target: float, thompson: bool) -> None:
+        self.target, self.thompson = target, thompson
 
     def appetite(self, n: int) -> int:
-        return n * self.candidate_factor
+        return ALL
 
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator

@@ -10,7 +10,7 @@ import numpy as np
 from ..config import AdaRFTSettings
 from ..errors import expect_fields
 from ..types import Decision, GroupOutcome, Prediction, Prompt, State
-from . import best_ranked
+from . import ALL, best_ranked
 
 
 class TargetDifficulty:
@@ -21,12 +21,12 @@ class TargetDifficulty:
     back since the last one.
     """
 
-    def __init__(self, settings: AdaRFTSettings, candidate_factor: int) -> None:
-        self.settings, self._candidate_factor = settings, candidate_factor
+    def __init__(self, settings: AdaRFTSettings) -> None:
+        self.settings = settings
         self._target, self._rates, self._n = settings.start, 0.0, 0
 
     def appetite(self, n: int) -> int:
-        return n * self._candidate_factor
+        return ALL
 
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator

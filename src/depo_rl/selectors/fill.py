@@ -34,7 +34,7 @@ class Filled(NamedTuple):
             uniform = isinstance(selector, Uniform) or not self.flights  # of explored places all are uniform
             inclusion = 1.0 if uniform else math.nan
             return {key: flight._replace(inclusion=inclusion) for key, flight in flights.items()}
-        belief = Prediction(*np.array([flight[1:3] for flight in flights.values()]).T)
+        belief = Prediction(*np.array([flight[1:4] for flight in flights.values()]).T)
         chance_P = np.minimum(selector.score(belief) / self.threshold, 1.0)
         n_seen = len(self.flights) + self.n_skipped
         explored = 1.0 - len(self.flights) / len(flights)  # share of the places, filled uniformly
@@ -56,15 +56,16 @@ def fill(
     draw: Draw,
     predict: Callable[[Sequence[Prompt]], Prediction],
     config: CurriculumConfig,
+    factor: float,
     rng: np.random.Generator,
 ) -> Filled:
-    """Flights for ``n`` prompts (fewer only if no more are free), after a bounded number of candidates."""
+    """Flights for ``n`` prompts (fewer only if no more are free), after at most ``factor`` candidates a place."""
     selector, because = rule
     threshold: float | None = None
     flights: dict[str, Flight] = {}
     rest: list[_Rest] = []
     seen: set[str] = set()
-    budget = n * config.candidate_factor
+    budget = math.ceil(n * factor)
     wanted = max(selector.appetite(n), n)
     while drawn := draw(min(wanted, budget - len(seen)), seen):
         belief = predict(drawn)
@@ -86,10 +87,9 @@ def fly(
 ) -> dict[str, Flight]:
     """``prompts`` by key with the beliefs ``at`` those positions (their own by default)."""
     positions = range(len(prompts)) if at is None else at
-    return {
-        prompt.key: Flight(because, float(belief.mean_P[i]), float(belief.strength_P[i]), math.nan)
-        for prompt, i in zip(prompts, positions, strict=True)
-    }
+    suspicion_P = np.zeros(len(belief)) if belief.suspicion_P is None else belief.suspicion_P
+    told_P3 = list(zip(belief.mean_P.tolist(), belief.strength_P.tolist(), suspicion_P.tolist(), strict=True))
+    return {prompt.key: Flight(because, *told_P3[i], math.nan) for prompt, i in zip(prompts, positions, strict=True)}
 
 
 def _not_chosen(drawn: Sequence[Prompt], belief: Prediction, decision: Decision, group_size: int) -> list[_Rest]:

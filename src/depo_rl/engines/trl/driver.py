@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed")
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", *BREADTH)
+_SO_FAR = ("log_loss", "auc_mixed", "ece", "ece_floor", "rollouts_saved", "tokens_saved", *BREADTH)
 
 
 def check_gate(method: str, gate: Gate) -> None:

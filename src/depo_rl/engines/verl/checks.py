@@ -9,11 +9,12 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...config import CurriculumConfig, nearest
+from ...config import CurriculumConfig
 from ...errors import ConfigError, EngineError
-from ...features.policy import no_policy
+from ...features.experimental.policy import no_policy
 from ...gates import DynamicSampling
 from ...types import Gate
+from ...validation import nearest
 from .names import ADVANTAGES, DATASET, MODES, REPLAY, SUPPORTED, buffer_name
 from .settings import VerlSettings, check_admission
 

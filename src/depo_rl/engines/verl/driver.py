@@ -30,7 +30,7 @@ from .survival import SurvivingEstimator
 _VERSION = 1
 _FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
 _COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "rollouts_saved", "tokens_saved", "in_flight", *BREADTH)
+_SO_FAR = ("log_loss", "auc_mixed", "ece", "ece_floor", "rollouts_saved", "tokens_saved", "in_flight", *BREADTH)
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
 _LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 

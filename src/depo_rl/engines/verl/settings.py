@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ...config import CurriculumConfig, Settings, parse_config, validated
+from ...config import CurriculumConfig, parse_config
 from ...errors import ConfigError, EngineError
 from ...gates import AdmitAll, DynamicSampling
 from ...methods import METHODS, get_method
 from ...types import Gate, ScreeningGate
+from ...validation import Settings, validated
 
 WHERE = "data.depo"
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import EncoderFeatureSettings
-from ..errors import ConfigError
-from .embedding_cache import EmbeddingCache, Vectors, default_cache, digest
+from ...config import EncoderFeatureSettings
+from ...errors import ConfigError
+from ..embedding_cache import EmbeddingCache, Vectors, default_cache, digest
 
 if TYPE_CHECKING:
-    from .backbone import FrozenEncoder
+    from ..backbone import FrozenEncoder
 
 SETTING = "estimator.encoder"
 _SHARD = 2048  # texts between two saves: what a crash costs
@@ -46,7 +46,7 @@ def embed(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, 
             f"{SETTING}.backbone = {settings.backbone!r}: needs {' and '.join(missing)}, not installed: "
             "pip install 'depo-rl[trl]', or leave the setting out"
         )
-    from .backbone import FrozenEncoder
+    from ..backbone import FrozenEncoder
 
     encoder = FrozenEncoder(settings.backbone, settings.max_length, settings.device, SETTING)
     cache = EmbeddingCache((Path(settings.cache) if settings.cache else default_cache()) / encoder.digest.hex())

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, StateMismatch, expect_fields
-from ..types import FloatArray, Prompt, State
+from ...errors import ConfigError, StateMismatch, expect_fields
+from ...types import FloatArray, Prompt, State
 
 PolicyStates = Callable[[Sequence[Prompt]], NDArray[Any]]
 """Hidden states of prompts under the present policy: floats of shape (P, hidden)."""
