@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from depo_rl import Curriculum, GroupOutcome, Prediction, Prompt, PromptPool
 from depo_rl.config import parse_config
 from depo_rl.estimators.simple import expect_fields
-from depo_rl.methods import get_method
+from depo_rl.methods import get_method, parts_of
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {}),
@@ -96,7 +96,7 @@ def build(
     chosen = get_method(method)
     settings = parse_config(chosen.defaults, config)
     pool = PromptPool(chosen.prepare(prompts, settings), settings.seed)
-    own, selector, gate = chosen.build(pool, settings)
+    own, selector, gate = parts_of(chosen, pool, settings)
     return Curriculum(method, pool, estimator if estimator is not None else own, selector, gate, settings)
 
 

@@ -12,7 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "depo_rl"
 LEVEL = {
     **dict.fromkeys(["types", "errors", "validation", "config"], 0),
     **dict.fromkeys(
-        ["pool", "selectors", "gates", "metrics", "breadth", "features", "estimators", "outcomes", "rewards"], 1
+        [
+            *("pool", "selectors", "gates", "importance", "metrics", "breadth"),
+            *("features", "estimators", "outcomes", "rewards"),
+        ],
+        1,
     ),
     **dict.fromkeys(["curriculum", "guard", "futility", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "experiments", "routing", "report"], 3),

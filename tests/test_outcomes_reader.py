@@ -48,6 +48,7 @@ def rows(draw: st.DrawFn) -> LogRow:
         predicted_mean=draw(st.none() | st.floats(0, 1)),
         predicted_strength=draw(st.none() | st.floats(0, 1e9, exclude_min=True)),
         chosen_because=draw(st.none() | text), admitted=draw(st.none() | st.booleans()),
+        inclusion=draw(st.none() | st.floats(0, 1e9, exclude_min=True)),
         fields=draw(st.dictionaries(st.sampled_from(["level", "answer", "naïve key"]), json_values, max_size=3)),
     )  # fmt: skip
 
@@ -61,6 +62,14 @@ def test_jsonl_and_parquet_round_trip(tmp_path: Path, wanted: list[LogRow]) -> N
     assert list(read_log(jsonl)) == wanted
     assert list(read_log(parquet)) == wanted
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.jsonl", "log.parquet"]
+
+
+def test_logs_with_and_without_a_column_of_inclusion(tmp_path: Path) -> None:
+    old, new = write_lines(tmp_path / "old", GOOD), write_lines(tmp_path / "new", GOOD | {"inclusion": 2.5})
+    assert read_log(old)[0].inclusion is None and read_log(new)[0].inclusion == 2.5
+    mixed = write_lines(tmp_path / "mixed", GOOD, GOOD | {"inclusion": 2.5})
+    write_parquet(read_log(mixed), tmp_path / "mixed.parquet")
+    assert [row.inclusion for row in read_log(tmp_path / "mixed.parquet")] == [None, 2.5]
 
 
 def test_the_log_is_a_sequence(tmp_path: Path) -> None:

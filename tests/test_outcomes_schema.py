@@ -20,20 +20,27 @@ MINIMAL = {"prompt": "1 + 1?", "n_correct": 2, "n_scored": 6}
 def test_columns_are_those_of_the_design() -> None:
     assert ",".join(COLUMNS) == (
         "key,prompt,source,step,group_size,n_correct,n_scored,n_failed,reward_mean,reward_std,mean_logprob,tokens,"
-        "predicted_mean,predicted_strength,chosen_because,admitted"
+        "predicted_mean,predicted_strength,chosen_because,inclusion,admitted"
     )
 
 
 def test_row_of_a_settled_group() -> None:
     outcome = GroupOutcome("k1", 2, 6, 2, 0.25, 0.4, -0.7, 812, policy_step=9)
     row = LogRow.from_outcome(
-        PROMPT, outcome, step=10, predicted_mean=0.3, predicted_strength=5, chosen_because="selected", admitted=True
+        PROMPT,
+        outcome,
+        step=10,
+        predicted_mean=0.3,
+        predicted_strength=5,
+        chosen_because="selected",
+        inclusion=2.5,
+        admitted=True,
     )
     assert row.to_dict() == {
         "key": "k1", "prompt": "1 + 1?", "source": "arith", "step": 10, "group_size": 8, "n_correct": 2, "n_scored": 6,
         "n_failed": 2, "reward_mean": 0.25, "reward_std": 0.4, "mean_logprob": -0.7, "tokens": 812,
-        "predicted_mean": 0.3, "predicted_strength": 5.0, "chosen_because": "selected", "admitted": True,
-        "fields.level": 3, "fields.answer": "2",
+        "predicted_mean": 0.3, "predicted_strength": 5.0, "chosen_because": "selected", "inclusion": 2.5,
+        "admitted": True, "fields.level": 3, "fields.answer": "2",
     }  # fmt: skip
     assert LogRow.from_dict(row.to_dict()) == row
     assert row.to_prompt() == PROMPT
@@ -42,11 +49,11 @@ def test_row_of_a_settled_group() -> None:
 
 def test_what_is_unknown_is_null() -> None:
     outcome = GroupOutcome("k1", 0, 0, 8, reward_mean=math.nan, mean_logprob=-math.inf)
-    flat = LogRow.from_outcome(PROMPT, outcome, step=None, predicted_mean=math.nan).to_dict()
+    flat = LogRow.from_outcome(PROMPT, outcome, step=None, predicted_mean=math.nan, inclusion=math.nan).to_dict()
     unknown = {name for name, value in flat.items() if value is None}
     assert unknown == {
         "step", "reward_mean", "reward_std", "mean_logprob", "tokens", "predicted_mean", "predicted_strength",
-        "chosen_because", "admitted",
+        "chosen_because", "inclusion", "admitted",
     }  # fmt: skip
 
 
@@ -82,6 +89,8 @@ def test_defaults_of_a_foreign_row() -> None:
         ({"predicted_mean": 1.2}, "predicted_mean = 1.2: a pass rate lies in"),
         ({"predicted_mean": -0.1}, "predicted_mean = -0.1: a pass rate lies in"),
         ({"predicted_strength": 0}, "predicted_strength = 0.0: must be above 0"),
+        ({"inclusion": 0}, "inclusion = 0.0: must be above 0"),
+        ({"inclusion": "often"}, "inclusion = 'often': must be a number"),
         ({"reward_mean": "high"}, "reward_mean = 'high': must be a number"),
         ({"reward_mean": True}, "reward_mean = True: must be a number"),
         ({"reward_mean": math.inf}, "reward_mean = inf: must be finite"),

@@ -121,6 +121,23 @@ def test_dry_run_says_the_plan_and_writes_nothing(
     assert plan["output"] == str(tmp_path / "out") and plan["resume"] == "never"
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["method=depo+", "curriculum.importance=1"], ["'depo+', importance = 1.0", "set temperature above 0"]),
+        (["method=grpo", "curriculum.gate=dynamic"], ["gate = 'dynamic'", "'grpo' keeps TRL's own order", "'dapo'"]),
+        (["method=vcrl", "curriculum.importance=1"], ["'vcrl', importance = 1.0", "set temperature above 0"]),
+    ],
+)
+def test_what_a_method_would_not_heed_is_refused_in_the_dry_run(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], words: list[str]
+) -> None:
+    run = write_run(tmp_path, settings(tiny_model))
+    assert main(["train", str(run), *given, "--dry-run"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error and all(word in error for word in words), error
+
+
 def test_plan_as_text_and_published_pass_rates(
     tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,9 +14,9 @@ from depo_rl.gates import DynamicSampling
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 
-def watched(folder, **settings):
+def watched(folder, method="dapo", **settings):
     """A trainer, the groups of its rounds, and the batches that it trains on."""
-    made = toys.trainer(folder, method="dapo", **settings)
+    made = toys.trainer(folder, method=method, **settings)
     rounds, batches = [], []
     roll, fill = made._sampler._round, made._sampler.fill
 

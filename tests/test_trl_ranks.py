@@ -76,14 +76,27 @@ def test_defect_08_only_the_main_process_predicts(ranks, name):
     assert other[name]["n_predicted"] == 0 and other[name]["curriculum"] == {}
 
 
-@pytest.mark.parametrize("method", ["depo", "depo+", "dapo"])
+@pytest.mark.parametrize("method", ["depo", "depo+", "dapo", "weighted", "filled"])
 def test_resume_is_exact_on_two_processes(ranks, method):
     """Methods depo and depo+ inside a generation, of which each rank has its own half."""
     for rank in ranks[1]:
         whole, again = dict(rank[method]), dict(rank[f"{method} resumed"])
-        for name in ("decided", "read", "n_predicted"):
+        for name in ("decided", "read", "n_predicted", "weights", "stock", "weighted"):
             whole.pop(name), again.pop(name)
         assert toys.differences(whole, again) == []
+
+
+@pytest.mark.parametrize("name", ["weighted", "filled"])
+def test_each_rank_weighs_its_own_completions(ranks, name):
+    """Known on the main process only; a group that straddles the two ranks has one weight on both."""
+    _, (main, other) = ranks
+    assert main[name]["weights"] == other[name]["weights"] and len(main[name]["weights"]) >= 2
+    assert len({weight for weights in main[name]["weights"] for weight in weights}) > 4
+    for i, weights in enumerate(main[name]["weights"]):
+        of_all = torch.tensor(weights).repeat_interleave(4)
+        for rank, weight_B in zip((main, other), of_all.chunk(2), strict=True):
+            assert torch.equal(rank[name]["weighted"][i], rank[name]["stock"][i] * weight_B)
+    assert toys.differences(main[name]["weights"], other[name]["weights"]) == [] and any(main[name]["losses"])
 
 
 def test_confidence_is_gathered_from_both_ranks(ranks):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from depo_rl.cli import main
+from depo_rl.errors import ConfigError
 from depo_rl.experiments.verl_config import ready_verl_configs, verl_command
 
 GOOD = """
@@ -31,6 +32,38 @@ def test_what_a_curriculum_needs_is_added(file):
     assert not any(argument.startswith("algorithm.filter_groups") for argument in depo)
 
 
+def test_the_filter_follows_the_gate_and_not_the_method(file):
+    both = verl_command(file, ["method=depo+", "curriculum.gate=dynamic"]).arguments
+    assert "algorithm.filter_groups.enable=True" in both and "+data.depo.curriculum.gate=dynamic" in both
+    plain = verl_command(file, ["method=dapo", "curriculum.gate=none"]).arguments
+    assert not any(argument.startswith("algorithm.filter_groups") for argument in plain)
+    assert "+data.depo.curriculum.gate='none'" in plain  # quoted: a text, not nothing
+
+
+DRAWN = ["method=depo+", "curriculum.temperature=0.5", "curriculum.importance=1"]
+
+
+def test_importance_takes_the_place_of_grpo_s_advantages(file):
+    arguments = verl_command(file, [*DRAWN, "verl.algorithm.adv_estimator=grpo"]).arguments
+    assert "algorithm.adv_estimator=depo_grpo" in arguments and "algorithm.adv_estimator=grpo" not in arguments
+    plain = verl_command(file, ["verl.algorithm.adv_estimator=grpo"]).arguments
+    assert "algorithm.adv_estimator=grpo" in plain
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*DRAWN, "verl.algorithm.adv_estimator=rloo"], "adv_estimator = 'rloo': set that to grpo"),
+        (DRAWN, "adv_estimator = 'gae': set that to grpo"),  # verl's default
+        (["method=depo+", "curriculum.importance=1"], "importance = 1.0: .*set temperature above 0"),
+    ],
+)
+def test_importance_needs_grpo_and_a_draw(file, overrides, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        verl_command(file, overrides)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ready_verl_configs())
 def test_ready_ones_print_a_script(name, capsys):
     assert main(["verl-config", name]) == 0
@@ -43,6 +76,7 @@ def test_ready_ones_print_a_script(name, capsys):
     [
         ("method=speed", ["'speed' extends", "which verl cannot", "depo replay"]),
         ("method=vcrl", ["'vcrl'", "a rule that verl does not have"]),
+        ("curriculum.gate=high_variance", ["'depo'", "a rule that verl does not have", "gate to dynamic or none"]),
         ("method=depp", ["unknown method 'depp'"]),
         ("curriculum.windw=[0.1,0.9]", ["windw", "window"]),
         ("verl.data.train_batch_size=", ["verl.data.train_batch_size: missing"]),

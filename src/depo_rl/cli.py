@@ -123,6 +123,9 @@ def replay(
     max_gap: Annotated[
         int | None, typer.Option(min=0, help="Of a history: steps that a visit may be off; any unless given.")
     ] = None,
+    outcomes: Annotated[
+        bool, typer.Option("--outcomes", help="Also write outcomes-METHOD-SEED.jsonl, one row a group.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run methods against what real models really did, with no model.
@@ -149,6 +152,7 @@ def replay(
         method_settings=by_method,
         options=SourceOptions(parse_where(where or ()), pass_rate_column, Verdict(correct_column, correct_at)),
         max_gap=max_gap,
+        outcomes=outcomes,
     )
     summary = show_replay(plan, quiet=as_json)
     if as_json:

@@ -255,13 +255,20 @@ class CurriculumConfig(Settings):
     )
     explore: Share = Field(0.05, description="share of places filled whatever the prediction")
     guard: bool = Field(False, description="choose uniformly while the predictions are worse than a constant")
+    gate: Literal["none", "dynamic", "high_variance"] = Field(
+        "none", description="train on every scored group, on mixed ones, or from min_variance on; replace the others"
+    )
+    importance: Share = Field(
+        0.0, description="beta: multiply a drawn group's advantages by (1 / inclusion)^beta; needs temperature above 0"
+    )
+    importance_cap: float | None = Field(5.0, ge=1.0, description="largest of these weights; null: none")
     max_rounds: int = Field(
-        10, ge=1, description="dapo, greso, vcrl, speed: generation rounds per batch, the first included"
+        10, ge=1, description="gates that replace groups: generation rounds per batch, the first included"
     )
     pass_rate_field: str = Field("pass_rate", description="polaris: column with the offline pass rate")
     keep: tuple[float, float] = Field((0.1, 0.9), description="polaris: offline pass rates kept, both ends included")
     target: Share = Field(0.5, description="mopps, bots, pcl: pass rate aimed at")
-    min_variance: Share = Field(0.64, description="vcrl: least reward variance of a group, of the largest there is")
+    min_variance: Share = Field(0.64, description="gate high_variance: least reward variance, of the largest there is")
     greso: GRESOSettings = Field(default_factory=lambda: GRESOSettings.model_validate({}))
     pools: PoolSettings = Field(default_factory=lambda: PoolSettings.model_validate({}))
     adarft: AdaRFTSettings = Field(default_factory=lambda: AdaRFTSettings.model_validate({}))

@@ -23,6 +23,7 @@ from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
 from .futility import Futility
 from .guard import Guard
+from .importance import importance_weight
 from .metrics import Ledger, PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
@@ -135,6 +136,15 @@ class Curriculum:
             self._futility.observe(fresh)
             self._ledger.judge(fresh, time.perf_counter() - started)
         return settled
+
+    def importance(self, keys: Iterable[str]) -> list[float]:
+        """What to multiply the advantages of these prompts' groups by, each > 0 (``CurriculumConfig.importance``).
+
+        Ask between ``propose`` and ``settle``: a prompt that is not in flight weighs 1.
+        """
+        beta, cap, flights = self.config.importance, self.config.importance_cap, self._ledger.flights
+        inclusions = (flights[key].inclusion if key in flights else 1.0 for key in keys)
+        return [importance_weight(inclusion, beta, cap) for inclusion in inclusions]
 
     def adopt(self, keys: Iterable[str]) -> None:
         """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""

@@ -32,7 +32,7 @@ from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
 from .selectors.adarft import TargetDifficulty
 from .selectors.greso import GRESOSkip
 from .selectors.pools import DifficultyPools
-from .types import Gate, Lesson, PassRateEstimator, Prompt, Selector
+from .types import Drawing, Gate, Lesson, PassRateEstimator, Prompt, Selector
 from .validation import nearest
 
 
@@ -63,51 +63,43 @@ _AS_PUBLISHED = {"explore": 0.0, "warmup_steps": 0}
 
 
 def _build_uniform(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), Uniform(), AdmitAll())
-
-
-def _build_dapo(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), Uniform(), DynamicSampling(config.max_rounds))
+    return Parts(make_estimator(pool, config), Uniform(), make_gate(config))
 
 
 def _build_depo(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector: Selector = PassRateWindow(*config.window)
     if config.band == "auto":
         selector = MostLikelyMixed(config.group_size, config.temperature)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_most_mixed(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = MostLikelyMixed(config.group_size, config.temperature)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_thompson(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = NearestRate(config.target, thompson=True)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_pcl(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = NearestRate(config.target, thompson=False)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_greso(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = GRESOSkip(config.greso, len(pool))
-    return Parts(make_estimator(pool, config), selector, DynamicSampling(config.max_rounds))
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_pools(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), DifficultyPools(config.pools), AdmitAll())
+    return Parts(make_estimator(pool, config), DifficultyPools(config.pools), make_gate(config))
 
 
 def _build_adarft(pool: PromptPool, config: CurriculumConfig) -> Parts:
     selector = TargetDifficulty(config.adarft)
-    return Parts(make_estimator(pool, config), selector, AdmitAll())
-
-
-def _build_vcrl(pool: PromptPool, config: CurriculumConfig) -> Parts:
-    return Parts(make_estimator(pool, config), Uniform(), HighVariance(config.min_variance, config.max_rounds))
+    return Parts(make_estimator(pool, config), selector, make_gate(config))
 
 
 def _build_speed(pool: PromptPool, config: CurriculumConfig) -> Parts:
@@ -160,6 +152,9 @@ _FUSED = {
 }
 _LABELS = {"estimator": {"type": "oracle"}}
 _HISTORY = {"estimator": {"type": "history"}}
+_DAPO = {**_UNIFORM, "gate": "dynamic"}
+_VCRL = {**_UNIFORM, "gate": "high_variance"}
+_GRESO = {**_HISTORY, "gate": "dynamic"}
 _MOPPS = {"estimator": {"type": "history", "fade_by": "visits", "discount": 1.0}, "candidate_factor": 16}
 _DPS = {"estimator": {"type": "dps"}, "candidate_factor": 32}
 _BOTS = {"estimator": {"type": "bots"}, "candidate_factor": 16}
@@ -167,7 +162,7 @@ _ADARFT = {**_LABELS, "candidate_factor": 16}
 
 for _method in (
     Method("grpo", "every prompt, in the order of the epoch", _UNIFORM, _build_uniform),
-    Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _UNIFORM, _build_dapo),
+    Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", _DAPO, _build_uniform),
     Method("polaris", "offline filter by a pass-rate column", _UNIFORM, _build_uniform, _keep_the_middle),
     Method("depo", "predict the pass rate before the rollout, roll out what can teach", {}, _build_depo),
     Method("depo+", "everything known of a prompt in one calibrated belief, largest P(mixed)", _FUSED, _build_depo),
@@ -179,7 +174,7 @@ for _method in (
         _check_labels("oracle"),
     ),
     Method("mopps", "Thompson sampling of a Beta per prompt, nearest to 0.5", _AS_PUBLISHED | _MOPPS, _build_thompson),
-    Method("greso", "skip at random what has taught nothing, and as dapo", _AS_PUBLISHED | _HISTORY, _build_greso),
+    Method("greso", "skip at random what has taught nothing, and as dapo", _AS_PUBLISHED | _GRESO, _build_greso),
     Method("dps", "three-state chain per prompt, largest P(mixed)", _AS_PUBLISHED | _DPS, _build_most_mixed),
     Method(
         "bots",
@@ -199,7 +194,7 @@ for _method in (
         _build_adarft,
         _check_labels("adarft"),
     ),
-    Method("vcrl", "roll out, keep groups of high variance, sample more", _UNIFORM, _build_vcrl),
+    Method("vcrl", "roll out, keep groups of high variance, sample more", _VCRL, _build_uniform),
     Method("speed", "screen with a few completions, complete the mixed groups", _UNIFORM, _build_speed),
 ):
     METHODS[_method.name] = _method
@@ -237,6 +232,38 @@ def _lesson(settings: FusedSettings) -> Lesson | None:
     return read_lesson(settings.warm_start, "estimator.warm_start")
 
 
+def make_gate(config: CurriculumConfig) -> Gate:
+    """The gate that ``config.gate`` names."""
+    if config.gate == "dynamic":
+        return DynamicSampling(config.max_rounds)
+    if config.gate == "high_variance":
+        return HighVariance(config.min_variance, config.max_rounds)
+    return AdmitAll()
+
+
+def parts_of(method: Method, pool: PromptPool, config: CurriculumConfig) -> Parts:
+    """The method's parts over a pool. Raises ConfigError for a setting that they would not heed."""
+    parts = method.build(pool, config)
+    if "gate" in config.model_fields_set and type(parts.gate) is not type(make_gate(config)):
+        raise ConfigError(
+            f"method {method.name!r}, gate = {config.gate!r}: the method has a gate of its own "
+            f"({type(parts.gate).__name__}): leave gate out, or choose another method"
+        )
+    if config.importance and not (isinstance(parts.selector, Drawing) and config.temperature):
+        raise ConfigError(
+            f"method {method.name!r}, importance = {config.importance}: weights need prompts that are drawn, and with "
+            f"temperature = {config.temperature} and band = {config.band!r} this method draws none: set temperature "
+            "above 0 in depo+ (or depo with band 'auto', oracle, dps), or importance to 0"
+        )
+    return parts
+
+
+def rule_of(name: str, config: CurriculumConfig) -> Parts:
+    """As ``parts_of``, with neither a data set nor the method's estimator: to judge settings before either is there."""
+    light = config.model_copy(update={"estimator": ConstantSettings.model_validate({})})
+    return parts_of(get_method(name), PromptPool([Prompt("none", "none")]), light)
+
+
 def get_method(name: str) -> Method:
     """Raises ConfigError with the nearest right name."""
     if name not in METHODS:
@@ -254,4 +281,4 @@ def make_curriculum(
     chosen = get_method(method)
     settings = parse_config(chosen.defaults, config, where=f"method {method!r}")
     pool = PromptPool(chosen.prepare(prompts, settings), settings.seed)
-    return Curriculum(method, pool, *chosen.build(pool, settings), settings)
+    return Curriculum(method, pool, *parts_of(chosen, pool, settings), settings)

@@ -17,6 +17,8 @@ from depo_rl.errors import PoolExhausted
 FUSED = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
 ENCODER = {"curriculum": {"warmup_steps": 1, "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}}
 PLUS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
+WEIGHTED = {"warmup_steps": 1, "candidate_factor": 3, "temperature": 1.0, "importance": 1.0, "estimator": toys.FUSED}
+FILLED = WEIGHTED | {"gate": "dynamic", "max_rounds": 3}
 SAVE = {"save_strategy": "steps", "save_steps": 1}
 SMALL = {"per_device_train_batch_size": 6, "num_generations": 4, "max_steps": 4}  # a group straddles the two ranks
 CYCLE = SMALL | {"steps_per_generation": 2}
@@ -27,6 +29,7 @@ class Watched(toys.DEPOTrainer):
 
     def __init__(self, *args, **kwargs):
         self.decided, self.read, self.n_predicted = [], [], 0
+        self.weights, self.stock, self.weighted = [], [], []
         super().__init__(*args, **kwargs)
         propose = self._driver.propose
 
@@ -44,6 +47,12 @@ class Watched(toys.DEPOTrainer):
 
             self.curriculum.estimator.predict = count
 
+    def weigh(self, output, weights, n_groups):
+        self.weights.append(weights)
+        self.stock.append(output["advantages"].clone())
+        super().weigh(output, weights, n_groups)
+        self.weighted.append(output["advantages"].clone())
+
     def local_rows(self, rows, n_local):
         mine = super().local_rows(rows, n_local)
         self.read.append([row["prompt"] for row in mine])
@@ -54,6 +63,7 @@ def run(folder, resume=None, **settings):
     made = toys.trainer(folder, cls=Watched, **settings)
     made.train(resume_from_checkpoint=resume)
     seen = {"decided": made.decided, "read": made.read, "n_predicted": made.n_predicted}
+    seen |= {"weights": made.weights, "stock": made.stock, "weighted": made.weighted}
     return toys.everything(made) | seen | {"rank": made.accelerator.process_index}
 
 
@@ -102,11 +112,15 @@ def main(folder):
         "depo+": run(root / "depo+", method="depo+", curriculum=PLUS, **CYCLE, **SAVE),
         "encoder": run(root / "encoder", **ENCODER, **SMALL),
         "grpo": run(root / "grpo", method="grpo", **SMALL),
+        "weighted": run(root / "weighted", method="depo+", curriculum=WEIGHTED, **CYCLE, **SAVE),
+        "filled": run(root / "filled", method="depo+", curriculum=FILLED, **SMALL, **SAVE),
     }
     for name, settings in (
         ("depo", FUSED | CYCLE),
         ("depo+", CYCLE | {"method": "depo+", "curriculum": PLUS}),
         ("dapo", SMALL | {"method": "dapo", "curriculum": {"max_rounds": 3}}),
+        ("weighted", CYCLE | {"method": "depo+", "curriculum": WEIGHTED}),
+        ("filled", SMALL | {"method": "depo+", "curriculum": FILLED}),
     ):
         seen[f"{name} resumed"] = run(root / name, resume=str(root / name / "checkpoint-3"), **settings)
     seen["exhausted"] = exhausted(root / "exhausted")

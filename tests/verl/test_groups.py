@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,11 @@ from world import BATCH, CURRICULUM, GROUP, RATES, step, warm_up
 
 FILTER = ("algorithm.filter_groups.enable=True", "algorithm.filter_groups.metric=acc")
 MODES = ("sync", "colocate_async", "separate_async")
+
+
+def closed_log(trainer):
+    trainer.train_dataset.driver.close()
+    return trainer.train_dataset.driver._log_path.read_text().splitlines()
 
 
 def settled(trainer):
@@ -33,6 +40,32 @@ def test_filter_groups_works_without_any_sampler_kwargs_and_what_it_drops_is_lea
     assert counts["duplicates"] == 0
     if mode == "sync":
         assert counts["in_flight"] == 0 and counts["admitted"] == 6 * BATCH + surplus
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_any_method_may_choose_before_and_have_verl_filter_after(trainer_of, mode):
+    """depo with gate dynamic: each batch is full of mixed groups, and more of what is chosen is mixed."""
+    trainer = trainer_of(mode=mode, extra=(*CURRICULUM, *FILTER, "+data.depo.curriculum.gate=dynamic"))
+    if mode != "sync":
+        warm_up(trainer)
+    for _ in range(12):
+        step(trainer)
+    counts = settled(trainer)
+    assert counts["admitted"] >= 12 * BATCH and counts["rejected"] > 0 and counts["skipped"] > 0
+    log = [json.loads(line) for line in closed_log(trainer)]
+    trained = [row for row in log if row["admitted"]]  # a surplus of mixed ones is not
+    assert all(0 < row["n_correct"] < GROUP for row in trained) and len(trained) >= 12 * BATCH
+    assert {row["chosen_because"] for row in log} >= {"warmup", "selected"}
+    assert np.mean([0 < row["n_correct"] < GROUP for row in log if row["chosen_because"] == "selected"]) > 0.375 + 0.1
+
+
+def test_dapo_without_its_gate_needs_no_filter(trainer_of):
+    trainer = trainer_of(method="dapo", extra=["+data.depo.curriculum.gate=none"])
+    for _ in range(3):
+        step(trainer)
+    counts = settled(trainer)
+    assert counts["admitted"] == 3 * BATCH and counts["rejected"] == 0
+    assert {row["inclusion"] for row in map(json.loads, closed_log(trainer))} == {1.0}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -137,14 +170,12 @@ def test_a_method_may_ask_for_a_group_size_per_prompt(trainer_of, mode):
     assert settled(trainer)["failed"] == 0
     driver.close()
     lines = (driver._log_path).read_text().splitlines()
-    import json
 
     for row in map(json.loads, lines):
         assert row["group_size"] == (4 if row["source"] == "toy" else GROUP) and row["n_failed"] == 0
 
 
 def test_outcomes_carry_correctness_not_the_shaped_reward(trainer_of):
-    import json
 
     trainer = trainer_of()
     for _ in range(4):

@@ -117,3 +117,20 @@ def test_the_older_trainer_chooses_and_learns(world):
     assert len(found) == (steps - 1) * real.BATCH and all(row["n_scored"] == real.GROUP for row in found)
     print(f"mixed share after the warm-up, older trainer: {mixed_share(output):.2f}")
     assert mixed_share(output) > 0.5
+
+
+@pytest.mark.extended
+def test_importance_reaches_the_advantages_that_the_actor_trains_on(world):
+    """verl's own trainer finds the estimator in its registry and the weights of what it has just sampled."""
+    output, steps = world / "weighted", 6
+    output.mkdir()
+    drawn = ("warmup_steps=1", "band=auto", "temperature=1", "importance=1")
+    arguments = real.overrides(world, output, steps, SAVED_AT) + real.plumbing("depo", *drawn)
+    run = real.start([*arguments, "algorithm.adv_estimator=depo_grpo"], output / "log.txt")
+    real.wait_for(run, output / "log.txt", 300)
+    inclusion = {step: [] for step in range(1, steps + 1)}
+    for row in real.outcomes(output):
+        inclusion[row["step"]].append(row["inclusion"])
+    told = [m["depo/importance_max"] for m in logged(output)]
+    assert told == pytest.approx([min(1 / min(group), 5.0) for group in inclusion.values()])
+    assert told[0] == 1.0 and max(told) > 1.0

@@ -11,6 +11,8 @@ from depo_rl.errors import ConfigError, EngineError, RewardError
 from world import BATCH, CURRICULUM, step
 
 POLICY = "{type: fused, policy_features: 8}"
+DRAWN = [f"+data.depo.curriculum.{setting}" for setting in ("band=auto", "temperature=1", "importance=1")]
+WEIGHTED = [*DRAWN, "algorithm.adv_estimator=depo_grpo"]
 BUFFER = "trainer.v1.sampler.custom_sampler"
 
 
@@ -30,6 +32,24 @@ BUFFER = "trainer.v1.sampler.custom_sampler"
         ("sync", [f"+data.depo.curriculum.estimator={POLICY}"], "policy_features = 8: .* no policy .* set it to 0"),
         ("sync", ["data.depo.method=dapo"], "set algorithm.filter_groups.enable=True"),
         ("sync", ["data.depo.method=vcrl"], "a rule that verl does not have"),
+        ("sync", ["+data.depo.curriculum.gate=dynamic"], "'depo' with gate 'dynamic' .*filter_groups.enable=True"),
+        (
+            "sync",
+            ["+data.depo.curriculum.gate=high_variance"],
+            "a rule that verl does not have.*gate to dynamic or none",
+        ),
+        (
+            "sync",
+            ["data.depo.method=speed", "+data.depo.curriculum.gate=none"],
+            "'speed', gate = 'none': .*leave gate out",
+        ),
+        ("sync", [*DRAWN], "importance = 1.0: algorithm.adv_estimator = 'grpo' has no weights: set .*=depo_grpo"),
+        (
+            "sync",
+            [*DRAWN, "trainer.use_v1=False"],
+            "importance = 1.0: verl's older trainers .*set it to 0, or use V1",
+        ),
+        ("sync", [*WEIGHTED, "data.depo.curriculum.temperature=0"], "importance = 1.0: .*set temperature above 0"),
         ("sync", ["reward.reward_model.enable=True"], "enable_resource_pool=True"),
         ("sync", ["+trainer.v1.sampler.sampler_kwargs.poll=1"], "unknown setting 'poll'"),
         ("sync", ["data.depo.method=dapo", "trainer.use_v1=False"], "older trainers cannot"),

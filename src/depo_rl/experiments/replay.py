@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..engines.replay import make_replay_engine
 from ..errors import ConfigError
 from ..features.experimental.policy import no_policy
 from ..methods import METHODS, get_method, make_curriculum
+from ..outcomes import OutcomeLogWriter
 from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ..report import RunResult, Summary, save_figures, summarise, write_page, write_results
 from ..report.measures import BREADTH
@@ -39,7 +41,8 @@ class ReplayPlan:
     """What to replay: ``methods`` x ``seeds``, each ``steps`` batches of ``prompts_per_step`` groups.
 
     settings: of every method's curriculum. method_settings: of one method's, over those. max_gap: steps between a
-    history's visit and the simulated step beyond which there is no answer. Raises ConfigError.
+    history's visit and the simulated step beyond which there is no answer. outcomes: also write each run's outcome log.
+    Raises ConfigError.
     """
 
     file: Path
@@ -53,6 +56,7 @@ class ReplayPlan:
     method_settings: Mapping[str, Settings] = field(default_factory=dict)
     options: SourceOptions = field(default_factory=SourceOptions)
     max_gap: int | None = None
+    outcomes: bool = False
 
     def __post_init__(self) -> None:
         for name in (*self.methods, *self.method_settings):
@@ -136,7 +140,17 @@ def _run(
     engine = make_replay_engine(source, plan.group_size, seed, plan.max_gap)
     curriculum = make_curriculum(method, source.prompts, _blinded(plan.config(method, seed), source))
     told = (lambda step, share: tell(method, seed, step, share)) if tell is not None else None
-    return simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told), engine.metrics()
+    with ExitStack() as stack:
+        log = stack.enter_context(_log(plan, method, seed)) if plan.outcomes else None
+        result = simulate(curriculum, engine, plan.prompts_per_step, plan.steps, told, log)
+    return result, engine.metrics()
+
+
+def _log(plan: ReplayPlan, method: str, seed: int) -> OutcomeLogWriter:
+    """The run's outcome log, begun anew."""
+    path = plan.out / f"outcomes-{method}-{seed}.jsonl"
+    path.unlink(missing_ok=True)
+    return OutcomeLogWriter(path)
 
 
 def _blinded(config: CurriculumConfig, source: Source) -> CurriculumConfig:

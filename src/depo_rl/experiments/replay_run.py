@@ -14,6 +14,7 @@ from ..config import ConstantSettings
 from ..curriculum import Curriculum
 from ..errors import ConfigError
 from ..metrics import PredictionTrack, batch_shares, judged, reliability
+from ..outcomes import LogRow, OutcomeLogWriter
 from ..report import ReliabilityBin, RunResult
 from ..types import GroupOutcome, Prompt, ScreeningGate, Settlement
 from .history import OF_A_RUN, OF_A_STEP
@@ -39,16 +40,25 @@ class SteppingEngine(Protocol):
 
 
 def simulate(
-    curriculum: Curriculum, engine: SteppingEngine, prompts_per_step: int, steps: int, tell: Tell | None = None
+    curriculum: Curriculum,
+    engine: SteppingEngine,
+    prompts_per_step: int,
+    steps: int,
+    tell: Tell | None = None,
+    log: OutcomeLogWriter | None = None,
 ) -> RunResult:
     """``steps`` batches of ``prompts_per_step`` groups, with the rounds that the method's gate asks for.
 
-    Raises ConfigError if the pool that the method keeps is smaller than a batch.
+    log: is given a row a group, and is flushed after each step. Raises ConfigError if the pool that the method keeps
+    is smaller than a batch.
     """
     check_size(curriculum, prompts_per_step)
     run = _Run(curriculum, engine, prompts_per_step)
     for step in range(1, steps + 1):
-        run.step(step)
+        settled = run.step(step)
+        if log is not None:
+            log.write(LogRow.from_settlement(curriculum.pool[s.outcome.key], s, step, s.admitted) for s in settled)
+            log.flush()
         if tell is not None:
             tell(step, run.history[-1]["mixed_share"])
     return run.result()
@@ -81,8 +91,9 @@ class _Run:
         self.seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.started = time.perf_counter()
 
-    def step(self, number: int) -> None:
-        """One batch: rounds as dynamic sampling on TRL makes them, each as large as should fill what is missing."""
+    def step(self, number: int) -> list[Settlement]:
+        """One batch, and all its groups: rounds as dynamic sampling on TRL makes them, each as large as should fill
+        what is missing."""
         before, gate = dict(self.seconds), self.curriculum.gate
         settled: list[Settlement] = []
         admitted, self.kept = self.kept, []
@@ -96,6 +107,7 @@ class _Run:
             self.kept = admitted[self.n :]
         self.engine.advance(admitted[: self.n])  # what else is beyond the batch is paid for and not trained on
         self._note(number, settled, before)
+        return settled
 
     def _size(self, n_admitted: int, n_settled: int) -> int:
         """Prompts of the next round; a screening gate's rounds are all of one size."""

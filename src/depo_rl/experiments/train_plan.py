@@ -18,7 +18,7 @@ from ..checkpoint import write_atomically
 from ..config import ConstantSettings, EncoderSettings, FusedSettings
 from ..errors import ConfigError, DataError, EngineError, StateMismatch
 from ..features.columns import ColumnFeatures
-from ..methods import get_method
+from ..methods import get_method, parts_of
 from ..pool import PromptPool
 from .data import PromptTable
 from .train_config import TrainConfig
@@ -242,7 +242,7 @@ def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
         prompts = method.prepare(prompts_of(dataset, source_column), settings)
     light = settings.model_copy(update={"estimator": ConstantSettings.model_validate({})})
     try:
-        check_gate(method.name, method.build(PromptPool(prompts, settings.seed), light).gate)
+        check_gate(method.name, parts_of(method, PromptPool(prompts, settings.seed), light).gate)
     except EngineError as error:
         raise ConfigError(str(error)) from None
     if isinstance(fused := settings.estimator, FusedSettings):
@@ -334,8 +334,8 @@ def _method(prepared: Prepared) -> dict[str, Any]:
         plan |= {"band": settings.band, "window": list(settings.window), "warmup_steps": settings.warmup_steps}
         plan |= {"explore": settings.explore}
         plan["candidates_per_generation_at_most"] = prepared.layout.prompts_per_generation * settings.candidate_factor
-    if prepared.config.method == "dapo":
-        plan["max_rounds"] = settings.max_rounds
+    if settings.gate != "none":
+        plan |= {"gate": settings.gate, "max_rounds": settings.max_rounds}
     if prepared.config.method == "polaris":
         plan["keep"] = list(settings.keep)
     plan["expected_dead_share_uniform"] = _dead_share(prepared)

@@ -23,13 +23,12 @@ from typing import Any
 from pydantic import Field
 
 from ..config import CurriculumConfig
-from ..engines.verl.names import DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
+from ..engines.verl.names import ADVANTAGES, DATASET, DATASET_CLASS, MODES, REPLAY, buffer_name
 from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
-from ..methods import get_method
-from ..pool import PromptPool
-from ..types import Gate, Prompt
+from ..methods import rule_of
+from ..types import Gate
 from ..validation import validated
 from .train_file import apply_override, find_config, read_yaml
 
@@ -93,7 +92,8 @@ def _command(run: VerlRun) -> VerlCommand:
     _check(given)
     mode = given.get("trainer.v1.trainer_mode", "sync")
     config = run.curriculum_config(_whole(given, "actor_rollout_ref.rollout.n", 2), _whole(given, "data.seed", 0, 0))
-    added = _plumbing(mode) | _for_gate(run, _gate(run, config), given) | _for_estimator(config, given)
+    added = _plumbing(mode) | _for_gate(run, rule_of(run.method, config).gate, given) | _for_estimator(config, given)
+    added |= _for_importance(config, given)
     settings = run.model_dump(exclude_unset=True, exclude={"verl", "environment"}) | {"method": run.method}
     depo = {f"+data.depo.{name}": value for name, value in _flat(settings)}
     arguments = [f"{name}={hydra_value(value)}" for name, value in (own | added | depo).items()]
@@ -128,14 +128,6 @@ def _whole(given: Mapping[str, Any], name: str, least: int, default: int | None 
     return value
 
 
-def _gate(run: VerlRun, config: CurriculumConfig) -> Gate:
-    """The method's gate, without its estimator and without the data set."""
-    light = config.model_copy(
-        update={"estimator": CurriculumConfig.model_validate({"estimator": "constant"}).estimator}
-    )
-    return get_method(run.method).build(PromptPool([Prompt("none", "none")]), light).gate
-
-
 def _plumbing(mode: str) -> dict[str, Any]:
     return {
         "data.dataloader_num_workers": 0,
@@ -153,7 +145,7 @@ def _for_gate(run: VerlRun, gate: Gate, given: Mapping[str, Any]) -> dict[str, A
     if given.get("algorithm.filter_groups.enable", True) is not True:
         raise ConfigError(
             f"verl.algorithm.filter_groups.enable = {given['algorithm.filter_groups.enable']!r}: method {run.method!r} "
-            "drops groups that are all right or all wrong, which verl does for it; leave it out"
+            "drops groups that are all right or all wrong, which verl does for it; leave it out, or set gate to none"
         )
     metric = given.get("algorithm.filter_groups.metric", run.correct_key)
     return {"algorithm.filter_groups.enable": True, "algorithm.filter_groups.metric": metric}
@@ -164,6 +156,19 @@ def _for_estimator(config: CurriculumConfig, given: Mapping[str, Any]) -> dict[s
     wants = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
     name = "actor_rollout_ref.rollout.calculate_log_probs"
     return {name: True} if wants and name not in given else {}
+
+
+def _for_importance(config: CurriculumConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """GRPO's advantages with weights, by a name of our own, in the place of verl's."""
+    if not config.importance:
+        return {}
+    estimator = given.get("algorithm.adv_estimator", "gae")
+    if estimator not in ("grpo", ADVANTAGES):
+        raise ConfigError(
+            f"curriculum.importance = {config.importance}: weighs GRPO's advantages, and "
+            f"verl.algorithm.adv_estimator = {estimator!r}: set that to grpo, or importance to 0"
+        )
+    return {"algorithm.adv_estimator": ADVANTAGES}
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,17 +13,17 @@ from difflib import get_close_matches
 from typing import Any, SupportsFloat
 
 from ..errors import DataError
-from ..types import GroupOutcome, Prompt, prompt_key
+from ..types import GroupOutcome, Prompt, Settlement, prompt_key
 
 FIELD_PREFIX = "fields."
 REQUIRED = ("prompt", "n_correct", "n_scored")
 _TEXT = ("key", "prompt", "source", "chosen_because")
 _COUNTS = ("step", "group_size", "n_correct", "n_scored", "n_failed", "tokens")
-_NUMBERS = ("reward_mean", "reward_std", "mean_logprob", "predicted_mean", "predicted_strength")
+_NUMBERS = ("reward_mean", "reward_std", "mean_logprob", "predicted_mean", "predicted_strength", "inclusion")
 
 COLUMNS = (
     "key", "prompt", "source", "step", "group_size", "n_correct", "n_scored", "n_failed", "reward_mean", "reward_std",
-    "mean_logprob", "tokens", "predicted_mean", "predicted_strength", "chosen_because", "admitted",
+    "mean_logprob", "tokens", "predicted_mean", "predicted_strength", "chosen_because", "inclusion", "admitted",
 )  # fmt: skip
 """The columns of a row, in the order they are written."""
 
@@ -40,8 +40,9 @@ class LogRow:
     for. n_correct, n_scored, n_failed: completions right, judged, not judged. reward_mean, reward_std: of the shaped
     training reward. mean_logprob: nats per token. tokens: completion tokens of the whole group. predicted_mean: in
     [0, 1], and predicted_strength: > 0, equivalent rollouts; the belief before the rollout. chosen_because: why the
-    prompt was proposed ("selected", "explored", ...: ``types.Flight``). admitted: whether the gate let it train.
-    fields: the data set's other columns, JSON values. None is "unknown".
+    prompt was proposed ("selected", "explored", ...: ``types.Flight``). inclusion: > 0, how many times likelier it was
+    to be in the batch than under uniform choice; None where the rule is no draw, and in older logs. admitted: whether
+    the gate let it train. fields: the data set's other columns, JSON values. None is "unknown".
     """
 
     key: str
@@ -59,6 +60,7 @@ class LogRow:
     predicted_mean: float | None = None
     predicted_strength: float | None = None
     chosen_because: str | None = None
+    inclusion: float | None = None
     admitted: bool | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ class LogRow:
         predicted_mean: float | None = None,
         predicted_strength: float | None = None,
         chosen_because: str | None = None,
+        inclusion: float | None = None,
         admitted: bool | None = None,
     ) -> LogRow:
         """The row of a settled group; NaN and infinite numbers become None. Raises DataError if the keys differ."""
@@ -93,8 +96,23 @@ class LogRow:
             predicted_mean=finite(predicted_mean),
             predicted_strength=finite(predicted_strength),
             chosen_because=chosen_because,
+            inclusion=finite(inclusion),
             admitted=None if admitted is None else bool(admitted),
             fields=dict(prompt.fields),
+        )
+
+    @classmethod
+    def from_settlement(cls, prompt: Prompt, settled: Settlement, step: int | None, admitted: bool) -> LogRow:
+        """The row of a settled group; admitted: whether it was trained on. Raises DataError if the keys differ."""
+        return cls.from_outcome(
+            prompt,
+            settled.outcome,
+            step=step,
+            predicted_mean=settled.predicted_mean,
+            predicted_strength=settled.predicted_strength,
+            chosen_because=settled.because,
+            inclusion=settled.inclusion,
+            admitted=admitted,
         )
 
     @classmethod
@@ -181,6 +199,8 @@ def _check_rules(value: Mapping[str, Any]) -> None:
         raise DataError(f"predicted_mean = {mean}: a pass rate lies in [0, 1]")
     if strength is not None and not strength > 0:
         raise DataError(f"predicted_strength = {strength}: must be above 0 (equivalent rollouts)")
+    if (inclusion := value["inclusion"]) is not None and not inclusion > 0:
+        raise DataError(f"inclusion = {inclusion}: must be above 0 (1: as likely as under uniform choice)")
 
 
 def _text(name: str, value: Any) -> str | None:

@@ -31,7 +31,8 @@ class Filled(NamedTuple):
     def included(self, selector: Selector, flights: Mapping[str, Flight]) -> dict[str, Flight]:
         """``flights``, the explored ones and those of this filling, with their inclusion."""
         if not isinstance(selector, Drawing) or self.threshold is None:
-            inclusion = 1.0 if isinstance(selector, Uniform) else math.nan
+            uniform = isinstance(selector, Uniform) or not self.flights  # of explored places all are uniform
+            inclusion = 1.0 if uniform else math.nan
             return {key: flight._replace(inclusion=inclusion) for key, flight in flights.items()}
         belief = Prediction(*np.array([flight[1:4] for flight in flights.values()]).T)
         chance_P = np.minimum(selector.score(belief) / self.threshold, 1.0)

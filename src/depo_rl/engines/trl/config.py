@@ -10,7 +10,8 @@ from trl import GRPOConfig
 
 from ...config import CurriculumConfig, parse_config
 from ...errors import ConfigError
-from ...methods import get_method
+from ...gates import AdmitAll
+from ...methods import get_method, rule_of
 
 
 @dataclass
@@ -74,7 +75,19 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
                 raise ConfigError(
                     f"curriculum.{name} = {given[name]!r} contradicts {own_name} = {own!r}: set {own_name} only"
                 )
-        return parse_config(get_method(self.method).defaults, given, where=f"method {self.method!r}, curriculum")
+        config = parse_config(get_method(self.method).defaults, given, where=f"method {self.method!r}, curriculum")
+        if given.keys() & {"gate", "importance"}:  # what a method may not heed, said before a model is loaded
+            _check_gate(self.method, config)
+        return config
+
+
+def _check_gate(method: str, config: CurriculumConfig) -> None:
+    gate = rule_of(method, config).gate
+    if method == "grpo" and not isinstance(gate, AdmitAll):
+        raise ConfigError(
+            f"curriculum.gate = {config.gate!r}: method 'grpo' keeps TRL's own order, which has no prompt in the place "
+            "of a rejected one: choose method 'dapo', which draws uniformly too and takes this gate"
+        )
 
 
 def _parse_json(text: str) -> dict[str, Any]:

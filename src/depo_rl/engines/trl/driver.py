@@ -46,6 +46,7 @@ class CurriculumDriver:
 
     def __init__(self, accelerator: Accelerator, dataset: Any, args: DEPOConfig, needs_prompt: bool = True) -> None:
         self._accelerator, self._args = accelerator, args
+        self.weighs = args.curriculum_config().importance > 0
         self.curriculum: Curriculum | None = None
         self.log: OutcomeLogWriter | None = None
         self._prompts: list[Prompt] = []
@@ -92,6 +93,15 @@ class CurriculumDriver:
             return [self._row_of[prompt.key] for prompt in prompts]
 
         return on_main(self._accelerator, work)
+
+    def importance(self, rows: Sequence[int]) -> list[float]:
+        """What to multiply the advantages of each row's group by, between its proposal and its settlement."""
+
+        def work() -> list[float]:
+            assert self.curriculum is not None
+            return self.curriculum.importance(self.keys_of(rows))
+
+        return on_main(self._accelerator, work) if self.weighs else [1.0] * len(rows)
 
     def adopt(self, keys: Sequence[str]) -> None:
         """Method grpo: the trainer's own order chose these prompts."""
@@ -146,15 +156,7 @@ class CurriculumDriver:
         if self.log is None or self.curriculum is None:
             return
         self.log.write(
-            LogRow.from_outcome(
-                self.curriculum.pool[s.outcome.key],
-                s.outcome,
-                step=step + 1,
-                predicted_mean=s.predicted_mean,
-                predicted_strength=s.predicted_strength,
-                chosen_because=s.because,
-                admitted=s.admitted,
-            )
+            LogRow.from_settlement(self.curriculum.pool[s.outcome.key], s, step + 1, s.admitted)
             for s in settled
             if s.because != "duplicate"
         )

@@ -22,11 +22,15 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RolledGroup:
-    """The G completions of one prompt. row: index in the data set. rewards_G_F: shape (G, reward functions)."""
+    """The G completions of one prompt.
+
+    row: index in the data set. rewards_G_F: shape (G, reward functions). weight: of its advantages, > 0.
+    """
 
     row: int
     completions: list[Completion]
     rewards_G_F: torch.Tensor
+    weight: float
 
 
 def split(generated: tuple[Any, ...], n: int, logged: dict[str, list[Any]]) -> list[Completion]:

@@ -24,10 +24,12 @@ class DynamicSampler:
     """Fills the batches of a ``DEPOTrainer`` whose gate rejects groups."""
 
     def __init__(self, trainer: DEPOTrainer) -> None:
+        args = trainer.args
+        self._who = f"method {args.method!r} with gate {args.curriculum_config().gate!r}"
         if trainer.tools or trainer.environment_factories is not None:
             raise EngineError(
-                f"method {trainer.args.method!r} on TRL resamples single-turn rollouts only: train with tools or an "
-                "environment by a method without dynamic sampling, such as 'depo'"
+                f"{self._who} on TRL resamples single-turn rollouts only: train with tools or an environment by "
+                "curriculum.gate='none', or by a method without dynamic sampling, such as 'depo'"
             )
         self._trainer = trainer
         self._told = False
@@ -82,7 +84,10 @@ class DynamicSampler:
         rows = trainer.propose(n_groups)
         inputs = trainer.local_rows(rows, n_local)
         if any("image" in row or "images" in row for row in inputs):
-            raise EngineError("method 'dapo' on TRL resamples text only; this data set has images: use another method")
+            raise EngineError(
+                f"{self._who} on TRL resamples text only, and this data set has images: set curriculum.gate='none', or "
+                "use a method without dynamic sampling, such as 'depo'"
+            )
         prompts = [row["prompt"] for row in inputs]
         trainer._pending_extra_logs.clear()
         generated = trainer._generate(prompts)
@@ -93,8 +98,9 @@ class DynamicSampler:
         rewards_P_G_F = trainer._calculate_rewards(inputs, prompts, completions, ids).view(n_groups, size, -1)
         local = rollouts.split(generated, n_local, trainer._pending_extra_logs)
         samples = gather_object(local) if world > 1 else local
+        weights = trainer.importance(rows)  # before the groups are settled
         groups = [
-            rollouts.RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i])
+            rollouts.RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i])
             for i, row in enumerate(rows)
         ]
         return groups, trainer.settle(rows)
@@ -110,6 +116,7 @@ class DynamicSampler:
         rows = trainer.local_rows([group.row for group in batch], n_local)
         rewards_S_F = torch.cat([group.rewards_G_F for group in batch])
         output = trainer.score_rolled(rows, rollouts.join(mine), rewards_S_F)
+        trainer.weigh(output, [group.weight for group in batch], n_kept)
         return output if n_kept == len(batch) else self._without_padding(output, n_kept, start)
 
     def _without_padding(self, output: dict[str, Any], n_kept: int, start: int) -> dict[str, Any]:

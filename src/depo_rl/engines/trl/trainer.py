@@ -22,6 +22,7 @@ from trl.trainer.utils import get_config_model_id
 
 from ...curriculum import Curriculum
 from ...errors import EngineError
+from ...importance import effective_share
 from ...types import GroupOutcome
 from ..rows import occurrence_keys
 from .callbacks import TokenBudget
@@ -105,10 +106,12 @@ class DEPOTrainer(ResumableTrainer):
             return output
         if self.args.method == "grpo":
             keys = self._adopt(inputs)
+            output = super()._generate_and_score_completions(inputs)
         else:
             rows = self._driver.propose(n_groups)
             keys, inputs = self._driver.keys_of(rows), self.local_rows(rows, len(inputs))
-        output = super()._generate_and_score_completions(inputs)
+            output = super()._generate_and_score_completions(inputs)
+            self.weigh(output, self.importance(rows), n_groups)
         self._settle_or_wait(keys, output)
         return output
 
@@ -116,6 +119,33 @@ class DEPOTrainer(ResumableTrainer):
         """Rows to roll out, the same on all ranks."""
         assert self._driver is not None
         return self._driver.propose(n_groups)
+
+    def importance(self, rows: list[int]) -> list[float]:
+        """Importance of each row's group, the same on all ranks; asked for before the group is settled."""
+        assert self._driver is not None
+        return self._driver.importance(rows)
+
+    def weigh(self, output: dict[str, Any], weights: list[float], n_groups: int) -> None:
+        """Multiplies the advantages of this rank's completions in a scored batch by their groups' weights, once.
+
+        weights: of all groups of all ranks, in order. n_groups: how many of them are trained on, the first ones.
+        """
+        assert self._driver is not None
+        if not self._driver.weighs:
+            return
+        weight_B = self._of_completions(weights, output["advantages"])
+        output["advantages"] = output["advantages"] * weight_B
+        if trained := weights[:n_groups]:
+            logged = self._metrics["train"]
+            logged["depo/importance_max"].append(max(trained))
+            logged["depo/effective_share"].append(effective_share(trained))
+
+    def _of_completions(self, weights: list[float], like: torch.Tensor) -> torch.Tensor:
+        """The weight of each of this rank's completions, of the shape and kind that multiplies ``like``."""
+        start = self.accelerator.process_index * len(like)
+        group_B = torch.arange(start, start + len(like)) // self.num_generations
+        weight_B = torch.tensor(weights, dtype=torch.float64)[group_B].to(like)
+        return weight_B.view(-1, *[1] * (like.dim() - 1))
 
     def local_rows(self, rows: list[int], n_local: int) -> list[dict[str, Any]]:
         """This rank's rows, each read afresh: TRL and reward functions write into them."""

@@ -15,7 +15,7 @@ from ...features.experimental.policy import no_policy
 from ...gates import DynamicSampling
 from ...types import Gate
 from ...validation import nearest
-from .names import DATASET, MODES, REPLAY, SUPPORTED, buffer_name
+from .names import ADVANTAGES, DATASET, MODES, REPLAY, SUPPORTED, buffer_name
 from .settings import VerlSettings, check_admission
 
 _log = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
     _check_workers(root)
     _check_files(root)
     _check_feedback(root)
+    _check_importance(root, config)
     if n_features := getattr(config.estimator, "policy_features", 0):
         raise no_policy(n_features, "on verl the estimator's process")
     wants_logprobs = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
@@ -133,6 +134,20 @@ def _check_feedback(root: Any) -> None:
         )
 
 
+def _check_importance(root: Any, config: CurriculumConfig) -> None:
+    estimator = root.algorithm.get("adv_estimator")
+    if config.importance and not uses_v1(root):
+        raise ConfigError(
+            f"data.depo.curriculum.importance = {config.importance}: verl's older trainers (trainer.use_v1=False, "
+            "one_step_off) compute advantages before a curriculum hears of the batch: set it to 0, or use V1"
+        )
+    if config.importance and estimator != ADVANTAGES:
+        raise ConfigError(
+            f"data.depo.curriculum.importance = {config.importance}: algorithm.adv_estimator = {str(estimator)!r} has "
+            f"no weights: set algorithm.adv_estimator={ADVANTAGES}, which is GRPO with them"
+        )
+
+
 def checked_sampler_kwargs(given: Mapping[str, Any] | None, known: Iterable[str]) -> dict[str, Any]:
     """``trainer.v1.sampler.sampler_kwargs``; raises ConfigError for a name that verl's buffer does not take."""
     given = dict(given or {})
@@ -161,19 +176,19 @@ def check_buffer(root: Any, mode: str, asynchronous: bool) -> None:
 
 
 def check_gate(root: Any, settings: VerlSettings, gate: Gate) -> None:
-    """Raises ConfigError or EngineError if the method drops or extends groups and verl, which has to, would not."""
+    """Raises ConfigError or EngineError if the gate drops or extends groups and verl, which has to, would not."""
     filters = root.algorithm.get("filter_groups") or {}
     enabled = bool(filters.get("enable", False))
     check_admission(settings.method, gate)
+    drops = f"data.depo.method = {settings.method!r} with gate 'dynamic' drops groups that are all right or all wrong"
     if isinstance(gate, DynamicSampling) and not uses_v1(root):
         raise ConfigError(
-            f"data.depo.method = {settings.method!r} drops groups that are all right or all wrong, which verl's older "
-            "trainers cannot (trainer.use_v1=False, one_step_off): use depo, or the V1 trainer"
+            f"{drops}, which verl's older trainers cannot (trainer.use_v1=False, one_step_off): set "
+            "data.depo.curriculum.gate=none, use depo, or the V1 trainer"
         )
     if isinstance(gate, DynamicSampling) and not enabled:
         raise ConfigError(
-            f"data.depo.method = {settings.method!r} drops groups that are all right or all wrong, which verl does "
-            "itself: set algorithm.filter_groups.enable=True and "
+            f"{drops}, which verl does itself: set algorithm.filter_groups.enable=True and "
             f"algorithm.filter_groups.metric={settings.correct_key}"
         )
     if enabled and filters.get("metric") not in (settings.correct_key, None):

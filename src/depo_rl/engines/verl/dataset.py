@@ -17,6 +17,7 @@ from ...types import State
 from .checks import check_gate, check_run, files_of, require_verl, uses_v1
 from .driver import CurriculumDriver, MakeHost
 from .feedback import ROW, groups_of_batch
+from .importance import weighted_grpo as weighted_grpo  # importing it registers it
 from .rows import GROUP_SIZE_COLUMN, prompt_table
 from .settings import parse_settings
 

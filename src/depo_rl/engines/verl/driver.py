@@ -17,6 +17,7 @@ from ...breadth import BREADTH
 from ...config import CurriculumConfig
 from ...curriculum import Curriculum
 from ...errors import RewardError, StateMismatch, expect_fields, expect_same
+from ...importance import effective_share
 from ...methods import make_curriculum
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
@@ -68,6 +69,7 @@ class CurriculumDriver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="depo-learning")
         self._seconds = dict.fromkeys(("selecting", "waiting", "reading", "learning"), 0.0)
         self._published: dict[str, float] = {}
+        self._weights: list[float] = []  # of the batch that is about to be finished
 
     # -- choose -------------------------------------------------------------------------------------------------------
 
@@ -151,6 +153,17 @@ class CurriculumDriver:
         self._learn(outcomes, step, self.settings.learn_in_background, release=nothing_in_flight)
         return metrics
 
+    @property
+    def weighs(self) -> bool:
+        """Whether advantages are to be multiplied by importance weights."""
+        return self.curriculum.config.importance > 0
+
+    def importance(self, rows: Sequence[int]) -> list[float]:
+        """What to multiply the advantages of these rows' groups by, each > 0; ask before ``finish``."""
+        self.join()
+        self._weights = self.curriculum.importance([self._table.key_of_row[row] for row in rows])
+        return self._weights
+
     def spent(self, what: str, seconds: float) -> None:
         """Adds to the seconds of this step: "reading" what verl holds."""
         self._seconds[what] += seconds
@@ -232,11 +245,13 @@ class CurriculumDriver:
         told |= {name: now[name] - self._published.get(name, 0.0) for name in _COUNTS}
         told |= {name: now[name] for name in _SO_FAR}
         told |= {name: value for name, value in now.items() if name.startswith("estimator/")}
+        if self._weights:
+            told |= {"importance_max": max(self._weights), "effective_share": effective_share(self._weights)}
         told |= {f"seconds_{name}": value for name, value in self._seconds.items()}
         told |= {f"estimator/{name}": value for name, value in self.estimator.health().items()}
         if self._log is not None:
             told |= {f"log_{name}": value for name, value in self._log.metrics().items() if name != "rows_written"}
-        self._published = now
+        self._published, self._weights = now, []
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         return {f"depo/{name}": float(value) for name, value in told.items() if not math.isnan(value)}
 
@@ -246,13 +261,10 @@ class CurriculumDriver:
         if self._log is None:
             self._log = _open_log(self._log_path, self.resumed_at)
         self._log.write(
-            LogRow.from_outcome(
+            LogRow.from_settlement(
                 self.curriculum.pool[s.outcome.key],
-                s.outcome,
-                step=step,
-                predicted_mean=s.predicted_mean,
-                predicted_strength=s.predicted_strength,
-                chosen_because=s.because,
+                s,
+                step,
                 admitted=s.outcome.n_scored > 0 and s.outcome.key not in dropped,
             )
             for s in settled

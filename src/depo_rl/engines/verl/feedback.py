@@ -10,6 +10,7 @@ import numpy as np
 import transfer_queue as tq
 from tensordict import NonTensorData
 
+from ...errors import EngineError
 from .outcomes import Completion
 
 ROW = "depo_row"
@@ -40,6 +41,24 @@ def read_groups(
         row, *values = (columns[name][i] for name in (ROW, *_FIELDS))
         groups[int(row)].append(_completion(values, tags.get(key, {})))
     return dict(groups)
+
+
+def row_of_uid(keys: Iterable[str], partition: str) -> dict[str, int]:
+    """uid of each prompt -> its row of the training set, of trajectories ``{uid}_{session}_{index}`` in the queue.
+
+    Raises EngineError where a session has several outputs: verl's GRPO judges the last alone, and tells it to nobody.
+    """
+    first: dict[str, str] = {}
+    for key in keys:
+        uid, _, index = key.rsplit("_", 2)
+        first.setdefault(uid, key)
+        if index != "0":
+            raise EngineError(
+                "data.depo.curriculum.importance: a session of this agent loop has several outputs, which an advantage "
+                "estimator of one's own cannot tell apart in verl: set it to 0"
+            )
+    data = tq.kv_batch_get(keys=list(first.values()), partition_id=partition, select_fields=[ROW])
+    return dict(zip(first, map(int, _column(data, ROW, len(first))), strict=True))
 
 
 def read_rows(uids: Sequence[str], partition: str) -> list[int]:

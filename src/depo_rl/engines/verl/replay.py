@@ -18,7 +18,8 @@ from ...errors import EngineError
 from .checks import check_buffer, checked_sampler_kwargs, require_verl
 from .dataset import CurriculumDataset
 from .driver import CurriculumDriver
-from .feedback import read_groups, read_rows
+from .feedback import read_groups, read_rows, row_of_uid
+from .importance import leave_weights
 
 _log = logging.getLogger(__name__)
 _TRAIN = "train"
@@ -90,8 +91,17 @@ class _Observed:
         started = time.perf_counter()
         groups = read_groups(batch.keys, partition_id, dict(zip(batch.keys, batch.tags, strict=True)))
         driver.spent("reading", time.perf_counter() - started)
+        self._leave_weights(driver, batch)
         metrics.update(driver.finish(groups, global_steps, nothing_in_flight=self._holds_no_other(batch)))
         return batch, metrics
+
+    def _leave_weights(self, driver: CurriculumDriver, batch: Any) -> None:
+        """For the advantages of this batch, which verl computes next; before its groups are settled."""
+        if not driver.weighs:
+            leave_weights(None)
+            return
+        row_of = row_of_uid(batch.keys, _TRAIN)
+        leave_weights(dict(zip(row_of, driver.importance(list(row_of.values())), strict=True)))
 
     def _holds_no_other(self, batch: Any) -> bool:
         """Whether verl is rolling out or keeping nothing beside this batch."""

@@ -87,7 +87,7 @@ def parse_settings(given: Any, where: str = WHERE) -> VerlSettings:
 
 
 def check_admission(method: str, gate: Gate) -> None:
-    """Raises EngineError if the method extends groups, ConfigError if it admits them by a rule that verl lacks."""
+    """Raises EngineError if the gate extends groups, ConfigError if it admits them by a rule that verl lacks."""
     if isinstance(gate, ScreeningGate):
         able = ", ".join(name for name in sorted(METHODS) if name not in (method, "vcrl"))
         raise EngineError(
@@ -97,5 +97,5 @@ def check_admission(method: str, gate: Gate) -> None:
     if not isinstance(gate, (AdmitAll, DynamicSampling)):
         raise ConfigError(
             f"method {method!r} admits groups by a rule that verl does not have ({type(gate).__name__}); verl drops "
-            "groups whose metric is all equal: use dapo, greso, depo or another"
+            "groups whose metric is all equal: set curriculum.gate to dynamic or none, or use dapo, greso or depo"
         )
