@@ -78,7 +78,9 @@ def plan_of(job: Job, tokens: int) -> Plan:
     settings = dict(given)
     if method in FUSED:
         settings["estimator"] = {**BELIEF, **settings.get("estimator", {})}
-    return Plan(job.bed, method, job.seed, job.group_size, job.rate, tokens=tokens, curriculum=settings, label=job.label)
+    return Plan(
+        job.bed, method, job.seed, job.group_size, job.rate, tokens=tokens, curriculum=settings, label=job.label
+    )
 
 
 def run_job(job: Job, tokens: int, start: Start) -> dict[str, Any]:
@@ -180,8 +182,9 @@ def _compare(row: dict[str, Any], grpo: Mapping[str, Any]) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = (
-        "bed", "method", "G", "rate", "whole pool (seeds)", "- grpo", "above", "levels' mean", "pass@8", "tokens to grpo's",
-        "mixed", "p(1-p)", "levels/batch", "useful p<.2", "distinct", "most visits", "below start", "below grpo",
+        "bed", "method", "G", "rate", "whole pool (seeds)", "- grpo", "above", "levels' mean", "pass@8",
+        "tokens to grpo's", "mixed", "p(1-p)", "levels/batch", "useful p<.2", "distinct", "most visits",
+        "below start", "below grpo",
     )  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for r in rows:
@@ -190,7 +193,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             r["bed"], r["label"], r["group_size"], f"{r['rate']:.1e}",
             f"{r['whole']:.4f} ({r['low']:.3f}-{r['high']:.3f}, {r['seeds']})", f"{r.get('minus_grpo', 0):+.4f}",
             f"{r.get('seeds_above_grpo', 0)}/{r['seeds']}", f"{r['levels_mean']:.4f}", f"{r['pass_at_8']:.3f}",
-            "-" if reached is None else f"{reached:.2f}", f"{r['mixed']:.2f}", f"{r['p_var']:.3f}", f"{r['levels']:.1f}",
+            "-" if reached is None else f"{reached:.2f}", f"{r['mixed']:.2f}", f"{r['p_var']:.3f}",
+            f"{r['levels']:.1f}",
             f"{r['hard_useful']:.2f}", f"{r['distinct']:.0f}", f"{r['most_visits']:.0f}", " ".join(r["fell"]) or "-",
             " ".join(r.get("below_grpo", ())) or "-",
         )  # fmt: skip
@@ -213,7 +217,11 @@ def main() -> None:
     given = parser.parse_args()
     runs = Runs(given.out, given.tokens, given.jobs)
     rates = [float(rate) for rate in given.rates.split(",")]
-    labels = list(ABLATIONS) if given.methods == "ablations" else [name.strip() for name in given.methods.split(";" if ";" in given.methods else ",")]
+    labels = (
+        list(ABLATIONS)
+        if given.methods == "ablations"
+        else [name.strip() for name in given.methods.split(";" if ";" in given.methods else ",")]
+    )
     for bed in () if given.table else given.beds.split(","):
         for label in labels:
             for size in map(int, given.groups.split(",")):

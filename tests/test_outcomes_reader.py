@@ -48,6 +48,7 @@ def rows(draw: st.DrawFn) -> LogRow:
         predicted_mean=draw(st.none() | st.floats(0, 1)),
         predicted_strength=draw(st.none() | st.floats(0, 1e9, exclude_min=True)),
         chosen_because=draw(st.none() | text), admitted=draw(st.none() | st.booleans()),
+        suspicion=draw(st.none() | st.floats(0, 1)),
         inclusion=draw(st.none() | st.floats(0, 1e9, exclude_min=True)),
         fields=draw(st.dictionaries(st.sampled_from(["level", "answer", "naïve key"]), json_values, max_size=3)),
     )  # fmt: skip

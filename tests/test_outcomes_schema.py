@@ -20,7 +20,7 @@ MINIMAL = {"prompt": "1 + 1?", "n_correct": 2, "n_scored": 6}
 def test_columns_are_those_of_the_design() -> None:
     assert ",".join(COLUMNS) == (
         "key,prompt,source,step,group_size,n_correct,n_scored,n_failed,reward_mean,reward_std,mean_logprob,tokens,"
-        "predicted_mean,predicted_strength,chosen_because,inclusion,admitted"
+        "predicted_mean,predicted_strength,suspicion,chosen_because,inclusion,admitted"
     )
 
 
@@ -33,13 +33,15 @@ def test_row_of_a_settled_group() -> None:
         predicted_mean=0.3,
         predicted_strength=5,
         chosen_because="selected",
+        suspicion=0.25,
         inclusion=2.5,
         admitted=True,
     )
     assert row.to_dict() == {
         "key": "k1", "prompt": "1 + 1?", "source": "arith", "step": 10, "group_size": 8, "n_correct": 2, "n_scored": 6,
         "n_failed": 2, "reward_mean": 0.25, "reward_std": 0.4, "mean_logprob": -0.7, "tokens": 812,
-        "predicted_mean": 0.3, "predicted_strength": 5.0, "chosen_because": "selected", "inclusion": 2.5,
+        "predicted_mean": 0.3, "predicted_strength": 5.0, "suspicion": 0.25,
+        "chosen_because": "selected", "inclusion": 2.5,
         "admitted": True, "fields.level": 3, "fields.answer": "2",
     }  # fmt: skip
     assert LogRow.from_dict(row.to_dict()) == row
@@ -53,7 +55,7 @@ def test_what_is_unknown_is_null() -> None:
     unknown = {name for name, value in flat.items() if value is None}
     assert unknown == {
         "step", "reward_mean", "reward_std", "mean_logprob", "tokens", "predicted_mean", "predicted_strength",
-        "chosen_because", "inclusion", "admitted",
+        "suspicion", "chosen_because", "inclusion", "admitted",
     }  # fmt: skip
 
 
@@ -89,6 +91,7 @@ def test_defaults_of_a_foreign_row() -> None:
         ({"predicted_mean": 1.2}, "predicted_mean = 1.2: a pass rate lies in"),
         ({"predicted_mean": -0.1}, "predicted_mean = -0.1: a pass rate lies in"),
         ({"predicted_strength": 0}, "predicted_strength = 0.0: must be above 0"),
+        ({"suspicion": 1.5}, "suspicion = 1.5: must lie in"),
         ({"inclusion": 0}, "inclusion = 0.0: must be above 0"),
         ({"inclusion": "often"}, "inclusion = 'often': must be a number"),
         ({"reward_mean": "high"}, "reward_mean = 'high': must be a number"),

@@ -21,16 +21,18 @@ def _pool(n: int) -> tuple[list[Prompt], np.ndarray]:
 
 def _after_visits(flaky: set[int], visits: int, seed: int) -> FusedEstimator:
     """Every prompt is visited ``visits`` times while the policy gets better; verdicts of the flaky are a coin's."""
+    batch = 24
     prompts, logit_P = _pool(240)
     rng = np.random.default_rng(seed)
     logit_P = logit_P + rng.normal(0.0, 1.0, len(prompts))
     estimator = FusedEstimator(prompts, FusedSettings(n_buckets=2**10, n_random=0), 8, 0)
-    for step in range(visits):
-        rate_P = 1.0 / (1.0 + np.exp(-(logit_P + 0.1 * step)))
+    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(visits)]).reshape(-1, batch)
+    for step, index in enumerate(order.tolist()):
+        rate_P = 1.0 / (1.0 + np.exp(-(logit_P + 0.02 * step)))
         rate_P[list(flaky)] = 0.5
-        correct_P = rng.binomial(8, rate_P).tolist()
-        outcomes = [GroupOutcome(p.key, k, 8, policy_step=step) for p, k in zip(prompts, correct_P, strict=True)]
-        estimator.observe(outcomes)
+        correct_P = rng.binomial(8, rate_P[index]).tolist()
+        keys = [prompts[i].key for i in index]
+        estimator.observe([GroupOutcome(k, c, 8, policy_step=step) for k, c in zip(keys, correct_P, strict=True)])
     return estimator
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from depo_rl import Curriculum, GroupOutcome, Prediction, Prompt, make_curriculum
+from depo_rl.importance import importance_weight
 
 from .policy import Policy, by_level, held_out
 from .task import LEVELS, Encoded, make_problems
@@ -268,7 +269,11 @@ class Run:
         self.step += 1
 
     def _importance(self, settled: list[Any]) -> Tensor | None:
-        return None
+        config = self.curriculum.config
+        if not config.importance:
+            return None
+        weights = [importance_weight(s.inclusion, config.importance, config.importance_cap) for s in settled]
+        return torch.tensor(weights, dtype=torch.float32)
 
     def _evaluate(self) -> None:
         rate = by_level(self.policy, self.evaluation)

@@ -19,11 +19,20 @@ FIELD_PREFIX = "fields."
 REQUIRED = ("prompt", "n_correct", "n_scored")
 _TEXT = ("key", "prompt", "source", "chosen_because")
 _COUNTS = ("step", "group_size", "n_correct", "n_scored", "n_failed", "tokens")
-_NUMBERS = ("reward_mean", "reward_std", "mean_logprob", "predicted_mean", "predicted_strength", "inclusion")
+_NUMBERS = (
+    "reward_mean",
+    "reward_std",
+    "mean_logprob",
+    "predicted_mean",
+    "predicted_strength",
+    "suspicion",
+    "inclusion",
+)
 
 COLUMNS = (
     "key", "prompt", "source", "step", "group_size", "n_correct", "n_scored", "n_failed", "reward_mean", "reward_std",
-    "mean_logprob", "tokens", "predicted_mean", "predicted_strength", "chosen_because", "inclusion", "admitted",
+    "mean_logprob", "tokens", "predicted_mean", "predicted_strength", "suspicion",
+    "chosen_because", "inclusion", "admitted",
 )  # fmt: skip
 """The columns of a row, in the order they are written."""
 
@@ -40,7 +49,8 @@ class LogRow:
     for. n_correct, n_scored, n_failed: completions right, judged, not judged. reward_mean, reward_std: of the shaped
     training reward. mean_logprob: nats per token. tokens: completion tokens of the whole group. predicted_mean: in
     [0, 1], and predicted_strength: > 0, equivalent rollouts; the belief before the rollout. chosen_because: why the
-    prompt was proposed ("selected", "explored", ...: ``types.Flight``). inclusion: > 0, how many times likelier it was
+    prompt was proposed ("selected", "explored", ...: ``types.Flight``). suspicion: in [0, 1], the
+    probability that its verdicts are coin flips. inclusion: > 0, how many times likelier it was
     to be in the batch than under uniform choice; None where the rule is no draw, and in older logs. admitted: whether
     the gate let it train. fields: the data set's other columns, JSON values. None is "unknown".
     """
@@ -60,6 +70,7 @@ class LogRow:
     predicted_mean: float | None = None
     predicted_strength: float | None = None
     chosen_because: str | None = None
+    suspicion: float | None = None
     inclusion: float | None = None
     admitted: bool | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +85,7 @@ class LogRow:
         predicted_mean: float | None = None,
         predicted_strength: float | None = None,
         chosen_because: str | None = None,
+        suspicion: float | None = None,
         inclusion: float | None = None,
         admitted: bool | None = None,
     ) -> LogRow:
@@ -96,6 +108,7 @@ class LogRow:
             predicted_mean=finite(predicted_mean),
             predicted_strength=finite(predicted_strength),
             chosen_because=chosen_because,
+            suspicion=finite(suspicion),
             inclusion=finite(inclusion),
             admitted=None if admitted is None else bool(admitted),
             fields=dict(prompt.fields),
@@ -111,6 +124,7 @@ class LogRow:
             predicted_mean=settled.predicted_mean,
             predicted_strength=settled.predicted_strength,
             chosen_because=settled.because,
+            suspicion=settled.suspicion,
             inclusion=settled.inclusion,
             admitted=admitted,
         )
@@ -199,6 +213,8 @@ def _check_rules(value: Mapping[str, Any]) -> None:
         raise DataError(f"predicted_mean = {mean}: a pass rate lies in [0, 1]")
     if strength is not None and not strength > 0:
         raise DataError(f"predicted_strength = {strength}: must be above 0 (equivalent rollouts)")
+    if (suspicion := value["suspicion"]) is not None and not 0.0 <= suspicion <= 1.0:
+        raise DataError(f"suspicion = {suspicion}: must lie in [0, 1], the probability that verdicts are coin flips")
     if (inclusion := value["inclusion"]) is not None and not inclusion > 0:
         raise DataError(f"inclusion = {inclusion}: must be above 0 (1: as likely as under uniform choice)")
 
