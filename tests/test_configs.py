@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL
 PREFIX = "qwen2.5-1.5b-dapo17k-"
 METHODS = {
     "grpo": "grpo", "dapo": "dapo", "polaris": "polaris", "depo": "depo", "depo-no-ranking": "depo",
-    "depo-no-ranking-no-distill": "depo", "depo-dapo": "depo",
+    "depo-no-ranking-no-distill": "depo", "depo-dapo": "depo", "depo-plus": "depo+",
 }  # fmt: skip
 ON_A_CPU = ["trl.bf16=false", "trl.use_cpu=true"]
 
@@ -39,9 +39,11 @@ def test_paper_settings(name: str) -> None:
     config = load(name)
     assert config.method == METHODS[name]
     assert config.model.name == "Qwen/Qwen2.5-1.5B-Instruct"
-    assert (config.trl["max_steps"], config.trl["learning_rate"], config.group_size) == (1000, 1e-6, 8)
-    assert batch_layout(config).prompts_per_step == 128
-    assert batch_layout(config).prompts_per_generation == 128
+    assert (config.trl["max_steps"], config.trl["learning_rate"]) == (1000, 1e-6)
+    prompts, group_size = (256, 4) if name == "depo-plus" else (128, 8)  # ours: smaller groups, as many completions
+    assert config.group_size == group_size
+    assert batch_layout(config).prompts_per_step == prompts
+    assert batch_layout(config).prompts_per_generation == prompts
     assert Path(config.output) == Path.cwd() / "runs" / (PREFIX + name)
     if name != "polaris":
         assert config.data.name == "BytedTsinghua-SIA/DAPO-Math-17k" and config.data.drop_duplicates
@@ -111,7 +113,8 @@ def test_arguments_of_trl_build(name: str, tmp_path: Path) -> None:
         args = build_args(depo_kwargs(config, batch_layout(config), reward_name(rewards[0])))
     finally:
         close_rewards(rewards)
-    assert args.generation_batch_size == 1024 and args.num_generations == 8 and args.max_steps == 1000
+    assert (args.generation_batch_size, args.num_generations) == (1024, config.group_size)
+    assert args.max_steps == 1000
     assert args.method == METHODS[name] and args.correct_reward == "math_verify_reward"
     assert args.curriculum_config().model_dump() == config.curriculum_config().model_dump()
     assert args.reward_weights == [1.0] * len(rewards)

@@ -229,6 +229,7 @@ class SPEEDSettings(Settings):
 
 
 DEFAULT_ESTIMATOR = "fused"
+MOST_CANDIDATES = 12  # of candidate_factor "auto"
 
 
 class CurriculumConfig(Settings):
@@ -286,6 +287,11 @@ class CurriculumConfig(Settings):
     @classmethod
     def _estimator_by_name(cls, value: Any) -> Any:
         return _by_type("estimator", value)
+
+    @property
+    def most_candidates(self) -> int:
+        """Candidates looked at per place, at most, whatever the pool."""
+        return MOST_CANDIDATES if self.candidate_factor == "auto" else self.candidate_factor
 
     @model_validator(mode="after")
     def _ordered(self) -> CurriculumConfig:

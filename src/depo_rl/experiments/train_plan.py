@@ -332,8 +332,8 @@ def _method(prepared: Prepared) -> dict[str, Any]:
     plan: dict[str, Any] = {"name": prepared.config.method, "estimator": settings.estimator.type}
     if chooses or not isinstance(settings.estimator, ConstantSettings):
         plan |= {"band": settings.band, "window": list(settings.window), "warmup_steps": settings.warmup_steps}
-        plan |= {"explore": settings.explore}
-        plan["candidates_per_generation_at_most"] = prepared.layout.prompts_per_generation * settings.candidate_factor
+        plan |= {"explore": settings.explore, "temperature": settings.temperature}
+        plan["candidates_per_generation_at_most"] = prepared.layout.prompts_per_generation * settings.most_candidates
     if settings.gate != "none":
         plan |= {"gate": settings.gate, "max_rounds": settings.max_rounds}
     if prepared.config.method == "polaris":
