@@ -16,7 +16,7 @@ from depo_rl.errors import ConfigError
 from depo_rl.experiments.replay import ReplayPlan, parse_settings
 from depo_rl.experiments.train_config import TrainConfig
 
-FUSED = FusedSettings.model_validate({})
+FUSED = FusedSettings(drift=False)  # what depo+ has
 DPS = METHODS["dps"].defaults
 MOPPS = METHODS["mopps"].defaults
 
@@ -118,8 +118,8 @@ def test_a_training_file_takes_a_partial_estimator():
 
 def test_the_trl_config_takes_a_partial_estimator(tmp_path):
     trl = pytest.importorskip("depo_rl.engines.trl", reason="needs trl")
-    for curriculum in ({"estimator": {"drift": False}}, json.dumps({"estimator": {"drift": False}})):
+    for curriculum in ({"estimator": {"n_random": 0}}, json.dumps({"estimator": {"n_random": 0}})):
         args = trl.DEPOConfig(
             str(tmp_path), method="depo+", curriculum=curriculum, report_to="none", use_cpu=True, bf16=False
         )
-        assert args.curriculum_config().estimator == FUSED.model_copy(update={"drift": False})
+        assert args.curriculum_config().estimator == FUSED.model_copy(update={"n_random": 0})

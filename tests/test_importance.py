@@ -181,7 +181,18 @@ def test_out_of_range_is_one_line(given: dict[str, Any], message: str) -> None:
 
 def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pool.jsonl").write_text("".join(f'{{"prompt": "p{i}", "pass_rate": 0.5}}\n' for i in range(32)))
-    options = ["--methods", "depo+", "--set", "importance=1", "--set", "temperature=0", "--prompts-per-step", "4", "--steps", "2"]
+    options = [
+        "--methods",
+        "depo+",
+        "--set",
+        "importance=1",
+        "--set",
+        "temperature=0",
+        "--prompts-per-step",
+        "4",
+        "--steps",
+        "2",
+    ]
     assert main(["replay", str(tmp_path / "pool.jsonl"), "--out", str(tmp_path / "out"), *options]) == 2
     err = capsys.readouterr().err
     assert err.startswith("depo: method 'depo+', importance = 1.0") and "temperature" in err and err.count("\n") == 1

@@ -21,7 +21,7 @@ DEFAULTS = {  # method -> estimator, explore, candidate_factor, as docs/paper_in
     "adarft": ("oracle", 0.0, 16),
     "vcrl": ("constant", 0.0, 8),
     "speed": ("constant", 0.0, 8),
-    "depo+": ("fused", 0.05, 8),
+    "depo+": ("fused", 0.05, "auto"),
 }
 
 
@@ -30,6 +30,10 @@ def test_defaults_are_the_documented_ones(method):
     config = make_curriculum(method, make_prompts([20])).config
     assert (config.estimator.type, config.explore, config.candidate_factor) == DEFAULTS[method]
     assert (config.warmup_steps, config.guard) == ((2, True) if method == "depo+" else (0, False))
+    assert (config.temperature, config.gate) == (
+        0.6 if method == "depo+" else 0.0,
+        METHODS[method].defaults.get("gate", "none"),
+    )
     assert METHODS.keys() - DEFAULTS.keys() == {"grpo", "dapo", "polaris", "depo"}
 
 

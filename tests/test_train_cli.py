@@ -124,7 +124,10 @@ def test_dry_run_says_the_plan_and_writes_nothing(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["method=depo+", "curriculum.temperature=0", "curriculum.importance=1"], ["'depo+', importance = 1.0", "set temperature above 0"]),
+        (
+            ["method=depo+", "curriculum.temperature=0", "curriculum.importance=1"],
+            ["'depo+', importance = 1.0", "set temperature above 0"],
+        ),
         (["method=grpo", "curriculum.gate=dynamic"], ["gate = 'dynamic'", "'grpo' keeps TRL's own order", "'dapo'"]),
         (["method=vcrl", "curriculum.importance=1"], ["'vcrl', importance = 1.0", "set temperature above 0"]),
     ],

@@ -120,7 +120,12 @@ def test_resume_is_exact(tmp_path, curriculum, layout):
 
 @pytest.mark.parametrize(
     ("method", "curriculum"),
-    [("depo+", {"temperature": 0.0}), ("depo", {"temperature": 1.0}), ("grpo", {"temperature": 1.0}), ("dapo", {"temperature": 1.0})],
+    [
+        ("depo+", {"temperature": 0.0}),
+        ("depo", {"temperature": 1.0}),
+        ("grpo", {"temperature": 1.0}),
+        ("dapo", {"temperature": 1.0}),
+    ],
 )
 def test_without_a_draw_it_is_refused_before_a_model_is_loaded(tmp_path, method, curriculum):
     with pytest.raises(ConfigError, match=r"importance = 1.0: .*set temperature above 0") as error:

@@ -55,7 +55,10 @@ def test_importance_takes_the_place_of_grpo_s_advantages(file):
     [
         ([*DRAWN, "verl.algorithm.adv_estimator=rloo"], "adv_estimator = 'rloo': set that to grpo"),
         (DRAWN, "adv_estimator = 'gae': set that to grpo"),  # verl's default
-        (["method=depo+", "curriculum.temperature=0", "curriculum.importance=1"], "importance = 1.0: .*set temperature above 0"),
+        (
+            ["method=depo+", "curriculum.temperature=0", "curriculum.importance=1"],
+            "importance = 1.0: .*set temperature above 0",
+        ),
     ],
 )
 def test_importance_needs_grpo_and_a_draw(file, overrides, message):

@@ -139,7 +139,7 @@ class FusedSettings(FeatureSettings):
     )
     walk_half_life: float = Field(2000.0, gt=0.0, description="groups after which evidence for a walk counts half")
     history: bool = Field(True, description="use each prompt's own groups")
-    drift: bool = Field(False, description="follow the common drift of the policy")
+    drift: bool = Field(True, description="follow the common drift of the policy")
     policy_features: int = Field(
         0, ge=0, le=1024, description="numbers that the policy's state at a prompt's end becomes; TRL only, 0: not used"
     )
