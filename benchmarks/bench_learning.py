@@ -53,6 +53,7 @@ ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "no history": ("depo+", {"estimator": {"history": False}}),
     "common drift": ("depo+", {"estimator": {"drift": True}}),
     "explore 15 %": ("depo+", {"explore": 0.15}),
+    "answer_logprob": ("depo+", {"estimator": {"answer_logprob": True}}),
     "gate dynamic": ("depo+", {"gate": "dynamic"}),
     "importance 1/2": ("depo+", {"importance": 0.5}),
 }

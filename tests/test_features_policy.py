@@ -74,10 +74,10 @@ def test_the_heads_learn_from_the_features_that_were_predicted_with():
 
 
 def test_features_are_standardised_whatever_the_states_common_part():
-    part = PolicyFeatures(12)
+    part = PolicyFeatures(FusedSettings(policy_features=12))
     for start in range(0, 400, 50):
         index = np.arange(start, start + 50)
-        block = part.look(states, POOL[start : start + 50], index)
+        block = part.look(states, None, POOL[start : start + 50], index)
     assert np.abs(block.mean(axis=0)).max() < 0.5 and 0.6 < block.std(axis=0).min() <= block.std(axis=0).max() < 1.4
     assert block.dtype == np.float16 and np.abs(block).max() <= 3
 
@@ -145,9 +145,9 @@ def test_an_engine_that_has_no_policy_says_so():
 
 def test_only_so_many_prompts_are_remembered(monkeypatch):
     monkeypatch.setattr(policy, "_REMEMBERED", 30)
-    part = PolicyFeatures(4)
+    part = PolicyFeatures(FusedSettings(policy_features=4))
     for start in (0, 20, 0):  # the first ones are looked at again: the second ones are the older
-        part.look(states, POOL[start : start + 20], np.arange(start, start + 20))
+        part.look(states, None, POOL[start : start + 20], np.arange(start, start + 20))
     assert len(part.state_dict()["index"]) == 30
     assert part.told(np.arange(20)).any(axis=1).all()
     assert part.told(np.arange(20, 40)).any(axis=1).sum() == 10

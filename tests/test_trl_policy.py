@@ -97,7 +97,7 @@ def test_a_second_run_is_another_policy(tmp_path):
 
 
 def test_without_policy_features_the_policy_is_not_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(policy_states.PolicyStates, "_prefill", lambda *_: 1 / 0)
+    monkeypatch.setattr(policy_states.PolicyStates, "_read", lambda *_: 1 / 0)
     settings = SETTINGS | {"curriculum": SETTINGS["curriculum"] | {"estimator": toys.FUSED}}
     made = toys.run(tmp_path, max_steps=2, **settings)
     assert made.curriculum.estimator.policy_states is None
@@ -197,3 +197,43 @@ def test_it_is_refused_when_the_trainer_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr(policy_states, "_hindrance", lambda trainer: "no")
     with pytest.raises(EngineError, match="no; set estimator"):
         toys.trainer(tmp_path, **SETTINGS)
+
+
+ANSWERS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"answer_logprob": True}}
+
+
+def test_the_answer_s_log_probability_is_the_pass_rate_s_where_it_is_said_at_once(tmp_path):
+    from depo_rl.experiments import arithmetic
+
+    policy, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
+    rows = arithmetic.make_pool(40, seed=3)
+    args = {"method": "depo+", "curriculum": {"estimator": {"answer_logprob": True}}}
+    made = toys.trainer(
+        tmp_path, data=Dataset.from_list(rows), extra={"model": policy, "processing_class": tokenizer}, **args
+    )
+    prompts = list(made.curriculum.pool.prompts)
+    found = np.exp(made.curriculum.estimator.answer_logprobs(prompts))
+    exact = arithmetic.success_probabilities(policy, tokenizer, [dict(p.fields, prompt=p.text) for p in prompts])
+    assert found == pytest.approx(exact, rel=1e-4, abs=1e-9)
+
+
+def test_a_prompt_without_an_answer_is_unknown_and_a_run_goes_on(tmp_path):
+    rows = [row if i % 3 else row | {"answer": None} for i, row in enumerate(toys.rows(12))]
+    data, even = Dataset.from_list(rows), lambda completions, **_: [float(len(str(c)) % 2) for c in completions]
+    made = toys.run(tmp_path, data=data, rewards=even, max_steps=2, method="depo+", curriculum=ANSWERS)
+    found = made.curriculum.estimator.answer_logprobs(list(made.curriculum.pool.prompts))
+    assert np.isnan(found[::3]).all() and (found[np.arange(12) % 3 > 0] < 0).all()
+
+
+def test_asking_for_answers_changes_nothing_that_the_policy_samples(tmp_path):
+    """The same uniform choices (all of it warm-up): losses, weights and generators as without."""
+    ends = []
+    for estimator in (toys.FUSED, toys.FUSED | {"answer_logprob": True}):
+        made = toys.trainer(
+            tmp_path / str(len(ends)), extra={"model": dropping()}, max_steps=3, method="depo+",
+            curriculum={"warmup_steps": 9, "estimator": estimator},
+        )  # fmt: skip
+        made.train()
+        ends.append((made.state.log_history[0]["loss"], made.model.state_dict(), torch.random.get_rng_state()))
+    assert ends[0][0] == ends[1][0] and torch.equal(ends[0][2], ends[1][2])
+    assert all(torch.equal(a, b) for a, b in zip(ends[0][1].values(), ends[1][1].values(), strict=True))

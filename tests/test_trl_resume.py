@@ -27,6 +27,7 @@ METHODS = {
     "depo encoder": {"method": "depo", "curriculum": ENCODER},
     "depo+": {"method": "depo+", "curriculum": STATES | {"estimator": toys.FUSED}},
     "depo+ policy": {"method": "depo+", "curriculum": STATES},
+    "depo+ answers": {"method": "depo+", "curriculum": STATES | {"estimator": toys.FUSED | {"answer_logprob": True}}},
 }
 SMALL = {"per_device_train_batch_size": 8}
 LAYOUTS = {  # settings, and the steps to resume at

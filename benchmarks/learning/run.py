@@ -177,9 +177,14 @@ class Run:
         ]
         settings = {"group_size": plan.group_size, "seed": plan.seed, **plan.curriculum}
         curriculum = make_curriculum(plan.method, prompts, settings)
+        if getattr(curriculum.config.estimator, "answer_logprob", False):
+            curriculum.estimator.answer_logprobs = lambda asked: np.log(self._rates_of(asked))
         if plan.method == "oracle":
             curriculum.estimator = curriculum._learners["estimator"] = TrueRates(self.policy, self.problems)
         return curriculum
+
+    def _rates_of(self, prompts: Sequence[Prompt]) -> np.ndarray:
+        return np.maximum(self.policy.pass_rates(self.problems, np.array([int(p.key) for p in prompts])), 1e-12)
 
     def go(self) -> dict[str, Any]:
         started, due = time.process_time(), 0

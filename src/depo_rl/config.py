@@ -143,7 +143,15 @@ class FusedSettings(FeatureSettings):
     policy_features: int = Field(
         0, ge=0, le=1024, description="numbers that the policy's state at a prompt's end becomes; TRL only, 0: not used"
     )
+    answer_logprob: bool = Field(
+        False, description="the policy's own log-probability of the reference answer is a feature; TRL only"
+    )
     recalibrate: bool = Field(True, description="mend P(mixed) by what became of the latest groups")
+
+    @property
+    def policy_width(self) -> int:
+        """Features that only an engine which has the policy can give."""
+        return self.policy_features + self.answer_logprob
 
 
 class DPSSettings(Settings):

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..config import FusedSettings
 from ..errors import expect_same
-from ..features.experimental.policy import Block, PolicyFeatures, PolicyStates
+from ..features.experimental.policy import AnswerLogprobs, Block, PolicyFeatures, PolicyStates
 from ..features.table import FeatureTable
 from ..types import FloatArray, GroupOutcome, Lesson, Prediction, Prompt, State
 from .beliefs import beta_with_p_mixed
@@ -35,9 +35,9 @@ class FusedEstimator:
     """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the replay's generator.
 
     The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
-    ``history`` a prompt's own groups teach the prior only. policy_states: set by an engine that has the policy; asked
-    by each ``predict`` if ``policy_features`` is above 0, which is a ConfigError where nobody set it. lesson: what the
-    heads begin with.
+    ``history`` a prompt's own groups teach the prior only. policy_states, answer_logprobs: set by an engine that has
+    the policy; asked by each ``predict`` if the settings say so, which is a ConfigError where nobody set them. lesson:
+    what the heads begin with.
     """
 
     def __init__(
@@ -50,8 +50,9 @@ class FusedEstimator:
     ) -> None:
         self.settings, self._group_size = settings, group_size
         self.policy_states: PolicyStates | None = None
+        self.answer_logprobs: AnswerLogprobs | None = None
         self._table = FeatureTable([*prompts, *lesson.prompts] if lesson else prompts, settings)
-        self._policy = PolicyFeatures(settings.policy_features)
+        self._policy = PolicyFeatures(settings)
         self._heads = PriorHeads(self._table, len(prompts), settings, np.random.default_rng([seed, 103]))
         if lesson:
             self._heads.begin_with(np.arange(len(prompts), len(self._table)), lesson.counts_P2)
@@ -63,12 +64,15 @@ class FusedEstimator:
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         index_P = self._table.index_of([p.key for p in prompts])
-        prior = self._prior(index_P, self._policy.look(self.policy_states, prompts, index_P))
+        prior = self._prior(index_P, self._look(prompts, index_P))
         mean_P, p_mixed_P = self._believe(index_P, *prior)
         if self.settings.recalibrate:
             p_mixed_P = self._recalibration.apply(p_mixed_P, self._evidence.seen(index_P))
         belief = beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
         return replace(belief, suspicion_P=self._evidence.coin_flips(index_P))
+
+    def _look(self, prompts: Sequence[Prompt], index_P: IndexArray) -> Block:
+        return self._policy.look(self.policy_states, self.answer_logprobs, prompts, index_P)
 
     def _prior(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
         mean_P, variance_P = self._heads.predict(index_P, policy_PF)

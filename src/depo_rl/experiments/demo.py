@@ -24,7 +24,7 @@ from ..report import RunResult, save_figures, summarise, write_page, write_resul
 from ..report.measures import CHANGES
 from . import arithmetic
 
-METHODS = ("grpo", "dapo", "depo")
+METHODS = ("grpo", "dapo", "depo", "depo+")
 _NARROW = ("accuracy_whole", CHANGES, "rollouts_to_target", "mixed_share")  # what a terminal of 80 columns has room for
 _WIDE = (
     *("accuracy_whole", CHANGES, "rollouts_to_target", "tokens_to_target"),

@@ -82,8 +82,8 @@ class ReplayPlan:
         longest = max(self.steps // _WARMUP_SHARE, 1)
         if "warmup_steps" not in given and config.warmup_steps > longest:
             config = parse_config(defaults, given | {"warmup_steps": longest}, f"method {method!r}")
-        if isinstance(config.estimator, FusedSettings) and config.estimator.policy_features:
-            raise no_policy(config.estimator.policy_features, "a replay")
+        if isinstance(config.estimator, FusedSettings) and config.estimator.policy_width:
+            raise no_policy(config.estimator, "a replay")
         return config
 
 

@@ -1,4 +1,5 @@
-"""What the policy makes of a prompt before it answers: its last hidden layer at the last token of the prompt.
+"""What the policy makes of a prompt before it answers: its last hidden layer at the last token of the prompt, and the
+log-probability that it gives the reference answer there.
 
 One prefill of the candidates per policy step, by the main process alone, where the curriculum lives. It reads what the
 policy would be given to go on from, tokenised by TRL itself, and touches nothing: no global generator, no mode, no
@@ -32,14 +33,15 @@ def attach_policy_states(trainer: DEPOTrainer) -> None:
     Raises EngineError on all of them where the main process cannot compute the states alone.
     """
     settings = trainer.args.curriculum_config().estimator
-    if not isinstance(settings, FusedSettings) or not settings.policy_features:
+    if not isinstance(settings, FusedSettings) or not settings.policy_width:
         return
+    name, off = ("policy_features", 0) if settings.policy_features else ("answer_logprob", "false")
     if reason := _hindrance(trainer):
-        raise EngineError(
-            f"estimator.policy_features = {settings.policy_features}: {reason}; set estimator.policy_features to 0"
-        )
+        raise EngineError(f"estimator.{name} = {getattr(settings, name)}: {reason}; set estimator.{name} to {off}")
     if trainer.curriculum is not None:
-        trainer.curriculum.estimator.policy_states = PolicyStates(trainer)  # type: ignore[attr-defined]
+        estimator: Any = trainer.curriculum.estimator
+        estimator.policy_states = PolicyStates(trainer) if settings.policy_features else None
+        estimator.answer_logprobs = AnswerLogprobs(trainer, settings.answer_field) if settings.answer_logprob else None
 
 
 def _hindrance(trainer: DEPOTrainer) -> str | None:
@@ -59,52 +61,105 @@ def _hindrance(trainer: DEPOTrainer) -> str | None:
     return None
 
 
-class PolicyStates:
-    """Called with prompts, gives their states, float32 of shape (P, hidden); one forward per prompt and policy step."""
+class _Reading:
+    """Something read of each prompt in one forward per prompt and policy step; called with prompts, gives an array."""
 
     def __init__(self, trainer: DEPOTrainer) -> None:
         self._trainer = trainer
         self._policy: tuple[Any, int] = (None, -1)  # the run's state, which is another after each ``train``, and step
-        self._known: dict[str, NDArray[np.float32]] = {}
+        self._known: dict[str, Any] = {}
 
-    def __call__(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+    def __call__(self, prompts: Sequence[Prompt]) -> NDArray[Any]:
         run, step = self._trainer.state, self._trainer.state.global_step
         if run is not self._policy[0] or step != self._policy[1]:
             self._policy, self._known = (run, step), {}
-        new = [prompt.key for prompt in prompts if prompt.key not in self._known]
+        new = [prompt for prompt in dict.fromkeys(p.key for p in prompts) if prompt not in self._known]
         if new:
-            self._known |= zip(new, self._prefill(self._trainer.prompts_of(new)), strict=True)
+            own = {prompt.key: prompt for prompt in prompts}
+            self._known |= zip(new, self._read([own[key] for key in new]), strict=True)
         return np.stack([self._known[prompt.key] for prompt in prompts])
 
-    def _prefill(self, prompts: list[Any]) -> list[NDArray[np.float32]]:
-        """The state of each prompt, in order; short ones together, so that little is padded."""
-        ids_P = [list(ids) or [0] for ids in self._trainer._tokenize_prompts(prompts)[0]]
-        state_P: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(ids_P)
+    def _read(self, prompts: Sequence[Prompt]) -> list[Any]:
+        raise NotImplementedError
+
+    def _tokens_of(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """What the policy would be given to go on from, tokenised by TRL itself."""
+        rows = self._trainer.prompts_of([prompt.key for prompt in prompts])
+        return [list(ids) or [0] for ids in self._trainer._tokenize_prompts(rows)[0]]
+
+    def _hidden(self, ids_P: list[list[int]]) -> Iterator[tuple[int, torch.Tensor]]:
+        """(position, last hidden layer of shape (T, hidden)) of each; short ones together, so that little is padded."""
         with _at_rest(self._trainer.model), torch.no_grad():
             for batch in _batches([len(ids) for ids in ids_P]):
-                states = self._forward([ids_P[i] for i in batch])
-                for i, state in zip(batch, states, strict=True):
-                    state_P[i] = state
-        return state_P
+                hidden_PTH = self._forward([ids_P[i] for i in batch])
+                yield from ((i, hidden_PTH[row, : len(ids_P[i])]) for row, i in enumerate(batch))
 
-    def _forward(self, ids_P: list[list[int]]) -> NDArray[np.float32]:
+    def _forward(self, ids_P: list[list[int]]) -> torch.Tensor:
         """Padded on the right, where a causal policy does not look: it needs no mask, and runs faster without."""
         trainer = self._trainer
-        length_P = torch.tensor([len(ids) for ids in ids_P])
-        ids_PT = torch.zeros(len(ids_P), int(length_P.max()), dtype=torch.long)
+        ids_PT = torch.zeros(len(ids_P), max(map(len, ids_P)), dtype=torch.long)
         for i, ids in enumerate(ids_P):
             ids_PT[i, : len(ids)] = torch.tensor(ids)
         with trainer.accelerator.autocast():
-            output = _backbone(trainer)(ids_PT.to(trainer.accelerator.device), use_cache=False)
-        last_PH = output.last_hidden_state[torch.arange(len(ids_P)), length_P - 1]
-        states: NDArray[np.float32] = last_PH.float().cpu().numpy()
-        return states
+            output = _policy(trainer).base_model(ids_PT.to(trainer.accelerator.device), use_cache=False)
+        hidden_PTH: torch.Tensor = output.last_hidden_state
+        return hidden_PTH
 
 
-def _backbone(trainer: DEPOTrainer) -> Any:
-    """The policy below its head, adapters included."""
+class PolicyStates(_Reading):
+    """The last hidden layer at each prompt's last token, float32 of shape (P, hidden)."""
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[Any]:
+        ids_P = self._tokens_of(prompts)
+        state_P: list[Any] = [None] * len(ids_P)
+        for i, hidden_TH in self._hidden(ids_P):
+            state_P[i] = hidden_TH[-1].float().cpu().numpy()
+        return state_P
+
+
+class AnswerLogprobs(_Reading):
+    """Log-probability (nats) that the policy, at the run's temperature, answers with column ``field`` and ends, (P,).
+
+    NaN for a prompt without such a column. It is the pass rate's own where a policy answers at once and one string is
+    right; where it reasons first, it is a hint that the heads of the estimator weigh by what it turned out to be worth.
+    """
+
+    def __init__(self, trainer: DEPOTrainer, field: str) -> None:
+        super().__init__(trainer)
+        self._field = field
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[Any]:
+        answers_P = [self._answer(prompt.fields.get(self._field)) for prompt in prompts]
+        asked = [i for i, answer in enumerate(answers_P) if answer]
+        before_P = self._tokens_of([prompts[i] for i in asked]) if asked else []
+        found_P: list[Any] = [np.float64(np.nan)] * len(prompts)
+        whole_P = [ids + answers_P[i] for i, ids in zip(asked, before_P, strict=True)]
+        for row, hidden_TH in self._hidden(whole_P):
+            answer = answers_P[asked[row]]
+            said_TH = hidden_TH[-len(answer) - 1 : -1]
+            found_P[asked[row]] = np.float64(self._logprob(said_TH, answer))
+        return found_P
+
+    def _answer(self, value: Any) -> list[int]:
+        if value is None or not (text := str(value).strip()):
+            return []
+        tokenizer: Any = self._trainer.processing_class
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return ids + ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+
+    def _logprob(self, hidden_TH: torch.Tensor, ids: list[int]) -> float:
+        trainer = self._trainer
+        with trainer.accelerator.autocast():
+            logits_TV = _policy(trainer).get_output_embeddings()(hidden_TH).float() / trainer.temperature
+        picked_T1 = torch.tensor(ids, device=logits_TV.device)[:, None]
+        return float(logits_TV.log_softmax(-1).gather(-1, picked_T1).sum())
+
+
+def _policy(trainer: DEPOTrainer) -> Any:
+    """The policy, adapters included: ``base_model`` is what is below its head."""
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).base_model
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

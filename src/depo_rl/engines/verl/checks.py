@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...config import CurriculumConfig
+from ...config import CurriculumConfig, FusedSettings
 from ...errors import ConfigError, EngineError
 from ...features.experimental.policy import no_policy
 from ...gates import DynamicSampling
@@ -61,8 +61,8 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
     _check_files(root)
     _check_feedback(root)
     _check_importance(root, config)
-    if n_features := getattr(config.estimator, "policy_features", 0):
-        raise no_policy(n_features, "on verl the estimator's process")
+    if isinstance(config.estimator, FusedSettings) and config.estimator.policy_width:
+        raise no_policy(config.estimator, "on verl the estimator's process")
     wants_logprobs = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
     if wants_logprobs and not root.actor_rollout_ref.rollout.get("calculate_log_probs", False):
         _log.warning(

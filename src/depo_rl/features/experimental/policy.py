@@ -1,4 +1,5 @@
-"""The policy's own state at the end of each prompt, as features: what the policy makes of it before it answers.
+"""What the policy makes of a prompt before it answers, as features: its own state at the prompt's end, and the
+log-probability that it gives the reference answer there.
 
 The states come from an engine that has the policy. They change as it learns, so a prompt's features are kept as they
 were when it was chosen, and what a head learns from is what it predicted with.
@@ -12,46 +13,76 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...config import FusedSettings
 from ...errors import ConfigError, StateMismatch, expect_fields
 from ...types import FloatArray, Prompt, State
 
 PolicyStates = Callable[[Sequence[Prompt]], NDArray[Any]]
 """Hidden states of prompts under the present policy: floats of shape (P, hidden)."""
+AnswerLogprobs = Callable[[Sequence[Prompt]], FloatArray]
+"""Log-probabilities (nats, <= 0) of the prompts' answers under the present policy, shape (P,); NaN where none is."""
 Block = NDArray[np.float16]
 
 _CLIP = 3.0
+_ODDS_LIMIT = 12.0  # logits, as everywhere; beyond it answers are not told apart
 _MEMORY = 10_000.0  # states after which older ones fade from the statistics: the policy moves
 _REMEMBERED = 16_384  # prompts, those looked at last: far more than are ever in flight
 
 
-def no_policy(width: int, where: str) -> ConfigError:
-    """The error of ``where``, which cannot give the states that ``policy_features = width`` asks for."""
+def no_policy(settings: FusedSettings, where: str) -> ConfigError:
+    """The error of ``where``, which cannot give what ``policy_features`` or ``answer_logprob`` ask for."""
+    asked = f"policy_features = {settings.policy_features}" if settings.policy_features else "answer_logprob = true"
     return ConfigError(
-        f"estimator.policy_features = {width}: {where} has no policy whose states could be read; the TRL engine has "
-        "(depo train, depo_rl.engines.trl): set it to 0"
+        f"estimator.{asked}: {where} has no policy that could be read; the TRL engine has (depo train, "
+        f"depo_rl.engines.trl): set it to {'0' if settings.policy_features else 'false'}"
     )
+
+
+def answer_odds(logprob_P: FloatArray) -> FloatArray:
+    """Log-odds of the answer, shape (P, 1): where it is said at once, those of the pass rate. Without one, the mean."""
+    logprob_P = np.clip(logprob_P, -_ODDS_LIMIT, -1e-6)
+    odds_P = logprob_P - np.log(-np.expm1(logprob_P))
+    known_P = np.isfinite(odds_P)
+    odds_P = np.where(known_P, odds_P, odds_P[known_P].mean() if known_P.any() else 0.0)
+    result: FloatArray = np.clip(odds_P, -_ODDS_LIMIT, _ODDS_LIMIT)[:, None]
+    return result
 
 
 class PolicyFeatures:
     """``look`` gives the features of prompts as of now, ``told`` as of when they were last looked at; (P, width) each.
 
-    A state is scaled to length 1, projected by a fixed random matrix and standardised by running statistics, within
-    +-3. width: dimensions of the projection; with 0 no state is ever asked for.
+    A state is scaled to length 1 and projected by a fixed random matrix to ``policy_features`` numbers; the answer's
+    log-odds are one more. All are standardised by running statistics, within +-3. What is not set is never asked for.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width, self._hidden = width, 0  # hidden: size of the states; 0 until some are seen
+    def __init__(self, settings: FusedSettings) -> None:
+        self._settings = settings
+        self.width = width = settings.policy_width
+        self._hidden = 0  # size of the states; 0 until some are seen
         self._n, self._mean_F, self._variance_F = 0.0, np.zeros(width), np.zeros(width)
-        self._projection_HF = np.zeros((0, width))
+        self._projection_HF = np.zeros((0, settings.policy_features))
         self._told: dict[int, Block] = {}  # by index of the prompt, the one looked at last at the end
 
-    def look(self, states: PolicyStates | None, prompts: Sequence[Prompt], index_P: NDArray[np.int64]) -> Block:
-        """index_P: names of the prompts for ``told``. Raises ConfigError if there are no ``states`` to ask."""
+    def look(
+        self,
+        states: PolicyStates | None,
+        answers: AnswerLogprobs | None,
+        prompts: Sequence[Prompt],
+        index_P: NDArray[np.int64],
+    ) -> Block:
+        """index_P: names of the prompts for ``told``. Raises ConfigError if there is nobody to ask."""
         if not self.width or not prompts:
             return np.zeros((len(prompts), self.width), np.float16)
-        if states is None:
-            raise no_policy(self.width, "this engine")
-        raw_PF = self._project(np.asarray(states(prompts), dtype=np.float64))
+        blocks = []
+        if self._settings.policy_features:
+            if states is None:
+                raise no_policy(self._settings, "this engine")
+            blocks.append(self._project(np.asarray(states(prompts), dtype=np.float64)))
+        if self._settings.answer_logprob:
+            if answers is None:
+                raise no_policy(self._settings, "this engine")
+            blocks.append(answer_odds(np.asarray(answers(prompts), dtype=np.float64)))
+        raw_PF = np.hstack(blocks)
         self._follow(raw_PF)
         deviation_F = np.sqrt(self._variance_F) + 1e-9
         block_PF = np.clip((raw_PF - self._mean_F) / deviation_F, -_CLIP, _CLIP).astype(np.float16)
@@ -74,7 +105,7 @@ class PolicyFeatures:
         self._hidden = hidden
         if len(self._projection_HF) != hidden:
             rng = np.random.default_rng(20240229)  # fixed: the same features in every run
-            self._projection_HF = rng.standard_normal((hidden, self.width))
+            self._projection_HF = rng.standard_normal((hidden, self._settings.policy_features))
         state_PH = np.where(np.isfinite(state_PH), state_PH, 0.0)
         norm_P1 = np.linalg.norm(state_PH, axis=1, keepdims=True)
         result: FloatArray = state_PH @ self._projection_HF / np.maximum(norm_P1, 1e-12)
