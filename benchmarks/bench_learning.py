@@ -47,13 +47,13 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "temperature 1/3": ("depo+", {"temperature": 1 / 3}),
-    "temperature 1/2": ("depo+", {"temperature": 0.5}),
-    "temperature 1": ("depo+", {"temperature": 1.0}),
+    "temperature 0.6": ("depo+", {"temperature": 0.6}),
     "candidate_factor 8": ("depo+", {"candidate_factor": 8}),
     "no history": ("depo+", {"estimator": {"history": False}}),
     "common drift": ("depo+", {"estimator": {"drift": True}}),
     "explore 15 %": ("depo+", {"explore": 0.15}),
     "answer_logprob": ("depo+", {"estimator": {"answer_logprob": True}}),
+    "answer_logprob, temperature 1/3": ("depo+", {"estimator": {"answer_logprob": True}, "temperature": 1 / 3}),
     "gate dynamic": ("depo+", {"gate": "dynamic"}),
     "importance 1/2": ("depo+", {"importance": 0.5}),
 }

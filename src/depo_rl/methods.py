@@ -148,7 +148,7 @@ def _check_labels(method: str) -> Callable[[Sequence[Prompt], CurriculumConfig],
 # Each of these by benchmarks/bench_learning.py, on the whole of what is trained for (docs/learning.md).
 _FUSED = {
     "estimator": {"type": "fused", "drift": False},  # a common drift lifts the hopeless with the rest
-    **{"band": "auto", "temperature": 0.6, "candidate_factor": "auto", "warmup_steps": 2, "guard": True},
+    **{"band": "auto", "temperature": 1.0, "candidate_factor": "auto", "warmup_steps": 2, "guard": True},
 }
 _LABELS = {"estimator": {"type": "oracle"}}
 _HISTORY = {"estimator": {"type": "history"}}
