@@ -4,7 +4,7 @@ VENV ?= .venv
 VENV_VERL ?= .venv-verl
 BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
-CODE = src tests benchmarks scripts
+CODE = src tests benchmarks scripts examples
 
 .PHONY: demo test test-trl test-verl lint clean
 

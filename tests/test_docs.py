@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from depo_rl import Prompt, make_curriculum, methods
 from depo_rl.config import CurriculumConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 
 
 def python_blocks(name: str) -> list[str]:
@@ -39,21 +42,41 @@ def test_readme_without_an_engine():
 def test_readme_trl_settings_are_real():
     trl_block, _ = python_blocks("README.md")
     pytest.importorskip("trl")
-    from depo_rl.engines.trl import DEPOConfig
     from depo_rl.rewards import math_reward
+    from depo_rl.trl import DEPOConfig
 
-    call = re.search(r"args=(DEPOConfig\(.*\)),\n", trl_block).group(1)
+    call = re.search(r"args=(DEPOConfig\(.*\)),", trl_block).group(1)
     config = eval(call.replace(")", ", use_cpu=True, bf16=False)"), {"DEPOConfig": DEPOConfig})
-    assert config.curriculum_config().band == "auto" and config.method == "depo"
+    assert config.method == "depo+" and config.curriculum_config().band == "auto"
+    assert config.generation_batch_size // config.num_generations == 128
     assert eval(re.search(r"reward_funcs=(.*),\n", trl_block).group(1), {"math_reward": math_reward}) is not None
 
 
-def test_readme_lists_every_method_and_setting_it_names():
+def test_readme_is_short_and_says_what_depo_plus_has():
     text = (ROOT / "README.md").read_text()
+    assert len(text.split()) < 900
+    assert "make demo" in text and "make test" in text
+    said = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", text, flags=re.MULTILINE))
+    config = make_curriculum("depo+", [Prompt("a", "1+1=")]).config
+    assert set(said) == {"temperature", "candidate_factor", "gate", "importance"}
+    for name, value in said.items():
+        assert json.loads(value.strip("`")) == getattr(config, name), name
+
+
+def test_the_methods_page_lists_every_method_and_setting_it_names():
+    text = (ROOT / "docs" / "methods.md").read_text()
     for name in methods.METHODS:
-        assert f"`{name}`" in text, name
-    for name in ("window", "keep", "max_rounds", "band"):
+        assert f"| `{name}` |" in text, name
+    for name in ("window", "keep", "max_rounds", "band", "gate", "guard", "temperature", "importance"):
         assert f"`{name}" in text and name in CurriculumConfig.model_fields
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_files_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not re.match(r"https?:", target):
+            assert ((ROOT / page).parent / target).exists(), target
 
 
 def test_the_verl_page_s_file_and_commands_are_real(tmp_path):
@@ -65,7 +88,7 @@ def test_the_verl_page_s_file_and_commands_are_real(tmp_path):
     drawn = ["curriculum.temperature=1", "curriculum.importance=1", "curriculum.gate=dynamic"]
     printed = [a for more in ([], drawn) for a in verl_command(tmp_path / "mine.yaml", more).arguments]
     (added,) = [sh for sh in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) if "custom_cls" in sh]
-    for override in re.sub(r"#.*", "", added).split():
+    for override in shlex.split(added, comments=True):
         assert override in printed, override
     ready, *overrides = re.search(r"depo verl-config (qwen\S+) (\S+) >", text).groups()
     assert "trainer.nnodes=4" in verl_command(ready, overrides).arguments

@@ -295,7 +295,7 @@ def test_an_encoder_that_is_not_there_is_named(tmp_path):
 
 def test_missing_libraries_are_named_with_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == "transformers" else object())
-    with pytest.raises(ConfigError, match=r"needs transformers, not installed: pip install 'depo-rl\[trl\]'"):
+    with pytest.raises(ConfigError, match=r"needs transformers, not installed: pip install './depo-rl\[trl\]'"):
         vectors(TEXTS, given(tmp_path))
 
 

@@ -20,7 +20,7 @@ LEVEL = {
     ),
     **dict.fromkeys(["curriculum", "guard", "futility", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "experiments", "routing", "report"], 3),
-    "cli": 4,
+    **dict.fromkeys(["trl", "cli"], 4),
     **dict.fromkeys(["__init__", "__main__"], 5),
 }
 SIBLINGS = {("estimators", "features"), ("metrics", "breadth")}  # of level 1: the only ones that may know each other
@@ -95,6 +95,11 @@ def test_each_engine_alone_imports_its_library(library):
 @pytest.mark.parametrize("module", [m for m in MODULES if _part(m) in TORCH_FREE or m == "__init__"])
 def test_the_core_never_imports_torch(module):
     assert not {name.split(".")[0] for name in _imports(module)} & HEAVY
+
+
+def test_the_short_way_to_trl_only_passes_on():
+    imported = {name.removeprefix("depo_rl.engines.trl.") for name in _imports("trl")}
+    assert imported == {"DEPOConfig", "DEPOTrainer", "TokenBudget"}
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if _part(m) in ("cli", "rewards", "outcomes", "report")])

@@ -80,6 +80,13 @@ def test_using_the_core_loads_no_torch():
     assert _python(program) == "[]"
 
 
+def test_the_short_way_to_trl_gives_the_same_names():
+    pytest.importorskip("trl")
+    short, long = importlib.import_module("depo_rl.trl"), importlib.import_module("depo_rl.engines.trl")
+    assert short.__all__ == long.__all__
+    assert all(getattr(short, name) is getattr(long, name) for name in short.__all__)
+
+
 def test_importing_takes_no_time():
     """The best of five, timed inside a fresh interpreter, so that its own start does not count."""
     program = "import time; t = time.perf_counter(); import depo_rl; print(time.perf_counter() - t)"

@@ -244,6 +244,6 @@ def test_smoothing() -> None:
 
 def test_without_matplotlib_the_mend_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"pip install 'depo-rl\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install './depo-rl\[report\]'"):
         save_figures([make_run()], tmp_path)
     assert not list(tmp_path.iterdir())

@@ -115,7 +115,7 @@ def test_without_runs_there_is_no_page(tmp_path: Path) -> None:
 
 def test_without_jinja_the_mend_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ConfigError, match=r"pip install 'depo-rl\[report\]'"):
+    with pytest.raises(ConfigError, match=r"pip install './depo-rl\[report\]'"):
         write_page([RunResult(method="depo", seed=0)], tmp_path / "report.html")
 
 

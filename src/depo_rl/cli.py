@@ -61,7 +61,7 @@ def train(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one policy with GRPO, DAPO, Polaris or DEPO, as a YAML file says."""
+    """Train one policy, by the method that a YAML file names: depo+, depo, grpo, dapo, polaris, ..."""
     from .experiments.train import run_train
 
     with redirect_stdout(sys.stderr):  # libraries print; stdout is for the result

@@ -21,7 +21,7 @@ class ConstantSettings(Settings):
     """The same belief for every prompt; what ``grpo`` and ``dapo`` use (they do not choose by prediction)."""
 
     type: Literal["constant"] = "constant"
-    mean: float = Field(0.5, gt=0.0, lt=1.0)
+    mean: float = Field(0.5, gt=0.0, lt=1.0, description="pass rate of every prompt")
     strength: float = Field(2.0, gt=0.0, description="equivalent rollouts")
 
 
@@ -44,22 +44,22 @@ class EncoderSettings(Settings):
     pooling: Literal["auto", "cls", "mean"] = Field(
         "auto", description="which hidden state is read; auto: what the backbone's 1_Pooling/config.json says, else cls"
     )
-    learning_rate: float = Field(2e-4, gt=0.0)
+    learning_rate: float = Field(2e-4, gt=0.0, description="of AdamW, for trunk and heads")
     backbone_lr_scale: float = Field(
         0.2, ge=0.0, description="of the learning rate; 0 freezes the backbone, whose vectors are then computed once"
     )
-    weight_decay: float = Field(0.01, ge=0.0)
+    weight_decay: float = Field(0.01, ge=0.0, description="of AdamW")
     grad_clip: float = Field(1.0, gt=0.0, description="global gradient norm")
-    updates_per_observe: int = Field(1, ge=0)
+    updates_per_observe: int = Field(1, ge=0, description="updates after each finished batch; 0 never learns")
     micro_batch: int = Field(32, ge=1, description="texts per forward; never changes the result")
     distill_weight: float = Field(0.5, ge=0.0, description="w_d; 0 switches distillation off")
     ranking_weight: float = Field(3.0, ge=0.0, description="w_r; 0 switches the ranking loss off")
     ranking_delta: float = Field(0.05, ge=0.0, description="pairs closer in pass rate are not ranked")
     ranking_margin: float = Field(0.5, ge=0.0, description="in logits")
-    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="of the trunk, while it learns")
     width: int = Field(1024, ge=2, description="of the trunk")
-    device: str = "cpu"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = Field("cpu", description="where it runs, as torch names it: cpu, cuda, cuda:1")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the arithmetic")
     prior_strength: float = Field(
         1.0, gt=0.0, description="equivalent rollouts told with each prediction before any group has been judged"
     )
@@ -72,7 +72,7 @@ class HistorySettings(Settings):
     type: Literal["history"] = "history"
     fade_by: Literal["steps", "visits"] = Field("steps", description="what the evidence fades with")
     discount: Share = Field(0.98, description="of earlier counts, per policy step or per visit; 1 never fades")
-    prior_mean: float = Field(0.5, gt=0.0, lt=1.0)
+    prior_mean: float = Field(0.5, gt=0.0, lt=1.0, description="pass rate of a prompt never seen")
     prior_strength: float = Field(2.0, gt=0.0, description="equivalent rollouts")
 
 
@@ -82,7 +82,7 @@ class EncoderFeatureSettings(Settings):
     backbone: str = Field(min_length=1, description="hub name, local folder or 'tiny-random'")
     max_length: int = Field(512, ge=8, description="tokens of a prompt that are read")
     dims: int = Field(128, ge=1, description="principal components of the embeddings that are kept")
-    device: str = "cpu"
+    device: str = Field("cpu", description="where it runs, as torch names it: cpu, cuda, cuda:1")
     cache: str | None = Field(None, description="folder of the embeddings; null: in the user's cache folder")
 
 
@@ -244,8 +244,11 @@ class CurriculumConfig(Settings):
     """Settings of one curriculum. A method sets its own defaults for some of them (``methods.METHODS``)."""
 
     group_size: int = Field(8, ge=2, description="completions per prompt, G; with 1 no group can teach anything")
-    seed: int = Field(0, ge=0)
-    estimator: EstimatorSettings = Field(default_factory=lambda: FusedSettings.model_validate({}))
+    seed: int = Field(0, ge=0, description="of everything that is drawn; never touches what the model samples")
+    estimator: EstimatorSettings = Field(
+        default_factory=lambda: FusedSettings.model_validate({}),
+        description="what predicts pass rates: a type, or a mapping with a type and its settings",
+    )
     band: Literal["window", "auto"] = Field(
         "window", description="choose by predicted pass rate in `window`, or by predicted P(mixed | G) ('auto')"
     )
@@ -278,10 +281,18 @@ class CurriculumConfig(Settings):
     keep: tuple[float, float] = Field((0.1, 0.9), description="polaris: offline pass rates kept, both ends included")
     target: Share = Field(0.5, description="mopps, bots, pcl: pass rate aimed at")
     min_variance: Share = Field(0.64, description="gate high_variance: least reward variance, of the largest there is")
-    greso: GRESOSettings = Field(default_factory=lambda: GRESOSettings.model_validate({}))
-    pools: PoolSettings = Field(default_factory=lambda: PoolSettings.model_validate({}))
-    adarft: AdaRFTSettings = Field(default_factory=lambda: AdaRFTSettings.model_validate({}))
-    speed: SPEEDSettings = Field(default_factory=lambda: SPEEDSettings.model_validate({}))
+    greso: GRESOSettings = Field(
+        default_factory=lambda: GRESOSettings.model_validate({}), description="settings of method greso"
+    )
+    pools: PoolSettings = Field(
+        default_factory=lambda: PoolSettings.model_validate({}), description="settings of method pools"
+    )
+    adarft: AdaRFTSettings = Field(
+        default_factory=lambda: AdaRFTSettings.model_validate({}), description="settings of method adarft"
+    )
+    speed: SPEEDSettings = Field(
+        default_factory=lambda: SPEEDSettings.model_validate({}), description="settings of method speed"
+    )
 
     @field_validator("candidate_factor", mode="plain")
     @classmethod

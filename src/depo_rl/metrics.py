@@ -222,12 +222,27 @@ class Ledger:
             self.count[name] += value
 
     def metrics(self, group_size: int) -> dict[str, float]:
-        """Counts since the start; shares and seconds of the last batch; predictions judged over the last 1,024 groups.
+        """Counts since the start, shares and seconds of the last batch, predictions judged over the last 1,024 groups.
 
-        How widely was chosen: ``Breadth.metrics``.
+        NaN while unknown. How widely was chosen: ``Breadth.metrics``. ``docs/metrics.md`` is made from these lines.
+
+        drawn: candidates looked at, chosen or skipped. chosen: prompts proposed. skipped: candidates that the
+        prediction left out. explored: prompts chosen whatever the prediction. fallback: best-ranked rest that filled a
+        batch for which too few candidates qualified. guarded: prompts chosen uniformly because the guard was engaged.
+        admitted: groups to train on. rejected: scored groups that the gate did not admit. failed: groups of which
+        nothing could be judged, or that never came back. duplicates: second outcomes of one proposal, ignored.
+        invalid_predictions: beliefs that were not numbers, replaced by Beta(1, 1). in_flight: prompts proposed and not
+        settled yet.
+        explored_share, fallback_share, guarded_share: those as shares of the prompts chosen.
+        mixed_share: of the scored groups, those with right and wrong answers, which teach. all_pass_share: those that
+        are all right. all_fail_share: those that are all wrong. observed_mean: mean pass rate of the scored groups.
+        predicted_mean: mean pass rate predicted for them before the rollout.
+        seconds_selecting: of choosing a batch. seconds_learning: of learning from one.
+        log_loss: nats per group of the predicted P(mixed); below that of a constant is good, 0.69 is a coin's.
+        auc_mixed: probability that a mixed group was given a larger P(mixed) than one that was not; 0.5 is chance.
+        ece: expected calibration error of P(mixed). ece_floor: what of it is chance with as many groups.
         rollouts_saved: expected rollouts in groups without a gradient among the candidates that the prediction skipped,
-        the waste of rolling those out too; tokens_saved: the same in completion tokens, at the mean length so far.
-        NaN while unknown.
+        the waste of rolling those out too. tokens_saved: the same in completion tokens, at the mean length so far.
         """
         counts = {name: float(value) for name, value in self.count.items()}
         chosen = self.count["chosen"]

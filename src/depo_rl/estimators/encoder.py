@@ -291,8 +291,12 @@ class EncoderEstimator:
     def metrics(self) -> dict[str, float]:
         """Counters since the start; losses and gradient norm (before clipping) of the last update once there is one.
 
-        truncated_share: of the prompts read so far, in predictions and updates, those cut at ``max_length`` tokens.
-        strength: equivalent rollouts of every prediction, before P(mixed) is mended by recalibration_slope and _offset.
+        n_updates: steps taken. updates_skipped: not taken, for a loss or gradient was not finite. distill_missing:
+        scored groups without log-probabilities to distil from. loss: weighted sum of the three. loss_score: of the
+        score head. loss_distill: of the distillation head. loss_ranking: of pairs in the wrong order. grad_norm: of all
+        weights. truncated_share: of the prompts read so far, in predictions and updates, those cut at ``max_length``
+        tokens. strength: equivalent rollouts of every prediction, before P(mixed) is mended. recalibration_slope,
+        recalibration_offset: of the mended logit of P(mixed).
         """
         counters = {name: float(self._counters[name]) for name in _COUNTERS}
         slope, offset, _ = self._recalibration.coefficients_3.tolist()

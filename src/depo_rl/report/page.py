@@ -79,7 +79,7 @@ def _template() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
-        raise ConfigError("the page needs jinja2, which is not installed: pip install 'depo-rl[report]'") from None
+        raise ConfigError("the page needs jinja2, which is not installed: pip install './depo-rl[report]'") from None
     source = resources.files(__package__).joinpath("page.html.j2").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(source)

@@ -84,7 +84,7 @@ def new_figure(theme: Theme, width: float = 7.2, height: float = 4.2) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("figures need matplotlib, which is not installed: pip install 'depo-rl[report]'") from None
+        raise ConfigError("figures need matplotlib, which is not installed: pip install './depo-rl[report]'") from None
     return Figure(figsize=(width, height), facecolor=theme.paper, layout="constrained")
 
 

@@ -1,7 +1,7 @@
 """TRL: ``DEPOTrainer`` and ``DEPOConfig``, drop-in subclasses of ``GRPOTrainer`` and ``GRPOConfig``.
 
-from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
-trainer = DEPOTrainer(model=..., reward_funcs=..., args=DEPOConfig(method="depo", ...), train_dataset=...)
+from depo_rl.trl import DEPOConfig, DEPOTrainer  # short for depo_rl.engines.trl
+trainer = DEPOTrainer(model=..., reward_funcs=..., args=DEPOConfig(method="depo+", ...), train_dataset=...)
 trainer.train()
 """
 

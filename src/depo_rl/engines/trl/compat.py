@@ -21,7 +21,7 @@ def require_trl() -> None:
         import trl
         from trl import GRPOTrainer
     except ImportError as error:
-        raise EngineError(f"the TRL engine needs trl and torch ({error}): pip install 'depo-rl[trl]'") from error
+        raise EngineError(f"the TRL engine needs trl and torch ({error}): pip install './depo-rl[trl]'") from error
     for name, expected in _HOOKS.items():
         method = getattr(GRPOTrainer, name, None)
         found = list(inspect.signature(method).parameters)[1:] if method else None

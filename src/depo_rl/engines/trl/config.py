@@ -11,7 +11,7 @@ from trl import GRPOConfig
 from ...config import CurriculumConfig, parse_config
 from ...errors import ConfigError
 from ...gates import AdmitAll
-from ...methods import get_method, rule_of
+from ...methods import METHODS, get_method, rule_of
 
 
 @dataclass
@@ -25,7 +25,9 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
 
     method: str = field(
         default="depo",
-        metadata={"help": "How prompts are chosen: grpo (TRL's own order, bit for bit), dapo, polaris or depo."},
+        metadata={
+            "help": f"How prompts are chosen: {', '.join(METHODS)}. Method grpo is TRL's own order, bit for bit."
+        },
     )
     curriculum: dict[str, Any] | str | None = field(
         default=None,

@@ -183,7 +183,11 @@ class CurriculumDriver:
     def metrics(self) -> tuple[dict[str, float], dict[str, float]]:
         """For TRL's log: figures of this generation, and figures since the start of the run; begins the next one.
 
-        Empty on other ranks than the main one. seconds_selecting, seconds_learning: of the generation.
+        Empty on other ranks than the main one. What the curriculum tells is in ``Ledger.metrics``; besides:
+
+        all_pass: share of the scored groups that are all right. all_fail: share that is all wrong. rollouts:
+        completions of settled groups since the start. log_rows_dropped: rows that the outcome log had to give up.
+        log_write_errors: attempts at writing it that failed.
         """
         if self.curriculum is None:
             return {}, {}

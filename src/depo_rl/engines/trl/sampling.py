@@ -40,6 +40,9 @@ class DynamicSampler:
         A round asks for as many groups as should fill the batch, by the share admitted so far in this batch: it wastes
         less than fixed rounds of a whole batch. If the bound is reached the rest is filled with rejected groups that
         take no part in the loss.
+
+        Logged for each batch. rounds: of generation. unfilled: places left without an admitted group. surplus: admitted
+        groups that found no place and are not trained on.
         """
         trainer, max_rounds = self._trainer, self._trainer.max_rounds
         kept: list[rollouts.RolledGroup] = []

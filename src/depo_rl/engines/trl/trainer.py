@@ -129,6 +129,9 @@ class DEPOTrainer(ResumableTrainer):
         """Multiplies the advantages of this rank's completions in a scored batch by their groups' weights, once.
 
         weights: of all groups of all ranks, in order. n_groups: how many of them are trained on, the first ones.
+
+        Logged with ``importance`` above 0. importance_max: largest weight of the batch. effective_share: effective
+        sample size over the number of groups, 1 for equal weights.
         """
         assert self._driver is not None
         if not self._driver.weighs:
@@ -238,6 +241,10 @@ class DEPOTrainer(ResumableTrainer):
         return self._driver.settle(outcomes, step)
 
     def _publish(self) -> None:
+        """Hands the figures of the generation to TRL's log, under ``depo/``.
+
+        completion_tokens: generated for training since the start, on all ranks, groups dropped later included.
+        """
         assert self._driver is not None
         of_generation, so_far = self._driver.metrics()
         so_far["completion_tokens"] = float(self.completion_tokens_generated)

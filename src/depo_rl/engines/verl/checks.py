@@ -28,7 +28,7 @@ def require_verl(hooks: Iterable[tuple[Any, str, list[str]]]) -> None:
     """
     version = importlib.metadata.version("verl")
     if version != SUPPORTED:
-        raise EngineError(f"verl {version} is not supported: install verl=={SUPPORTED} (pip install 'depo-rl[verl]')")
+        raise EngineError(f"verl {version} is not supported: install verl=={SUPPORTED} (pip install './depo-rl[verl]')")
     for owner, name, expected in hooks:
         method = getattr(owner, name, None)
         found = list(inspect.signature(method).parameters)[1:] if method else None

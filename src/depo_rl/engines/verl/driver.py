@@ -239,7 +239,16 @@ class CurriculumDriver:
     # -- tell ---------------------------------------------------------------------------------------------------------
 
     def _metrics(self, outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
-        """Of this step, and of the run up to what was learnt last; begins the next step."""
+        """Of this step, and of the run up to what was learnt last; begins the next step.
+
+        What the curriculum tells is in ``Ledger.metrics``; besides:
+
+        all_pass: share of the scored groups that are all right. all_fail: share that is all wrong. seconds_waiting: for
+        the learner, before the next choice. seconds_reading: reading outcomes from what verl holds. importance_max:
+        largest weight of the batch, with ``importance`` above 0. effective_share: effective sample size over the number
+        of groups, 1 for equal weights. log_rows_dropped: rows that the outcome log had to give up. log_write_errors:
+        attempts at writing it that failed.
+        """
         now = self.curriculum.metrics()
         told = {_LOG_NAME.get(name, name): value for name, value in batch_shares(outcomes).items()}
         told |= {name: now[name] - self._published.get(name, 0.0) for name in _COUNTS}

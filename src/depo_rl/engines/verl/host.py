@@ -133,7 +133,10 @@ class HostedEstimator:
         self._snapshot, self._since, self._snapshot_due = state, [], None
 
     def metrics(self) -> dict[str, float]:
-        """The estimator's own, of the last batch that it is known to have learnt; ``hosted`` is 1 while it answers."""
+        """The estimator's own, of the last batch that it is known to have learnt, and how its actor is.
+
+        hosted: 1 while it answers, 0 while it is lost. restarts: actors started in place of lost ones.
+        """
         return self._metrics | {"hosted": float(self._restoring is None), "restarts": float(self._restarts)}
 
     # -- the actor ----------------------------------------------------------------------------------------------------

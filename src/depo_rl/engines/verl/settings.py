@@ -39,7 +39,7 @@ class HostSettings(Settings):
 class VerlSettings(Settings):
     """``data.depo``."""
 
-    method: str = Field("depo", description="grpo (verl's own order), dapo, depo, ...")
+    method: str = Field("depo", description="how prompts are chosen: a name of depo_rl.METHODS, such as depo+")
     curriculum: dict[str, Any] = Field(default_factory=dict, description="settings of depo_rl.CurriculumConfig")
     correct_key: str = Field("acc", min_length=1, description="key of reward_extra_info that says what is correct")
     correct_threshold: float = Field(0.5, description="a completion is correct from this value of it on")
@@ -48,7 +48,9 @@ class VerlSettings(Settings):
     learn_in_background: bool = Field(True, description="learn while the actor updates")
     outcome_log: bool = Field(True, description="write outcomes.jsonl into trainer.default_local_dir")
     max_unscorable_steps: int = Field(10, ge=1, description="end the run after so many steps without a scorable reward")
-    host: HostSettings = Field(default_factory=lambda: HostSettings.model_validate({}))
+    host: HostSettings = Field(
+        default_factory=lambda: HostSettings.model_validate({}), description="the Ray actor that holds the estimator"
+    )
 
     @field_validator("curriculum", "host", mode="before")
     @classmethod

@@ -55,7 +55,11 @@ class SurvivingEstimator:
         return self.inner.metrics()
 
     def health(self) -> dict[str, float]:
-        """Failures since the start of this process."""
+        """Failures since the start of this process.
+
+        failed_predictions: batches that the estimator could not predict, chosen uniformly. failed_updates: batches that
+        it could not learn from.
+        """
         return {name: float(count) for name, count in self._failures.items()}
 
     def _note(self, what: str, error: Exception, consequence: str) -> None:

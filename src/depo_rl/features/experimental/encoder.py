@@ -44,7 +44,7 @@ def embed(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, 
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
         raise ConfigError(
             f"{SETTING}.backbone = {settings.backbone!r}: needs {' and '.join(missing)}, not installed: "
-            "pip install 'depo-rl[trl]', or leave the setting out"
+            "pip install './depo-rl[trl]', or leave the setting out"
         )
     from ..backbone import FrozenEncoder
 

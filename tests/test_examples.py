@@ -1,0 +1,82 @@
+"""The examples load, and what they would do is what they say. Training itself is tested elsewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from depo_rl import GroupOutcome, Prompt, make_curriculum
+from depo_rl.experiments.train_file import load_train_config
+from depo_rl.rewards import gsm8k_reward
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROWS = [json.loads(line) for line in (EXAMPLES / "problems.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    pytest.importorskip("trl")
+    spec = importlib.util.spec_from_file_location("trl_local", EXAMPLES / "trl_local.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_problems_are_distinct_and_their_answers_can_be_judged():
+    assert len({row["prompt"] for row in ROWS}) == len(ROWS) == 240
+    assert all(gsm8k_reward(row["answer"], row["answer"]) == 1.0 for row in ROWS)
+    assert all(gsm8k_reward("I give up", row["answer"]) == 0.0 for row in ROWS)
+
+
+def test_the_problems_make_a_pool():
+    prompts = [Prompt(str(i), row["prompt"], row["source"], {"answer": row["answer"]}) for i, row in enumerate(ROWS)]
+    curriculum = make_curriculum("depo+", prompts, {"group_size": 4})
+    for _ in range(3):
+        curriculum.settle([GroupOutcome(p.key, 2, 4) for p in curriculum.propose(32)])
+    assert curriculum.metrics()["admitted"] == 96
+
+
+@pytest.mark.parametrize(("tiny", "prompts"), [(False, 32), (True, 2)])
+def test_the_script_s_settings(script, tmp_path, tiny, prompts):
+    args = script.settings(tmp_path / "run", tiny)
+    assert args.method == "depo+" and args.curriculum_config().group_size == 4
+    assert args.generation_batch_size // args.num_generations == prompts
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of datasets, about its own files
+def test_the_script_s_rows(script, tmp_path, monkeypatch):
+    data = script.load_dataset
+    monkeypatch.setattr(script, "load_dataset", lambda *a, **k: data(*a, cache_dir=str(tmp_path), **k))
+    rows = script.problems(EXAMPLES / "problems.jsonl")
+    assert set(rows.column_names) == {"prompt", "answer", "source"} and len(rows) == 240
+    (message,) = rows[0]["prompt"]
+    assert message["role"] == "user" and message["content"].startswith(ROWS[0]["prompt"] + "\nThink")
+
+
+def test_the_file_s_settings():
+    config = load_train_config(EXAMPLES / "train.yaml")
+    assert config.method == "depo+" and config.group_size == 4 and config.prompts_per_step == 32
+    assert Path(str(config.data.path)) == EXAMPLES / "problems.jsonl"
+
+
+def test_the_file_in_a_dry_run(tmp_path, capsys):
+    """Data, rewards, answers and settings are all checked; with a tiny model, for nothing is downloaded here."""
+    pytest.importorskip("trl")
+    import trl_toys as toys
+    from depo_rl.cli import main
+
+    model = toys.saved_policy(tmp_path / "model")
+    given = ["model.name=null", f"model.path={model}", "trl.max_completion_length=8"]
+    given += ["trl.bf16=false", "trl.use_cpu=true", f"output={tmp_path / 'out'}"]
+    assert main(["train", str(EXAMPLES / "train.yaml"), *given, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["data"]["prompts"] == 240 and plan["method"]["name"] == "depo+"
+    (own,) = plan["reward"]["own_answers"].values()
+    assert own["judged"] == own["correct"] == own["answers"]
+    assert not (tmp_path / "out").exists()
