@@ -49,8 +49,8 @@ class DemoSettings:
     pool_size: int = 4000
     pool_seed: int = 1
     # Fixed problems and exact probabilities: what is left of the noise is the policy's own step-to-step movement.
-    # Of 8,500 problems the start has .471 on the whole pool, of these .472; a level that is known can only be lost, by a
-    # hundredth, so it takes a thousand problems to see it.
+    # Of 8,500 problems the start has .471 on the whole pool, of these .472. A level that is known can only be lost,
+    # by a hundredth or so, and it takes a thousand problems to see that.
     eval_sizes: Mapping[int, int] = field(default_factory=lambda: {2: 1000, 3: 1000, 4: 200, 5: 50})
     eval_seed: int = 3
     eval_every: int = 4
