@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from core_world import FakeEstimator
 from depo_rl import GroupOutcome, Prediction, Prompt, make_curriculum
+from depo_rl.errors import ConfigError
 from depo_rl.selectors import MostLikelyMixed, drawn_in_proportion
 
 SCORES = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=60)
@@ -92,3 +93,30 @@ def test_uniform_choices_have_inclusion_one_and_rules_that_do_not_draw_have_none
     assert all(math.isnan(s.inclusion) for s in ranked.settle([_outcome(p) for p in ranked.propose(8)]))
     warm = make_curriculum("depo+", prompts, {"temperature": 1.0, "warmup_steps": 2})
     assert {s.inclusion for s in warm.settle([_outcome(p) for p in warm.propose(8)])} == {1.0}
+
+
+@pytest.mark.parametrize(("n_correct", "least", "most"), [(4, 1.0, 2.0), (8, 6.0, 12.0)], ids=["alive", "dead"])
+def test_candidate_factor_auto_follows_the_pool_and_falls_with_the_epochs(
+    n_correct: int, least: float, most: float
+) -> None:
+    """Few candidates where most groups are mixed under uniform choice, many where few are, fewer each epoch."""
+    prompts = [Prompt(str(i), f"what is {i}?") for i in range(64)]
+    settings = {"group_size": 8, "warmup_steps": 1000, "estimator": {"n_buckets": 2**10, "n_random": 0}}
+    curriculum = make_curriculum("depo+", prompts, settings)
+    before = curriculum.candidate_factor
+    assert before == pytest.approx(1.4 / 0.5)  # nothing is known: half of the groups
+    factors = []
+    for _ in range(40):
+        batch = curriculum.propose(16)
+        curriculum.settle([GroupOutcome(p.key, n_correct, 8) for p in batch])
+        factors.append(curriculum.candidate_factor)
+    assert least <= max(factors) <= most
+    assert factors[-1] < factors[8] and factors[-1] > 1.0
+    assert make_curriculum("depo+", prompts, settings | {"candidate_factor": 3}).candidate_factor == 3.0
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "many", True, None])
+def test_a_bad_candidate_factor_is_one_line(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"candidate_factor = .*or 'auto'") as error:
+        make_curriculum("depo+", [Prompt("a", "a")], {"candidate_factor": value})
+    assert "\n" not in str(error.value)

@@ -77,10 +77,14 @@ def test_without_fair_groups_nothing_is_known(caplog):
 
 
 def test_advice_is_for_the_method_at_hand(caplog):
-    (auto,) = warnings_of(world(BLIND(), "depo+", guard=False), STEPS, caplog)
+    (auto,) = warnings_of(world(BLIND(), "depo+", guard=False, temperature=0.0), STEPS, caplog)
     assert "warm_start" in auto and "band: auto" not in auto
     (other,) = warnings_of(world(BLIND(), "pcl", explore=0.1), range(40), caplog)
     assert "method: depo+" in other
+
+
+def test_a_draw_is_gentle_on_purpose_and_never_told(caplog):
+    assert warnings_of(world(BLIND(), "depo+", guard=False), STEPS, caplog) == []
 
 
 def test_the_rule():

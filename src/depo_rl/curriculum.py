@@ -112,7 +112,9 @@ class Curriculum:
         if factor != "auto":
             return float(factor)
         fresh = EPOCHS / (EPOCHS + self._ledger.count["chosen"] / len(self.pool))
-        return 1.0 + fresh * (min(max(WANTED / self._ledger.fair_mixed_share, 2.0), self.config.most_candidates) - 1.0)
+        return 1.0 + fresh * (
+            min(max(WANTED / self._futility.fair_mixed_share, 2.0), self.config.most_candidates) - 1.0
+        )
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""

@@ -25,6 +25,7 @@ import numpy as np
 
 from .config import CurriculumConfig
 from .errors import StateMismatch, expect_fields
+from .metrics import BY_PREDICTION
 from .types import Settlement, State
 
 SELECTED, FAIR = 1024, 512  # of 128 groups a step: eight steps of what was chosen, the last four of the warm-up
@@ -51,9 +52,14 @@ class Futility:
         selected = [float(s.outcome.mixed) for s in judged if s.because == "selected"]
         self._selected.extend(selected)
         self._n_selected += len(selected)
-        self._fair.extend(float(s.outcome.mixed) for s in judged if s.because not in ("selected", "fallback"))
+        self._fair.extend(float(s.outcome.mixed) for s in judged if s.because not in BY_PREDICTION)
         if not (self.told or self._gentle) and self._n_selected >= PATIENCE and len(self._fair) >= LEAST_FAIR:
             self._judge()
+
+    @property
+    def fair_mixed_share(self) -> float:
+        """Mixed share under uniform choice, in (0, 1): of the latest fair groups, with a Beta(4, 4) beforehand."""
+        return (4.0 + sum(self._fair)) / (8.0 + len(self._fair))
 
     def _judge(self) -> None:
         n, m = len(self._selected), len(self._fair)

@@ -15,7 +15,6 @@ from .types import Flight, FloatArray, Gate, GroupOutcome, Prediction, Settlemen
 NAN = float("nan")
 REASONS = ("explored", "fallback", "guarded")  # why a prompt was chosen, where that is counted
 BY_PREDICTION = ("selected", "fallback")
-FAIR = 512  # groups, from which the mixed share under uniform choice is told
 COUNTS = (
     *("drawn", "chosen", "skipped", *REASONS),
     *("admitted", "rejected", "failed", "duplicates", "invalid_predictions"),
@@ -148,12 +147,6 @@ class Ledger:
         self._last = dict.fromkeys(LAST_BATCH, NAN)
         self._seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.track = PredictionTrack()
-        self._fair: deque[float] = deque(maxlen=FAIR)  # 1 for a mixed group, else 0, of those not chosen by prediction
-
-    @property
-    def fair_mixed_share(self) -> float:
-        """Mixed share under uniform choice: of the latest groups chosen so, with a Beta(4, 4) beforehand."""
-        return (4.0 + sum(self._fair)) / (8.0 + len(self._fair))
 
     @property
     def n_scored(self) -> int:
@@ -202,8 +195,6 @@ class Ledger:
         self._seconds["seconds_learning"] = seconds
         if fresh:
             self.track.add(fresh)
-            scored = [s for s in fresh if s.outcome.n_scored > 0 and s.because not in BY_PREDICTION]
-            self._fair.extend(float(s.outcome.mixed) for s in scored)
             predicted = [s.predicted_mean for s in fresh if s.outcome.n_scored > 0]
             self._last = batch_shares([s.outcome for s in fresh])
             self._last["predicted_mean"] = sum(predicted) / len(predicted) if predicted else NAN
@@ -270,7 +261,6 @@ class Ledger:
             "rollouts_with_tokens": self._rollouts_with_tokens,
             "last": dict(self._last),
             "track": self.track.state_dict(),
-            "fair": np.array(self._fair, dtype=float),
             "breadth": self.breadth.state_dict(),
         }
 
@@ -288,9 +278,7 @@ class Ledger:
                 f"ledger state counts {count['chosen']} prompts as chosen and {visited} visits, which must be as many: "
                 "resume from another checkpoint"
             )
-        fair = np.asarray(state["fair"], dtype=float).reshape(-1).tolist()
         self.track.load_state_dict(state["track"])
-        self._fair = deque(fair, maxlen=FAIR)
         self.breadth.load_state_dict(state["breadth"])
         self.count, self._last, self._wasted_groups = count, last, wasted
         self._tokens, self._rollouts_with_tokens, self.flights = tokens, rollouts, flights
