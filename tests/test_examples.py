@@ -80,3 +80,16 @@ def test_the_file_in_a_dry_run(tmp_path, capsys):
     (own,) = plan["reward"]["own_answers"].values()
     assert own["judged"] == own["correct"] == own["answers"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about what TRL sets
+def test_the_script_trains(script: ModuleType, tmp_path: Path) -> None:
+    """Two small steps of a toy policy, from the command line's own words."""
+    import trl_toys as toys
+
+    toys.policy().save_pretrained(tmp_path / "model")
+    toys.tokenizer().save_pretrained(tmp_path / "model")
+    script.main(["--tiny", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out")])
+    log = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [1, 1, 2, 2] and all(row["group_size"] == 4 for row in log)
+    assert (tmp_path / "out" / "model" / "model.safetensors").exists()
