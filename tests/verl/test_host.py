@@ -43,10 +43,11 @@ def test_a_hosted_estimator_is_the_estimator(ray_session):
         local.observe(outcomes)
         remote.observe(outcomes)
         np.testing.assert_array_equal(local.predict(PROMPTS).mean_P, remote.predict(PROMPTS).mean_P)
+        np.testing.assert_array_equal(local.predict(PROMPTS).suspicion_P, remote.predict(PROMPTS).suspicion_P)
     state = remote.state_dict()
     local.load_state_dict(state)  # the same format, here and there
     remote.predict(PROMPTS)  # figures of an update are known from the next call on
-    assert remote.metrics()["n_updates"] == local.metrics()["n_updates"]
+    assert remote.metrics()["loss"] == local.metrics()["loss"]
     other = hosted()
     other.load_state_dict(state)
     np.testing.assert_array_equal(other.predict(PROMPTS).mean_P, remote.predict(PROMPTS).mean_P)

@@ -44,10 +44,8 @@ class EstimatorHost:
         _ = self._estimator
         return str(ray.get_runtime_context().get_node_id())
 
-    def predict(self, keys: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Means and strengths, shape (P,) each."""
-        belief = self._estimator.predict([self._curriculum.pool[key] for key in keys])
-        return belief.mean_P, belief.strength_P
+    def predict(self, keys: Sequence[str]) -> Prediction:
+        return self._estimator.predict([self._curriculum.pool[key] for key in keys])
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
         """Learns; the estimator's metrics after it."""
@@ -99,8 +97,10 @@ class HostedEstimator:
         if self._is_back():
             try:
                 keys = [prompt.key for prompt in prompts]
-                mean_P, strength_P = self._get(self._actor.predict.remote(keys), self._settings.timeout_s)
-                return Prediction(np.array(mean_P), np.array(strength_P))
+                belief: Prediction = self._get(self._actor.predict.remote(keys), self._settings.timeout_s)
+                suspicion_P = None if belief.suspicion_P is None else np.array(belief.suspicion_P)
+                # copies: what Ray hands over is read-only and keeps its store busy
+                return Prediction(np.array(belief.mean_P), np.array(belief.strength_P), suspicion_P)
             except _LOST as error:
                 self._lose(error)
         return Prediction(np.full(len(prompts), np.nan), np.full(len(prompts), np.nan))
