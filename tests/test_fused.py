@@ -350,3 +350,19 @@ def test_mending_never_runs_off(seed, level, n_batches):
         mending.judge(p_P, rng.random(128) < 0.9, rng.random(128) < 0.99)
     assert np.abs(mending.coefficients_3).max() < 30 and mending.coefficients_3[0] > 0
     assert mending.apply(p_P, np.ones(128)).mean() == pytest.approx(0.99, abs=0.06)
+
+
+def test_what_is_learnt_does_not_depend_on_the_order_that_workers_finished_in():
+    prompts = [Prompt(str(i), f"what is {i} plus {3 * i % 17}?") for i in range(64)]
+    batches = [
+        [GroupOutcome(str(i), (i * step) % 9, 8, policy_step=step) for i in range(step, step + 16)]
+        for step in (1, 5, 9)
+    ]
+    told = []
+    for order in (1, -1):
+        estimator = FusedEstimator(prompts, FusedSettings(n_buckets=2**10, n_random=16), 8, 0)
+        for batch in batches:
+            estimator.observe(batch[::order])
+        told.append(estimator.predict(prompts))
+    assert np.array_equal(told[0].mean_P, told[1].mean_P)
+    assert np.array_equal(told[0].strength_P, told[1].strength_P)

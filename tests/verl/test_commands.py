@@ -26,7 +26,9 @@ def test_ready_configurations_are_verl_s(name):
     checks.check_run(config, curriculum)
     checks.check_buffer(config, "sync", asynchronous=False)
     assert config.algorithm.filter_groups.enable == (settings.method == "dapo")
-    assert (settings.method, curriculum.group_size) == (name.split("-")[3].replace("depo-dapo", "depo"), 8)
+    plus = name.endswith("depo-plus")  # ours, in groups of 4; the others are the paper's
+    method = "depo+" if plus else name.split("-")[3]
+    assert (settings.method, curriculum.group_size) == (method, 4 if plus else 8)
 
 
 @pytest.mark.parametrize(

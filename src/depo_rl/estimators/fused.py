@@ -59,6 +59,7 @@ class FusedEstimator:
         # what the features' meaning and the weights' priors come from, and a checkpoint must agree with
         self._origin = {"encoder": self._table.encoder, "warm_start": lesson.identity if lesson else None}
         self._evidence, self._keys = Evidence(len(prompts), settings), [prompt.key for prompt in prompts]
+        self._position = {key: position for position, key in enumerate(self._keys)}
         self._recalibration = Recalibration()
         self._clock = StepClock()
 
@@ -95,6 +96,8 @@ class FusedEstimator:
         if not scored:
             return
         now = self._clock.read(scored)
+        # In the pool's order, whatever order an engine's workers finished in: the replay's batches depend on it.
+        scored.sort(key=lambda o: self._position[o.key])
         index_P = self._table.index_of([o.key for o in scored])
         counts_P2 = np.array([(o.n_correct, o.n_scored) for o in scored], dtype=np.float64)
         step_P = np.array([now if o.policy_step is None else o.policy_step for o in scored], dtype=np.int64)
