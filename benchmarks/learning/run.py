@@ -102,7 +102,8 @@ def make_start(policy: Policy, batches: int = 20, prompts: int = 64, group: int 
         right = (tokens == problems.answer_PT[index_P][:, None]).all(-1).float()
         step_gradient(policy, problems, index_P, tokens, advantages(right))
         for square, p in zip(squares, policy.parameters(), strict=True):
-            square += p.grad**2 / batches
+            if p.grad is not None:  # no group of the batch was mixed
+                square += p.grad**2 / batches
     return Start({name: value.clone() for name, value in policy.state_dict().items()}, squares)
 
 
