@@ -38,7 +38,7 @@ def test_every_method_spends_the_same_budget_from_the_same_start(demo):
     for r in results.values():
         before_last_step = r.history[-2]["tokens"]
         assert before_last_step < BUDGET <= r.tokens
-        assert r.rollouts == r.groups * 8 and r.steps == len(r.history)
+        assert r.rollouts == r.groups * 4 and r.steps == len(r.history)
 
 
 def test_dapo_pays_for_what_it_drops(demo):
