@@ -36,7 +36,7 @@ def test_every_method_spends_the_same_budget_from_the_same_start(demo):
     starts = {r.accuracy[0].accuracy for r in results.values()}
     assert len(starts) == 1 and 0.46 < starts.pop() < arithmetic.SETTINGS.target_accuracy
     for r in results.values():
-        before_last_step = r.history[-2]["tokens"]
+        before_last_step = r.history[-2]["tokens"] if len(r.history) > 1 else 0.0  # dapo: ten rounds of one step
         assert before_last_step < BUDGET <= r.tokens
         assert r.rollouts == r.groups * 4 and r.steps == len(r.history)
 
