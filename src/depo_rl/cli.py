@@ -77,14 +77,14 @@ def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, with seeds SEED, SEED + 1, ...")] = 1,
     methods: Annotated[
         str, typer.Option(help="Comma-separated names; all train from the same weights.")
-    ] = "grpo,dapo,depo",
+    ] = "grpo,dapo,depo,depo+",
     budget_tokens: Annotated[
         int | None, typer.Option(min=1, help="Completion tokens that each run may generate; 140,000 unless given.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = min(2, os.cpu_count() or 1),
     as_json: AsJson = False,
 ) -> None:
-    """The whole story on a CPU in minutes: grpo, dapo and depo from one tiny policy at one budget of tokens.
+    """The whole story on a CPU in minutes: grpo, dapo, depo and depo+ from one tiny policy at one budget of tokens.
 
     No download. Prints a table and writes results.json, figures and one self-contained page, report.html.
     """
