@@ -35,9 +35,9 @@ from typing import Any
 import numpy as np
 
 from depo_rl import METHODS, GroupOutcome, Prompt, make_curriculum
+from depo_rl.commands.replay.simulate import simulate
 from depo_rl.config import parse_config
 from depo_rl.engines.replay import make_replay_engine
-from depo_rl.experiments.replay_run import simulate
 from depo_rl.methods import make_estimator
 from depo_rl.metrics import auc, ece
 from depo_rl.outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source

@@ -31,8 +31,8 @@ from bench_step import make_trainer
 from datasets import Dataset
 from rich.console import Console
 
-from depo_rl.experiments import arithmetic
-from depo_rl.experiments.demo import DemoPlan, Step, quiet, run_demo
+from depo_rl.commands.demo import arithmetic
+from depo_rl.commands.demo.run import DemoPlan, Step, quiet, run_demo
 from depo_rl.report import summarise
 
 PARTS = ("resume", "cost", "demo")

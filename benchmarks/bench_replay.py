@@ -15,8 +15,8 @@ import time
 from typing import Any
 
 from depo_rl import make_curriculum
+from depo_rl.commands.replay.simulate import simulate
 from depo_rl.engines.synthetic import SyntheticEngine, SyntheticSettings
-from depo_rl.experiments.replay_run import simulate
 
 
 def measure(n_prompts: int, method: str, steps: int, prompts_per_step: int) -> dict[str, Any]:

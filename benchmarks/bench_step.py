@@ -30,8 +30,8 @@ from transformers import (
     TrainerCallback,
 )
 
+from depo_rl.commands.demo.run import quiet
 from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
-from depo_rl.experiments.demo import quiet
 
 Shape = tuple[int, int, int, int, int]
 

@@ -1,6 +1,6 @@
 """Makes the demo's policy: a tiny character model, warm-started on addition by supervised learning, and its tokenizer.
 
-    python scripts/make_demo_policy.py [--out src/depo_rl/experiments/assets]
+    python scripts/make_demo_policy.py [--out src/depo_rl/commands/demo/assets]
 
 Two phases, three to five minutes on one core. The first learns addition up to where three digits start to work; the
 second, on mostly two digits, makes those reliable and leaves three half-learnt: a policy for which most of the pool
@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from depo_rl.experiments import arithmetic
+from depo_rl.commands.demo import arithmetic
 
-DEFAULT_OUT = Path(__file__).resolve().parents[1] / "src" / "depo_rl" / "experiments" / "assets"
+DEFAULT_OUT = Path(__file__).resolve().parents[1] / "src" / "depo_rl" / "commands" / "demo" / "assets"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from importlib import resources
 import numpy as np
 import pytest
 
-from depo_rl.experiments import arithmetic
+from depo_rl.commands.demo import arithmetic
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -75,7 +75,7 @@ def test_tokenizer_round_trip(policy):
 
 
 def test_assets_are_small_and_load_as_float32(policy):
-    files = [f for f in (resources.files("depo_rl.experiments") / "assets").iterdir() if f.is_file()]
+    files = [f for f in (resources.files("depo_rl.commands.demo") / "assets").iterdir() if f.is_file()]
     assert sum(len(f.read_bytes()) for f in files) < 2_000_000
     parameters = list(policy[0].parameters())
     assert {p.dtype for p in parameters} == {torch.float32}

@@ -280,6 +280,6 @@ def test_exit_codes(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr("depo_rl.experiments.train.run_train", fail)
+    monkeypatch.setattr("depo_rl.commands.train.run.run_train", fail)
     assert cli.main(["train", "run.yaml"]) == code
     assert len(capsys.readouterr().err.splitlines()) == 1

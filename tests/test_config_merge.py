@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from core_world import make_prompts
 from depo_rl import METHODS, make_curriculum
+from depo_rl.commands.replay.run import ReplayPlan, parse_settings
+from depo_rl.commands.train.config import TrainConfig
 from depo_rl.config import CurriculumConfig, FusedSettings, HistorySettings, merged, parse_config
 from depo_rl.errors import ConfigError
-from depo_rl.experiments.replay import ReplayPlan, parse_settings
-from depo_rl.experiments.train_config import TrainConfig
 
 FUSED = FusedSettings(drift=False)  # what depo+ has
 DPS = METHODS["dps"].defaults

@@ -10,11 +10,11 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from depo_rl.commands.train.config import MathReward, SoftOverlongReward, TrainConfig
+from depo_rl.commands.train.file import load_train_config, ready_configs
+from depo_rl.commands.train.rewards import build_rewards, close_rewards, reward_name
+from depo_rl.commands.train.trl_args import batch_layout, build_args, depo_kwargs
 from depo_rl.errors import ConfigError
-from depo_rl.experiments.train_config import MathReward, SoftOverlongReward, TrainConfig
-from depo_rl.experiments.train_file import load_train_config, ready_configs
-from depo_rl.experiments.train_rewards import build_rewards, close_rewards, reward_name
-from depo_rl.experiments.trl_args import batch_layout, build_args, depo_kwargs
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL warn about each other
 

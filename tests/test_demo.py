@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from depo_rl import cli
+from depo_rl.commands.demo import arithmetic
+from depo_rl.commands.demo import run as demo_module
+from depo_rl.commands.demo.run import DemoPlan, run_demo
 from depo_rl.errors import ConfigError
-from depo_rl.experiments import arithmetic
-from depo_rl.experiments import demo as demo_module
-from depo_rl.experiments.demo import DemoPlan, run_demo
 from depo_rl.report import read_results, summarise
 
 BUDGET = 7_000  # completion tokens: six steps of grpo, so that depo leaves its warm-up

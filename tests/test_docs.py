@@ -80,7 +80,7 @@ def test_links_between_files_lead_somewhere(page):
 
 
 def test_the_verl_page_s_file_and_commands_are_real(tmp_path):
-    from depo_rl.experiments.verl_config import verl_command
+    from depo_rl.commands.verl_config import verl_command
 
     text = (ROOT / "docs" / "verl.md").read_text()
     (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)

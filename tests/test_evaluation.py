@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("trl")
 
 from core_world import build, make_prompts, roll_out
-from depo_rl.experiments.evaluation import Evaluation
-from depo_rl.experiments.recorder import Recorder
+from depo_rl.commands.evaluation import Evaluation
+from depo_rl.commands.recorder import Recorder
 
 WEIGHT = {"easy": 3.0, "hard": 1.0}
 

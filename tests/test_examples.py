@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from depo_rl import GroupOutcome, Prompt, make_curriculum
-from depo_rl.experiments.train_file import load_train_config
+from depo_rl.commands.train.file import load_train_config
 from depo_rl.rewards import gsm8k_reward
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"

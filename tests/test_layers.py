@@ -19,9 +19,10 @@ LEVEL = {
         1,
     ),
     **dict.fromkeys(["curriculum", "guard", "futility", "methods", "checkpoint"], 2),
-    **dict.fromkeys(["engines", "experiments", "routing", "report"], 3),
-    **dict.fromkeys(["trl", "cli"], 4),
-    **dict.fromkeys(["__init__", "__main__"], 5),
+    **dict.fromkeys(["engines", "report"], 3),
+    **dict.fromkeys(["commands", "routing"], 4),
+    **dict.fromkeys(["trl", "cli"], 5),
+    **dict.fromkeys(["__init__", "__main__"], 6),
 }
 SIBLINGS = {("estimators", "features"), ("metrics", "breadth")}  # of level 1: the only ones that may know each other
 TORCH_FREE = [name for name, level in LEVEL.items() if level <= 2 and name not in ("estimators", "features", "rewards")]

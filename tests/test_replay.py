@@ -15,11 +15,11 @@ import pytest
 
 from depo_rl import Prompt, make_curriculum
 from depo_rl.cli import main
+from depo_rl.commands.replay.audit import SkipAuditor
+from depo_rl.commands.replay.run import ReplayPlan, parse_seeds, parse_settings, run_replay
+from depo_rl.commands.replay.simulate import simulate
 from depo_rl.engines.replay import LabelledPoolEngine
 from depo_rl.errors import ConfigError
-from depo_rl.experiments.replay import ReplayPlan, parse_seeds, parse_settings, run_replay
-from depo_rl.experiments.replay_audit import SkipAuditor
-from depo_rl.experiments.replay_run import simulate
 from depo_rl.methods import METHODS
 from depo_rl.outcomes.sources import LabelledPool
 from depo_rl.report import RunResult, SkipAudit, read_results

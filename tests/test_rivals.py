@@ -9,13 +9,13 @@ import pytest
 
 from core_world import build, make_prompts, roll_out
 from depo_rl import GroupOutcome, Prediction, Prompt, make_curriculum
+from depo_rl.commands.replay.simulate import simulate
 from depo_rl.config import BOTSSettings, DPSSettings, GRESOSettings, HistorySettings, PoolSettings
 from depo_rl.errors import ConfigError, DataError
 from depo_rl.estimators.beliefs import beta_with_p_mixed
 from depo_rl.estimators.bots import BOTSEstimator
 from depo_rl.estimators.dps import DPSEstimator
 from depo_rl.estimators.history import HistoryEstimator
-from depo_rl.experiments.replay_run import simulate
 from depo_rl.gates import HighVariance
 from depo_rl.selectors import NearestRate, keep_at_random
 from depo_rl.selectors.greso import GRESOSkip

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from depo_rl import GroupOutcome, make_curriculum
+from depo_rl.commands.replay.simulate import simulate
 from depo_rl.engines.synthetic import SyntheticEngine, SyntheticSettings
 from depo_rl.errors import ConfigError
-from depo_rl.experiments.replay_run import simulate
 from depo_rl.types import Engine
 
 

@@ -203,7 +203,7 @@ ANSWERS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {
 
 
 def test_the_answer_s_log_probability_is_the_pass_rate_s_where_it_is_said_at_once(tmp_path):
-    from depo_rl.experiments import arithmetic
+    from depo_rl.commands.demo import arithmetic
 
     policy, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
     rows = arithmetic.make_pool(40, seed=3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from depo_rl.cli import main
+from depo_rl.commands.verl_config import ready_verl_configs, verl_command
 from depo_rl.errors import ConfigError
-from depo_rl.experiments.verl_config import ready_verl_configs, verl_command
 
 GOOD = """
 method: depo

@@ -62,7 +62,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one policy, by the method that a YAML file names: depo+, depo, grpo, dapo, polaris, ..."""
-    from .experiments.train import run_train
+    from .commands.train.run import run_train
 
     with redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
         result = run_train(config, overrides or (), dry_run=dry_run)
@@ -88,7 +88,7 @@ def demo(
 
     No download. Prints a table and writes results.json, figures and one self-contained page, report.html.
     """
-    from .experiments.demo import DemoPlan, plan_budget, show_demo
+    from .commands.demo.run import DemoPlan, plan_budget, show_demo
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
     plan = DemoPlan(out, names, tuple(range(seed, seed + seeds)), budget_tokens or plan_budget(), jobs)
@@ -135,7 +135,7 @@ def replay(
     logs, or verl's rollout dump. Prints a table of what each method chose and
     paid, and writes results.json, figures and one page, report.html.
     """
-    from .experiments.replay import ReplayPlan, parse_seeds, parse_settings, show_replay
+    from .commands.replay.run import ReplayPlan, parse_seeds, parse_settings, show_replay
     from .outcomes.dumps import Verdict
     from .outcomes.sources import SourceOptions, parse_where
 
@@ -174,7 +174,7 @@ def verl_config(
 
     depo verl-config qwen2.5-7b-dapo17k-depo > run.sh && bash run.sh
     """
-    from .experiments.verl_config import ready_verl_configs, verl_command
+    from .commands.verl_config import ready_verl_configs, verl_command
 
     if config is None:
         _show({name: str(path) for name, path in ready_verl_configs().items()}, as_json)
@@ -189,7 +189,7 @@ def verl_config(
 @app.command()
 def configs(as_json: AsJson = False) -> None:
     """List the ready configurations and where they are, to run or to copy."""
-    from .experiments.train_file import ready_configs
+    from .commands.train.file import ready_configs
 
     _show({name: str(path) for name, path in ready_configs().items()}, as_json)
 

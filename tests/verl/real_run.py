@@ -29,7 +29,7 @@ def write_world(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from depo_rl.experiments.arithmetic import make_pool
+    from depo_rl.commands.demo.arithmetic import make_pool
 
     for split, n, seed in (("train", N_ROWS, 1), ("val", 8, 2)):
         rows = [
@@ -42,7 +42,7 @@ def write_world(folder: Path) -> None:
             for row in make_pool(n, seed, MIX)
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}.parquet")
-    with resources.as_file(resources.files("depo_rl.experiments") / "assets") as assets:
+    with resources.as_file(resources.files("depo_rl.commands.demo") / "assets") as assets:
         shutil.copytree(assets, folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text())
     config["num_key_value_heads"] = config["num_attention_heads"]  # verl asks for it, GPT-NeoX has no such word

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+from depo_rl.commands.verl_config import hydra_value, ready_verl_configs, verl_command
 from depo_rl.engines.verl import checks
 from depo_rl.engines.verl.settings import parse_settings
-from depo_rl.experiments.verl_config import hydra_value, ready_verl_configs, verl_command
 from world import BATCH, GROUP, make_trainer, step
 
 

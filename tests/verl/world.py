@@ -31,7 +31,7 @@ def write_files(folder: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from depo_rl.experiments.arithmetic import make_tokenizer
+    from depo_rl.commands.demo.arithmetic import make_tokenizer
 
     for split, n in (("train", N_ROWS), ("val", 8)):
         pq.write_table(pa.Table.from_pylist(rows(n, split)), folder / f"{split}.parquet")

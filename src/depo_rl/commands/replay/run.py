@@ -17,16 +17,16 @@ from typing import Any
 
 import yaml
 
-from ..config import CurriculumConfig, FusedSettings, merged, parse_config
-from ..engines.replay import make_replay_engine
-from ..errors import ConfigError
-from ..features.experimental.policy import no_policy
-from ..methods import METHODS, get_method, make_curriculum
-from ..outcomes import OutcomeLogWriter
-from ..outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
-from ..report import RunResult, Summary, save_figures, summarise, write_page, write_results
-from ..report.measures import BREADTH
-from .replay_run import check_size, simulate
+from ...config import CurriculumConfig, FusedSettings, merged, parse_config
+from ...engines.replay import make_replay_engine
+from ...errors import ConfigError
+from ...features.experimental.policy import no_policy
+from ...methods import METHODS, get_method, make_curriculum
+from ...outcomes import OutcomeLogWriter
+from ...outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
+from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
+from ...report.measures import BREADTH
+from .simulate import check_size, simulate
 
 _FOUND, _PREDICTED = ("mixed_share", "rollouts", "tokens"), ("auc_mixed", "false_skip_rate")
 Settings = dict[str, Any]

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from ..errors import ConfigError
-from ..validation import nearest, validated
-from .train_config import TrainConfig, check_sections, parse_rewards
+from ...errors import ConfigError
+from ...validation import nearest, validated
+from .config import TrainConfig, check_sections, parse_rewards
 
 READY = Path(__file__).parent / "configs"
 _PATHS = (("model", "path"), ("data", "path"), ("data", "eval", "path"), ("output",), ("resume",))

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ..config import CurriculumConfig, parse_config
-from ..errors import ConfigError
-from ..methods import get_method
-from ..validation import Settings, nearest, validated
+from ...config import CurriculumConfig, parse_config
+from ...errors import ConfigError
+from ...methods import get_method
+from ...validation import Settings, nearest, validated
 
 OWNED = {
     "output_dir": "output", "resume_from_checkpoint": "resume", "method": "method", "curriculum": "curriculum",

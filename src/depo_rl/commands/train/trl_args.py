@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from ..errors import ConfigError, EngineError
-from ..validation import nearest
-from .train_config import OWNED, TrainConfig, whole_number
+from ...errors import ConfigError, EngineError
+from ...validation import nearest
+from .config import OWNED, TrainConfig, whole_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ def check_pool(n_prompts: int, layout: BatchLayout, where: str) -> None:
 def engine() -> Any:
     """The module ``depo_rl.engines.trl``; EngineError with the mend if TRL is not installed."""
     try:
-        from ..engines import trl
+        from ...engines import trl
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("depo_rl"):
             raise

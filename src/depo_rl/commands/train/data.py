@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError, DepoError
-from ..types import prompt_key
-from ..validation import nearest
-from .train_config import Columns, DataSettings, DataSource
+from ...errors import ConfigError, DataError, DepoError
+from ...types import prompt_key
+from ...validation import nearest
+from .config import Columns, DataSettings, DataSource
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,15 +16,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, DepoError, EngineError
-from ..report import write_results
-from . import train_plan
+from ...errors import CheckpointError, ConfigError, DepoError, EngineError
+from ...report import write_results
+from . import plan as train_plan
+from .config import TrainConfig
 from .data import load_eval_prompts, load_prompts, to_dataset
-from .train_config import TrainConfig
-from .train_file import load_train_config
-from .train_plan import Prepared
-from .train_rewards import build_rewards, check_answers, close_rewards, reward_name
-from .train_summary import describe_end, run_result
+from .file import load_train_config
+from .plan import Prepared
+from .rewards import build_rewards, check_answers, close_rewards, reward_name
+from .summary import describe_end, run_result
 from .trl_args import batch_layout, build_args, check_pool, depo_kwargs, engine, peft_config
 
 

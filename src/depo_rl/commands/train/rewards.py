@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, DataError
-from ..validation import nearest
-from .train_config import MathReward, PythonReward, RewardSettings, SoftOverlongReward, TrainConfig
+from ...errors import ConfigError, DataError
+from ...validation import nearest
+from .config import MathReward, PythonReward, RewardSettings, SoftOverlongReward, TrainConfig
 
 RewardCallable = Callable[..., Any]
 _CHECKED_ANSWERS = 64
@@ -47,7 +47,7 @@ def close_rewards(functions: Sequence[RewardCallable]) -> None:
 
 def _build(reward: RewardSettings, where: str, config: TrainConfig) -> RewardCallable:
     if isinstance(reward, MathReward):
-        from ..rewards import math_reward
+        from ...rewards import math_reward
 
         return math_reward(reward.kind, timeout_s=reward.timeout_s, n_workers=reward.n_workers)
     if isinstance(reward, SoftOverlongReward):
@@ -72,7 +72,7 @@ def _python(reward: PythonReward, where: str) -> RewardCallable:
         raise ConfigError(f"{where}.function = {reward.function!r}: gives {type(function).__name__}, not a function")
     if not reward.sandbox:
         return function
-    from ..rewards import sandboxed
+    from ...rewards import sandboxed
 
     return sandboxed(
         function, extra_columns=reward.extra_columns, timeout_s=reward.timeout_s, n_workers=reward.n_workers

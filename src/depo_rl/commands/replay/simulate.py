@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..config import ConstantSettings
-from ..curriculum import Curriculum
-from ..errors import ConfigError
-from ..metrics import PredictionTrack, batch_shares, judged, reliability
-from ..outcomes import LogRow, OutcomeLogWriter
-from ..report import ReliabilityBin, RunResult
-from ..types import GroupOutcome, Prompt, ScreeningGate, Settlement
-from .history import OF_A_RUN, OF_A_STEP
-from .replay_audit import SkipAuditor
+from ...config import ConstantSettings
+from ...curriculum import Curriculum
+from ...errors import ConfigError
+from ...metrics import PredictionTrack, batch_shares, judged, reliability
+from ...outcomes import LogRow, OutcomeLogWriter
+from ...report import ReliabilityBin, RunResult
+from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement
+from ..history import OF_A_RUN, OF_A_STEP
+from .audit import SkipAuditor
 
 _UNFILTERED = ("uniform", "warmup")
 _EVERY_GROUP = 2**40  # size of a track that forgets nothing

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ..types import FloatArray
-from .evaluation import Evaluation
+from ...types import FloatArray
+from ..evaluation import Evaluation
 
 DESCRIPTION = (
     "sums of two numbers of 2 to 5 digits by a 0.3 M parameter character model; two digits are already easy for it, "

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..metrics import auc
-from ..report import SkipAudit
-from ..report.curves import wilson
-from ..types import Prediction, Prompt, Selector, Settlement
+from ...metrics import auc
+from ...report import SkipAudit
+from ...report.curves import wilson
+from ...types import Prediction, Prompt, Selector, Settlement
 
 
 class SkipAuditor:

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import write_atomically
-from ..config import ConstantSettings, EncoderSettings, FusedSettings
-from ..errors import ConfigError, DataError, EngineError, StateMismatch
-from ..features.columns import ColumnFeatures
-from ..methods import get_method, parts_of
-from ..pool import PromptPool
+from ...checkpoint import write_atomically
+from ...config import ConstantSettings, EncoderSettings, FusedSettings
+from ...errors import ConfigError, DataError, EngineError, StateMismatch
+from ...features.columns import ColumnFeatures
+from ...methods import get_method, parts_of
+from ...pool import PromptPool
+from .config import TrainConfig
 from .data import PromptTable
-from .train_config import TrainConfig
-from .train_rewards import RewardCallable, reward_name
+from .rewards import RewardCallable, reward_name
 from .trl_args import BatchLayout
 
 _RECORD = "run.json"
@@ -233,8 +233,8 @@ def _lengths(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[int]:
 def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
     """What the engine would refuse after the weights are loaded: a gate that TRL lacks, columns without what they are
     read for. The estimator is not built, which takes long for some. Raises ConfigError or DataError."""
-    from ..engines.trl.driver import check_gate
-    from ..engines.trl.prompts import prompts_of
+    from ...engines.trl.driver import check_gate
+    from ...engines.trl.prompts import prompts_of
 
     settings, method = config.curriculum_config(), get_method(config.method)
     with warnings.catch_warnings():

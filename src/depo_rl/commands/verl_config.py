@@ -30,7 +30,7 @@ from ..gates import AdmitAll
 from ..methods import rule_of
 from ..types import Gate
 from ..validation import validated
-from .train_file import apply_override, find_config, read_yaml
+from .train.file import apply_override, find_config, read_yaml
 
 READY = Path(__file__).parent / "verl_configs"
 OWNED = {

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError
-from ..methods import get_method
-from ..report import RunResult, save_figures, summarise, write_page, write_results
-from ..report.measures import CHANGES
+from ...errors import ConfigError
+from ...methods import get_method
+from ...report import RunResult, save_figures, summarise, write_page, write_results
+from ...report.measures import CHANGES
 from . import arithmetic
 
 METHODS = ("grpo", "dapo", "depo", "depo+")
@@ -124,8 +124,8 @@ def train_once(method: str, seed: int, plan: DemoPlan, tell: Tell) -> RunResult:
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from ..engines.trl import DEPOTrainer, TokenBudget
-    from .recorder import Recorder
+    from ...engines.trl import DEPOTrainer, TokenBudget
+    from ..recorder import Recorder
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -164,7 +164,7 @@ def _step(method: str, seed: int, recorder: Any) -> Step:
 
 
 def _trl_config(method: str, seed: int, folder: str, plan: DemoPlan) -> Any:
-    from ..engines.trl import DEPOConfig
+    from ...engines.trl import DEPOConfig
 
     return DEPOConfig(
         output_dir=folder,

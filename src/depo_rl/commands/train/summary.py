@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..report import AccuracyPoint, RunResult
-from .history import finite, history_row, own_figures
-from .train_config import MathReward
-from .train_plan import Prepared
-from .train_rewards import reward_name
+from ...report import AccuracyPoint, RunResult
+from ..history import finite, history_row, own_figures
+from .config import MathReward
+from .plan import Prepared
+from .rewards import reward_name
 
 
 def run_result(trainer: Any, prepared: Prepared) -> RunResult:
@@ -47,7 +47,7 @@ def _logged(prepared: Prepared) -> Sequence[Any]:
     log = Path(prepared.config.output) / "outcomes.jsonl"
     if not prepared.config.outcome_log or not log.exists() or not log.stat().st_size:  # empty: the disk failed
         return ()
-    from ..outcomes import read_log
+    from ...outcomes import read_log
 
     return read_log(log)
 

@@ -1,0 +1,1 @@
+"""The commands, one room each, above the engines that they drive."""

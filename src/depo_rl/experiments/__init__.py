@@ -1,1 +1,0 @@
-"""Experiments: train, compare at equal budgets, and the embedded demo task."""
