@@ -36,7 +36,6 @@ import numpy as np
 
 from depo_rl import METHODS, GroupOutcome, Prompt, make_curriculum
 from depo_rl.commands.replay.simulate import simulate
-from depo_rl.config import parse_config
 from depo_rl.engines.replay import make_replay_engine
 from depo_rl.methods import make_estimator
 from depo_rl.metrics import auc, ece
@@ -164,9 +163,7 @@ def stream(column: bool, estimator: dict[str, Any], seed: int) -> dict[str, floa
         p.key: dataclasses.replace(p, fields={"answer": p.fields.get("answer"), "rate_7b": known.get(p.text)})
         for p in source.prompts
     }
-    config = parse_config(
-        METHODS["depo+"].defaults, {"estimator": {"type": "fused"} | estimator, "seed": seed}, "stream"
-    )
+    config = METHODS["depo+"].config({"estimator": {"type": "fused"} | estimator, "seed": seed}, "stream")
     fused = make_estimator(PromptPool(list(prompts.values())), config)
     visits = sorted(
         (row.step or 0, nth, i, key, row.n_correct)

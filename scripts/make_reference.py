@@ -36,7 +36,6 @@ from depo_rl.config import (
     OracleSettings,
     PoolSettings,
     SPEEDSettings,
-    parse_config,
 )
 from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
 from depo_rl.engines.trl import driver as trl
@@ -131,7 +130,7 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-METHODS_CONFIG = {name: parse_config(method.defaults, None) for name, method in METHODS.items()}
+METHODS_CONFIG = {name: method.config() for name, method in METHODS.items()}
 
 
 def _estimator_of(kind: str) -> Callable[[str], BaseModel | None]:

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from depo_rl import Curriculum, GroupOutcome, Prediction, Prompt, PromptPool
-from depo_rl.config import parse_config
+from depo_rl import Curriculum, GroupOutcome, Prediction, Prompt, make_curriculum
 from depo_rl.estimators.simple import expect_fields
-from depo_rl.methods import get_method, parts_of
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {}),
@@ -93,11 +91,9 @@ def build(
     method: str, prompts: Sequence[Prompt], config: Mapping[str, Any] | None = None, estimator: Any = None
 ) -> Curriculum:
     """``make_curriculum`` with an estimator of the test's own in the place of the configured one."""
-    chosen = get_method(method)
-    settings = parse_config(chosen.defaults, config)
-    pool = PromptPool(chosen.prepare(prompts, settings), settings.seed)
-    own, selector, gate = parts_of(chosen, pool, settings)
-    return Curriculum(method, pool, estimator if estimator is not None else own, selector, gate, settings)
+    if estimator is None:
+        return make_curriculum(method, prompts, config)
+    return make_curriculum(method, prompts, config, lambda pool, settings: estimator)
 
 
 def roll_out(

@@ -13,12 +13,10 @@ from core_world import make_prompts
 from depo_rl import METHODS, make_curriculum
 from depo_rl.commands.replay.run import ReplayPlan, parse_settings
 from depo_rl.commands.train.config import TrainConfig
-from depo_rl.config import CurriculumConfig, FusedSettings, HistorySettings, merged, parse_config
+from depo_rl.config import CurriculumConfig, FusedSettings, HistorySettings, merged
 from depo_rl.errors import ConfigError
 
 FUSED = FusedSettings(drift=False)  # what depo+ has
-DPS = METHODS["dps"].defaults
-MOPPS = METHODS["mopps"].defaults
 
 names = st.sampled_from(["a", "b", "type", "estimator"])
 values = st.one_of(st.integers(0, 3), st.sampled_from(["x", "y"]), st.none(), st.lists(st.integers(), max_size=2))
@@ -61,21 +59,30 @@ def test_another_type_replaces_and_the_same_or_none_changes_in_place():
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_partial_estimator_is_the_methods_own_with_that_change(method):
-    own = parse_config(METHODS[method].defaults, None).estimator
-    assert parse_config(METHODS[method].defaults, {"estimator": {}}).estimator == own
-    assert parse_config(METHODS[method].defaults, {"estimator": {"type": own.type}}).estimator == own
+    own = METHODS[method].config().estimator
+    assert METHODS[method].config({"estimator": {}}).estimator == own
+    assert METHODS[method].config({"estimator": {"type": own.type}}).estimator == own
     field = {"constant": "mean", "oracle": "strength", "history": "prior_mean", "dps": "decay", "bots": "rho"}
     name = field.get(own.type, "learning_rate")
-    changed = parse_config(METHODS[method].defaults, {"estimator": {name: 0.25}}).estimator
+    changed = METHODS[method].config({"estimator": {name: 0.25}}).estimator
     assert changed == own.model_copy(update={name: 0.25})
 
 
 def test_a_ready_object_is_taken_as_it_is():
     """Whoever built the settings said all of them: nothing of the method's own is mixed in."""
     ready = HistorySettings.model_validate({"prior_mean": 0.3})
-    assert parse_config(MOPPS, {"estimator": ready}).estimator == ready
-    assert parse_config(MOPPS, CurriculumConfig(estimator=ready)).estimator == ready
-    assert parse_config(MOPPS, {"estimator": {"prior_mean": 0.3}}).estimator.fade_by == "visits"
+    mopps = METHODS["mopps"]
+    assert mopps.config({"estimator": ready}).estimator == ready
+    assert mopps.config(CurriculumConfig(estimator=ready)).estimator == ready
+    assert mopps.config({"estimator": {"prior_mean": 0.3}}).estimator.fade_by == "visits"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_methods_config_may_be_given_back_to_it(method):
+    """An engine makes it once and hands it on: what the method set itself is not taken for given."""
+    own = METHODS[method].config({"group_size": 4, "seed": 7})
+    assert METHODS[method].config(own) == own
+    assert METHODS[method].config(CurriculumConfig(seed=7)).estimator == own.estimator
 
 
 def test_make_curriculum_takes_a_partial_estimator():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from core_world import build, make_prompts, rate, roll_out
+from core_world import ESTIMATORS, build, make_prompts, rate, roll_out
 from depo_rl import METHODS, CurriculumConfig, GroupOutcome, Prediction, Prompt, make_curriculum
 from depo_rl.errors import ConfigError, DataError
 from depo_rl.gates import AdmitAll, DynamicSampling
@@ -132,6 +132,21 @@ def test_every_method_makes_a_curriculum_and_takes_a_ready_config(name):
     assert by_mapping.config == by_config.config  # the method's own defaults hold in both
     assert [p.key for p in by_mapping.propose(8)] == [p.key for p in by_config.propose(8)]
     assert METHODS[name].summary
+
+
+def test_the_estimator_may_be_made_by_another_and_then_none_other_is():
+    """Whoever makes it is given the pool as the method prepared it; an encoder would have failed here."""
+    own, given = ESTIMATORS["oracle"](), []
+
+    def make(pool, config):
+        given.append((len(pool), config.estimator.backbone))
+        return own
+
+    encoder = {"type": "encoder", "backbone": "no such folder"}
+    prompts = make_prompts([60])
+    curriculum = make_curriculum("polaris", prompts, {"estimator": encoder}, estimator=make)
+    kept = sum(0.1 <= rate(prompt) <= 0.9 for prompt in prompts)
+    assert curriculum.estimator is own and given == [(kept, "no such folder")] and kept < 60
 
 
 @pytest.mark.parametrize(

@@ -64,10 +64,7 @@ def test_speed_keeps_its_own_and_refuses_another(gate: str) -> None:
 
 
 def test_a_method_of_ones_own_that_does_not_heed_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    def build_own(pool: Any, config: Any) -> methods.Parts:
-        return methods.Parts(methods.make_estimator(pool, config), Uniform(), AdmitAll())
-
-    own = methods.Method("mine", "mine", {"estimator": "constant"}, build_own)
+    own = methods.Method("mine", "mine", {"estimator": "constant"}, gate=lambda config: AdmitAll())
     monkeypatch.setattr(methods, "METHODS", methods.METHODS | {"mine": own})
     methods.make_curriculum("mine", make_prompts([8]), {"gate": "none"})
     with pytest.raises(ConfigError, match=r"'mine', gate = 'dynamic': .*own \(AdmitAll\)"):

@@ -1,7 +1,7 @@
 """Every setting of a curriculum, torch-free, closed (unknown names are refused) and with vetted defaults.
 
-``parse_config(method_defaults, given)`` turns a mapping or a ready config into a ``CurriculumConfig`` or raises a
-one-line ``ConfigError`` that names the setting, the value, the rule and, for a misspelt name, the nearest right one.
+``parse_config(method_defaults, given)`` turns a mapping into a ``CurriculumConfig`` or raises a one-line
+``ConfigError`` that names the setting, the value, the rule and, for a misspelt name, the nearest right one.
 """
 
 from __future__ import annotations
@@ -345,14 +345,12 @@ def _by_type(name: str, value: Any) -> Any:
 
 
 def parse_config(
-    defaults: Mapping[str, Any], given: Mapping[str, Any] | CurriculumConfig | None, where: str = "config"
+    defaults: Mapping[str, Any], given: Mapping[str, Any] | None, where: str = "config"
 ) -> CurriculumConfig:
-    """The given settings merged into a method's defaults (``merged``); of a ready config, those that were given to it.
+    """The given settings merged into a method's defaults (``merged``).
 
     So ``{"estimator": {"n_random": 0}}`` is the method's estimator with that one change. Raises ConfigError.
     """
-    if isinstance(given, CurriculumConfig):
-        given = {name: getattr(given, name) for name in given.model_fields_set}
     if given is not None and not isinstance(given, Mapping):
         raise ConfigError(f"{where}: settings must be a mapping of names to values, got {type(given).__name__}")
     given = given or {}

@@ -27,7 +27,7 @@ from ..engines.verl.names import ADVANTAGES, DATASET, DATASET_CLASS, MODES, REPL
 from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
-from ..methods import rule_of
+from ..methods import get_method
 from ..types import Gate
 from ..validation import validated
 from .train.file import apply_override, find_config, read_yaml
@@ -92,7 +92,7 @@ def _command(run: VerlRun) -> VerlCommand:
     _check(given)
     mode = given.get("trainer.v1.trainer_mode", "sync")
     config = run.curriculum_config(_whole(given, "actor_rollout_ref.rollout.n", 2), _whole(given, "data.seed", 0, 0))
-    added = _plumbing(mode) | _for_gate(run, rule_of(run.method, config).gate, given) | _for_estimator(config, given)
+    added = _plumbing(mode) | _for_gate(run, get_method(run.method).gate(config), given) | _for_estimator(config, given)
     added |= _for_importance(config, given)
     settings = run.model_dump(exclude_unset=True, exclude={"verl", "environment"}) | {"method": run.method}
     depo = {f"+data.depo.{name}": value for name, value in _flat(settings)}

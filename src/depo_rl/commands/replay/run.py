@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ...config import CurriculumConfig, FusedSettings, merged, parse_config
+from ...config import CurriculumConfig, FusedSettings, merged
 from ...engines.replay import make_replay_engine
 from ...errors import ConfigError
 from ...features.experimental.policy import no_policy
@@ -77,11 +77,10 @@ class ReplayPlan:
             if name in given:
                 raise ConfigError(f"--set {name}: set it with {option}")
         given |= {"group_size": self.group_size, "seed": seed}
-        defaults = get_method(method).defaults
-        config = parse_config(defaults, given, f"method {method!r}")
+        config = get_method(method).config(given)
         longest = max(self.steps // _WARMUP_SHARE, 1)
         if "warmup_steps" not in given and config.warmup_steps > longest:
-            config = parse_config(defaults, given | {"warmup_steps": longest}, f"method {method!r}")
+            config = get_method(method).config(given | {"warmup_steps": longest})
         if isinstance(config.estimator, FusedSettings) and config.estimator.policy_width:
             raise no_policy(config.estimator, "a replay")
         return config
@@ -204,8 +203,8 @@ def _notes(plan: ReplayPlan, source: Source) -> list[str]:
         *source.notes,
     ]
     for method in plan.methods:
-        own, config = get_method(method).defaults, plan.config(method, plan.seeds[0])
-        usual = parse_config(own, {}, method).warmup_steps
+        config = plan.config(method, plan.seeds[0])
+        usual = get_method(method).config().warmup_steps
         given = plan.settings.keys() | plan.method_settings.get(method, {}).keys()
         if "warmup_steps" not in given and config.warmup_steps < usual:
             notes.append(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ...config import CurriculumConfig, parse_config
+from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...methods import get_method
 from ...validation import Settings, nearest, validated
@@ -190,7 +190,7 @@ class TrainConfig(Settings):
                     f"curriculum.{name} = {self.curriculum[name]!r}: contradicts {homes[name]} = {value}; "
                     f"set {homes[name]} and leave curriculum.{name} out"
                 )
-        return parse_config(get_method(self.method).defaults, {**self.curriculum, **fixed}, where="curriculum")
+        return get_method(self.method).config({**self.curriculum, **fixed}, where="curriculum")
 
 
 def _needs_one_place(settings: Any, where: str) -> Any:

@@ -18,8 +18,7 @@ from ...checkpoint import write_atomically
 from ...config import ConstantSettings, EncoderSettings, FusedSettings
 from ...errors import ConfigError, DataError, EngineError, StateMismatch
 from ...features.columns import ColumnFeatures
-from ...methods import get_method, parts_of
-from ...pool import PromptPool
+from ...methods import get_method
 from .config import TrainConfig
 from .data import PromptTable
 from .rewards import RewardCallable, reward_name
@@ -240,9 +239,8 @@ def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine says it again
         prompts = method.prepare(prompts_of(dataset, source_column), settings)
-    light = settings.model_copy(update={"estimator": ConstantSettings.model_validate({})})
     try:
-        check_gate(method.name, parts_of(method, PromptPool(prompts, settings.seed), light).gate)
+        check_gate(method.name, method.gate(settings))
     except EngineError as error:
         raise ConfigError(str(error)) from None
     if isinstance(fused := settings.estimator, FusedSettings):

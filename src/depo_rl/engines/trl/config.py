@@ -8,10 +8,10 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from ...config import CurriculumConfig, parse_config
+from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...gates import AdmitAll
-from ...methods import METHODS, get_method, rule_of
+from ...methods import METHODS, get_method
 
 
 @dataclass
@@ -77,15 +77,13 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
                 raise ConfigError(
                     f"curriculum.{name} = {given[name]!r} contradicts {own_name} = {own!r}: set {own_name} only"
                 )
-        config = parse_config(get_method(self.method).defaults, given, where=f"method {self.method!r}, curriculum")
-        if given.keys() & {"gate", "importance"}:  # what a method may not heed, said before a model is loaded
-            _check_gate(self.method, config)
+        config = get_method(self.method).config(given, where=f"method {self.method!r}, curriculum")
+        _check_gate(self.method, config)
         return config
 
 
 def _check_gate(method: str, config: CurriculumConfig) -> None:
-    gate = rule_of(method, config).gate
-    if method == "grpo" and not isinstance(gate, AdmitAll):
+    if method == "grpo" and not isinstance(get_method(method).gate(config), AdmitAll):
         raise ConfigError(
             f"curriculum.gate = {config.gate!r}: method 'grpo' keeps TRL's own order, which has no prompt in the place "
             "of a rejected one: choose method 'dapo', which draws uniformly too and takes this gate"

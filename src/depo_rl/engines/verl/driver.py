@@ -18,9 +18,10 @@ from ...config import CurriculumConfig
 from ...curriculum import Curriculum
 from ...errors import RewardError, StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
-from ...methods import make_curriculum
+from ...methods import make_curriculum, make_estimator
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
+from ...pool import PromptPool
 from ...types import GroupOutcome, PassRateEstimator, Prompt, Settlement, State
 from .outcomes import Completion, Judge, group_outcome
 from .rows import GROUP_SIZE_COLUMN, PromptTable
@@ -326,15 +327,15 @@ def _surviving(
     config: CurriculumConfig,
     make_host: MakeHost | None,
 ) -> tuple[Curriculum, SurvivingEstimator]:
-    """The method's curriculum with an estimator whose failures cannot end the run."""
-    if make_host is None:
-        made = make_curriculum(settings.method, prompts, config)
-        estimator = SurvivingEstimator(made.estimator)
-    else:  # the one here would only be thrown away, and an encoder is large
-        light = {name: getattr(config, name) for name in config.model_fields_set} | {"estimator": {"type": "constant"}}
-        made = make_curriculum(settings.method, prompts, light)
-        estimator = SurvivingEstimator(make_host(prompts, settings, config))
-    return Curriculum(made.method, made.pool, estimator, made.selector, made.gate, config), estimator
+    """The method's curriculum with an estimator whose failures cannot end the run, and that estimator."""
+
+    def make(pool: PromptPool, config: CurriculumConfig) -> SurvivingEstimator:
+        inner = make_host(prompts, settings, config) if make_host else make_estimator(pool, config)
+        return SurvivingEstimator(inner)
+
+    made = make_curriculum(settings.method, prompts, config, make)
+    assert isinstance(made.estimator, SurvivingEstimator)
+    return made, made.estimator
 
 
 def _open_log(path: Path, resumed_at: int | None) -> OutcomeLogWriter:

@@ -16,9 +16,9 @@ import numpy as np
 import ray
 
 from ...config import CurriculumConfig
-from ...curriculum import Curriculum
 from ...errors import DepoError, EngineError
-from ...methods import make_curriculum
+from ...methods import get_method, make_estimator
+from ...pool import PromptPool
 from ...types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
 from .settings import HostSettings, VerlSettings
 
@@ -32,12 +32,14 @@ class EstimatorHost:
         self._given = (method, prompts, config)
 
     @cached_property
-    def _curriculum(self) -> Curriculum:  # built by the first call: of what a constructor raises Ray keeps a text only
-        return make_curriculum(*self._given)
+    def _pool(self) -> PromptPool:
+        method, prompts, config = self._given
+        return PromptPool(get_method(method).prepare(prompts, config), config.seed)
 
-    @property
+    @cached_property
     def _estimator(self) -> PassRateEstimator:
-        return self._curriculum.estimator
+        # built by the first call: of what a constructor raises Ray keeps a text only
+        return make_estimator(self._pool, self._given[2])
 
     def node(self) -> str:
         """The id of the node that this runs on, once the estimator is built."""
@@ -45,7 +47,7 @@ class EstimatorHost:
         return str(ray.get_runtime_context().get_node_id())
 
     def predict(self, keys: Sequence[str]) -> Prediction:
-        return self._estimator.predict([self._curriculum.pool[key] for key in keys])
+        return self._estimator.predict([self._pool[key] for key in keys])
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
         """Learns; the estimator's metrics after it."""

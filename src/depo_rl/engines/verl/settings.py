@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from ...config import CurriculumConfig, parse_config
+from ...config import CurriculumConfig
 from ...errors import ConfigError, EngineError
 from ...gates import AdmitAll, DynamicSampling
 from ...methods import METHODS, get_method
@@ -68,9 +68,7 @@ class VerlSettings(Settings):
                     f"{WHERE}.curriculum.{name} = {given[name]!r} contradicts {homes[name]} = {value!r}: "
                     f"set {homes[name]} only"
                 )
-        return parse_config(
-            get_method(self.method).defaults, given, where=f"{WHERE}.curriculum, method {self.method!r}"
-        )
+        return get_method(self.method).config(given, where=f"{WHERE}.curriculum, method {self.method!r}")
 
     def hosted(self, config: CurriculumConfig) -> bool:
         """Whether the estimator lives in a Ray actor of its own."""
