@@ -105,12 +105,12 @@ def _letters(text: str) -> str:
 def measure(row: str, method: str, estimator: dict[str, Any], seed: int, factor: int | None) -> dict[str, float]:
     source, (low, high, n) = read_row(row), ROWS[row]
     config: dict[str, Any] = {"group_size": 8, "seed": seed}
-    if factor is not None:
-        config["candidate_factor"] = factor
     if METHODS[method].defaults.get("estimator", {"type": "fused"})["type"] == "fused":
         config["estimator"] = {"exclude": hidden_columns(source)} | estimator
     if method == "depo":
         config |= {"band": "auto", "warmup_steps": 4}
+    if factor is not None:
+        config = METHODS[method].share({"candidate_factor": factor}, config)
     curriculum = make_curriculum(method, source.prompts, config)
     engine = make_replay_engine(source, 8, seed)
     started = time.perf_counter()

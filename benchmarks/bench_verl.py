@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of verl's command, such as +data.depo.curriculum.band=auto")
     given = parser.parse_args()
     import world
+    from depo_rl import METHODS
 
     world.BATCH, world.N_ROWS = given.prompts, given.pool
     import numpy as np
@@ -41,7 +42,8 @@ def main() -> None:
         transfer_queue.init()
         with tempfile.TemporaryDirectory() as folder:
             world.write_files(Path(folder))
-            extra = ["+data.depo.curriculum.warmup_steps=1", *given.overrides]
+            warm = "warmup_steps" in METHODS[given.method].settings
+            extra = [*(["+data.depo.curriculum.warmup_steps=1"] if warm else []), *given.overrides]
             trainer = world.make_trainer(Path(folder), Path(folder), extra=extra, method=given.method)
             told = []
             for _ in range(given.steps):

@@ -85,7 +85,9 @@ SETTINGS_HEAD = f"""\
 
 {MADE}
 
-What a method reads is in [methods.md](methods.md), where a default comes from in [paper_index.md](paper_index.md).
+What the methods are is in [methods.md](methods.md), where a default comes from in [paper_index.md](paper_index.md).
+A setting that the method does not read is refused; those that "choose" are all but `grpo`, `dapo`, `polaris`, `vcrl`
+and `speed`.
 Names are closed: a misspelt one is refused with the nearest right one. A mapping given in part is laid over the
 method's own, so `estimator: {{n_random: 0}}` changes that one setting.
 
@@ -104,7 +106,7 @@ ESTIMATORS_HEAD = """
 
 def settings_page() -> str:
     """Every setting, with type, default and meaning."""
-    config = _settings_table(CurriculumConfig, "", lambda method: METHODS_CONFIG[method])
+    config = _settings_table(CurriculumConfig, "", lambda method: METHODS_CONFIG[method], _read_by)
     lines = [*SETTINGS_HEAD.splitlines(), *config, *ESTIMATORS_HEAD.splitlines()]
     for model in ESTIMATORS:
         kind = model.model_fields["type"].default
@@ -145,17 +147,33 @@ def _summary(model: type[BaseModel]) -> str:
     return _code(" ".join((model.__doc__ or "").split()))
 
 
+def _read_by(setting: str) -> str:
+    """The methods that read a setting of the curriculum, in few words."""
+    readers = [name for name, method in METHODS.items() if setting in method.settings]
+    others = [name for name in METHODS if name not in readers]
+    if not others:
+        return "all"
+    if readers == [name for name, method in METHODS.items() if "explore" in method.settings]:
+        return "all that choose"
+    return f"all but `{others[0]}`" if len(others) == 1 else ", ".join(f"`{name}`" for name in readers)
+
+
 def _settings_table(
-    model: type[BaseModel], prefix: str, of_method: Callable[[str], BaseModel | None] | None = None
+    model: type[BaseModel],
+    prefix: str,
+    of_method: Callable[[str], BaseModel | None] | None = None,
+    read_by: Callable[[str], str] | None = None,
 ) -> list[str]:
     """of_method: the settings that a method begins with, to tell where they are not the model's own defaults."""
     own_defaults = [(name, field, _others(name, field, of_method)) for name, field in _fields(model)]
     some_differ = any(others for _, _, others in own_defaults)
-    head = ["setting", "type", "default", *(["methods with another"] if some_differ else []), "what it is"]
+    head = ["setting", "type", "default", *(["methods with another"] if some_differ else [])]
+    head += [*(["read by"] if read_by else []), "what it is"]
     lines = [_row(head), _row(["---"] * len(head))]
     for name, field, others in own_defaults:
         cells = [f"`{prefix}{name}`", _type_of(model, name), _shown(_default(field))]
         cells += [others] if some_differ else []
+        cells += [read_by(name)] if read_by else []
         lines.append(_row([*cells, field.description or ""]))
     return lines
 

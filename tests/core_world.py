@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from depo_rl import Curriculum, GroupOutcome, Prediction, Prompt, make_curriculum
 from depo_rl.estimators.simple import expect_fields
+from depo_rl.methods import get_method
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {}),
@@ -88,9 +89,18 @@ def make_prompts(sizes: Sequence[int], seed: int = 0) -> list[Prompt]:
 
 
 def build(
-    method: str, prompts: Sequence[Prompt], config: Mapping[str, Any] | None = None, estimator: Any = None
+    method: str,
+    prompts: Sequence[Prompt],
+    config: Mapping[str, Any] | None = None,
+    estimator: Any = None,
+    shared: Mapping[str, Any] | None = None,
 ) -> Curriculum:
-    """``make_curriculum`` with an estimator of the test's own in the place of the configured one."""
+    """``make_curriculum`` with an estimator of the test's own in the place of the configured one.
+
+    shared: settings that a test gives to any method; those that it does not read are left out.
+    """
+    if shared:
+        config = get_method(method).share(shared, config or {})
     if estimator is None:
         return make_curriculum(method, prompts, config)
     return make_curriculum(method, prompts, config, lambda pool, settings: estimator)

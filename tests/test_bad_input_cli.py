@@ -52,7 +52,11 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ("TRL setting of a wrong type", at("trl.max_steps", "ten"), ["trl.max_steps = 'ten'", "integer"]),
     ("TRL refuses the value", at("trl.lr_scheduler_type", "constnt"), ["constnt", "constant"]),
     ("TRL setting with a home of its own", at("trl.output_dir", "x"), ["trl.output_dir", "'output'"]),
-    ("method that TRL cannot run", at("method", "speed"), ["method 'speed' extends a group", "'depo replay'"]),
+    (
+        "method that TRL cannot run",
+        lambda config: config.update(method="speed", curriculum={}),
+        ["method 'speed' extends a group", "'depo replay'"],
+    ),
     ("column that is not there", named_column("levle"), ["column 'levle'", "none of the 12 prompts"]),
     ("labels that are not there", at("method", "oracle"), ["column 'pass_rate'", "estimator.field"]),
     ("one completion per prompt", at("trl.num_generations", 1), ["trl.num_generations = 1", "at least 2"]),

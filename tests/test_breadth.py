@@ -139,13 +139,13 @@ def test_resumed_is_never_stopped_and_visits_are_what_was_chosen(script, cut):
 @given(methods, st.integers(1, 8), st.integers(0, 8))
 def test_a_curriculum_counts_each_choice_once_and_across_a_resume(tmp_path_factory, method, n, cut):
     name, config = method
-    config = {**config, "keep": (0.0, 1.0), "explore": 0.2}
+    shared = {"keep": (0.0, 1.0), "explore": 0.2}
     path = tmp_path_factory.getbasetemp() / "breadth.safetensors"
-    curriculum, expected = build(name, make_prompts([9, 5]), config), Counter()
+    curriculum, expected = build(name, make_prompts([9, 5]), config, shared=shared), Counter()
     for step in range(8):
         if step == cut:
             save_state(path, curriculum.state_dict())
-            curriculum = build(name, make_prompts([9, 5]), config)
+            curriculum = build(name, make_prompts([9, 5]), config, shared=shared)
             curriculum.load_state_dict(load_state(path))
         batch = curriculum.propose(n)
         expected.update(prompt.key for prompt in batch)

@@ -53,7 +53,7 @@ def test_defect_02_method_depo_really_uses_its_estimator(band):
 def test_defect_03_the_estimator_is_told_what_the_verifier_said(method, config):
     """Counts reach the estimator as they came: unscored as unscored, not as wrong; shaped rewards play no part."""
     told = FakeEstimator(rate)
-    curriculum = build(method, make_prompts([100]), {**config, "keep": (0.0, 1.0)}, told)
+    curriculum = build(method, make_prompts([100]), config, told, {"keep": (0.0, 1.0)})
     counts = [(3, 8, 0), (0, 0, 8), (2, 5, 3), (0, 8, 0)]
     outcomes = [
         GroupOutcome(p.key, *k, reward_mean=-5.0, reward_std=3.0)

@@ -11,7 +11,6 @@ from core_world import (
     ESTIMATORS,
     METHOD_IDS,
     METHODS,
-    UNIFORM,
     FakeEstimator,
     build,
     conserved,
@@ -50,9 +49,10 @@ def test_the_methods_of_these_tests_are_all_there_are():
 def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, factor, script):
     name, config = method
     prompts = make_prompts(sizes)
-    config = {**config, "explore": explore, "candidate_factor": factor}
+    shared = {"explore": explore, "candidate_factor": factor, "keep": (0.0, 1.0)}
     own = ESTIMATORS[estimator]() if estimator else None
-    curriculum = build(name, prompts, {**config, "keep": (0.0, 1.0)}, own)
+    curriculum = build(name, prompts, config, own, shared)
+    explore = curriculum.config.explore
     rng, places, explored_before = np.random.default_rng(0), 0, 0.0
     proposed = []
     for action, n, kind in script:
@@ -97,7 +97,7 @@ def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, f
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
 def test_a_whole_pool_can_be_proposed_at_once(method, config, estimator):
-    curriculum = build(method, make_prompts([20, 11]), {**config, "keep": (0.0, 1.0)}, ESTIMATORS[estimator]())
+    curriculum = build(method, make_prompts([20, 11]), config, ESTIMATORS[estimator](), {"keep": (0.0, 1.0)})
     for _ in range(4):
         batch = curriculum.propose(31)
         assert len({p.key for p in batch}) == 31
@@ -134,8 +134,7 @@ def test_explored_prompts_are_unbiased_whatever_the_prediction():
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
 def test_no_prompt_goes_unvisited_for_longer_than_promised(method, config, estimator):
     prompts = make_prompts([30, 9, 1], seed=1)
-    config = {**config, "keep": (0.0, 1.0), **({} if method in UNIFORM else {"explore": 0.2})}
-    curriculum = build(method, prompts, config, ESTIMATORS[estimator]())
+    curriculum = build(method, prompts, config, ESTIMATORS[estimator](), {"keep": (0.0, 1.0), "explore": 0.2})
     n, rng, late = 6, np.random.default_rng(0), []
     bound = curriculum.max_unvisited_batches(n)
     assert bound is not None

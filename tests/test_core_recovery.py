@@ -52,7 +52,7 @@ def test_an_outage_that_returns_unscorable_teaches_nothing(method):
     prompts = _sources()
     runs = []
     for give_up in (True, False):
-        curriculum = make_curriculum(method, prompts, {"warmup_steps": 2})
+        curriculum = build(method, prompts, shared={"warmup_steps": 2})
         rng = np.random.default_rng(0)
         for _ in range(6):
             batch = curriculum.propose(16)

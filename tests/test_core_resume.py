@@ -21,8 +21,8 @@ SECONDS = ("seconds_selecting", "seconds_learning")
 
 def _fresh(method: str, config: dict, estimator: str, prompts: list[Prompt] | None = None) -> Curriculum:
     given = {} if estimator == OWN else {"estimator": ESTIMATORS[estimator]}
-    config = {**config, **given, "explore": 0.1, "seed": 3}
-    return build(method, make_prompts([40, 25]) if prompts is None else prompts, config)
+    prompts = make_prompts([40, 25]) if prompts is None else prompts
+    return build(method, prompts, {**config, **given, "seed": 3}, shared={"explore": 0.1})
 
 
 def _run(curriculum: Curriculum, steps: range, late: list[Prompt]) -> list[tuple[list[str], dict[str, float]]]:

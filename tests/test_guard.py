@@ -12,7 +12,7 @@ import pytest
 from core_world import ESTIMATORS, FakeEstimator, build, conserved, make_prompts, rate, roll_out
 from depo_rl import Curriculum, GroupOutcome, Prompt
 from depo_rl.checkpoint import load_state, save_state
-from depo_rl.errors import StateMismatch
+from depo_rl.errors import ConfigError, StateMismatch
 from depo_rl.guard import EXCESS, LEAST, RECORD, Guard
 from depo_rl.types import Settlement
 
@@ -226,5 +226,5 @@ def test_a_refused_load_changes_nothing():
 
 @pytest.mark.parametrize("method", ["grpo", "dapo", "polaris", "vcrl"])
 def test_methods_that_choose_uniformly_have_nothing_to_guard(method):
-    curriculum = build(method, make_prompts([600]), {"guard": True, "keep": (0.0, 1.0)}, MAKE["misled"]())
-    assert not any(guarded(steps(curriculum, range(6))))
+    with pytest.raises(ConfigError, match=f"method '{method}': setting 'guard' is read by depo, depo"):
+        build(method, make_prompts([600]), {"guard": True}, MAKE["misled"]())

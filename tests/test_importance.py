@@ -137,8 +137,9 @@ def test_what_was_chosen_uniformly_weighs_one(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("method", ["depo+", "depo", "oracle", "dps"])
 def test_methods_that_draw_take_it(method: str) -> None:
-    settings = {"temperature": 0.5, "importance": 1.0, "warmup_steps": 0, "band": "auto"}
-    curriculum = build(method, make_prompts([60]), settings | ({"estimator": SMALL} if method == "depo+" else {}))
+    settings = {"temperature": 0.5, "importance": 1.0, "warmup_steps": 0}
+    own = {"depo+": {"estimator": SMALL}, "depo": {"band": "auto"}}.get(method, {})
+    curriculum = build(method, make_prompts([60]), settings | own)
     assert all(weight > 0 for weight in curriculum.importance([p.key for p in curriculum.propose(8)]))
 
 
@@ -149,12 +150,12 @@ def test_methods_that_draw_take_it(method: str) -> None:
     ("method", "settings"),
     [
         ("depo+", {"temperature": 0.0}),
-        ("depo", {"temperature": 1.0}),  # by the window
-        ("grpo", {"temperature": 1.0}),
+        ("depo", {}),  # by the window
+        ("grpo", {}),
         ("dapo", {}),
-        ("mopps", {"temperature": 1.0}),
-        ("greso", {"temperature": 1.0}),
-        ("speed", {"temperature": 1.0}),
+        ("mopps", {}),
+        ("greso", {}),
+        ("speed", {}),
     ],
 )
 def test_without_a_draw_it_is_refused_in_a_line_that_names_temperature(method: str, settings: dict[str, Any]) -> None:
@@ -202,5 +203,5 @@ def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path, capsys: py
 @given(methods, st.sampled_from([0.0, 0.5]))
 def test_at_zero_every_method_s_weights_are_one(method: tuple[str, dict[str, Any]], temperature: float) -> None:
     name, settings = method
-    curriculum = build(name, make_prompts([40]), settings | {"temperature": temperature})
+    curriculum = build(name, make_prompts([40]), settings, shared={"temperature": temperature})
     assert curriculum.importance([p.key for p in curriculum.propose(8)]) == [1.0] * 8

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from core_world import METHOD_IDS, METHODS
-from depo_rl import GroupOutcome, Prompt, make_curriculum
+from core_world import METHOD_IDS, METHODS, build
+from depo_rl import GroupOutcome, Prompt
 from depo_rl.config import CurriculumConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +70,7 @@ def test_every_setting_is_described_and_on_the_page(reference):
 
 
 def _after_a_batch(method: str, config: dict[str, Any]) -> dict[str, float]:
-    curriculum = make_curriculum(method, PROMPTS, {"warmup_steps": 0, **config})
+    curriculum = build(method, PROMPTS, config, shared={"warmup_steps": 0})
     for _ in range(2):
         curriculum.settle([GroupOutcome(p.key, int(p.key) % 9, 8, mean_logprob=-1.0) for p in curriculum.propose(8)])
     return curriculum.metrics()

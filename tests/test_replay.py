@@ -125,7 +125,7 @@ def test_the_same_seed_repeats_and_another_differs():
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_replayed(method):
     source = pool(600)
-    settings: dict[str, Any] = {"warmup_steps": 1}
+    settings = METHODS[method].share({"warmup_steps": 1}, {})
     result = simulate(make_curriculum(method, source.prompts, settings), LabelledPoolEngine(source), 16, 4)
     assert result.steps == 4 and result.groups is not None and result.groups >= 64
 

@@ -23,6 +23,7 @@ from depo_rl.report.figures import (
     training_reward,
 )
 from depo_rl.report.style import DARK, LIGHT, strokes, to_png
+from depo_rl.report.table import KNOWN_ORDER
 
 AUDIT = {"explored": 40, "explored_mixed": 18, "skipped": 30, "skipped_mixed": 9, "low": 0.17, "high": 0.48}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -207,7 +208,7 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_colours_stand_out_from_their_paper(theme: Any) -> None:
-    names = ["grpo", "dapo", "polaris", "greso", "mopps", "depo", "a", "b", "c", "d"]
+    names = [*KNOWN_ORDER, "a", "b", "c", "d"]
     colors = [(look.color, 3.0) for look in strokes(names, theme).values()] + [(theme.ink, 7.0), (theme.faint, 4.5)]
     for color, least in colors:
         light, dark = sorted((luminance(color), luminance(theme.paper)), reverse=True)

@@ -128,8 +128,12 @@ def test_dry_run_says_the_plan_and_writes_nothing(
             ["method=depo+", "curriculum.temperature=0", "curriculum.importance=1"],
             ["'depo+', importance = 1.0", "set temperature above 0"],
         ),
-        (["method=grpo", "curriculum.gate=dynamic"], ["gate = 'dynamic'", "'grpo' keeps TRL's own order", "'dapo'"]),
-        (["method=vcrl", "curriculum.importance=1"], ["'vcrl', importance = 1.0", "set temperature above 0"]),
+        (
+            ["method=grpo", "curriculum={gate: dynamic}"],
+            ["gate = 'dynamic'", "'grpo' keeps TRL's own order", "'dapo'"],
+        ),
+        (["method=vcrl", "curriculum={importance: 1}"], ["'vcrl', importance = 1.0", "set temperature above 0"]),
+        (["method=grpo"], ["method 'grpo': setting 'warmup_steps' is read by depo, depo+, ", ": leave it out"]),
     ],
 )
 def test_what_a_method_would_not_heed_is_refused_in_the_dry_run(
@@ -201,7 +205,7 @@ def test_resume_goes_on_and_evaluates(finished: Path, capsys: pytest.CaptureFixt
     assert record.items() <= written.items() and [row["step"] for row in written["history"]] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("change, name", [("method=grpo", "method"), ("data.limit=11", "data")])
+@pytest.mark.parametrize("change, name", [("method=pcl", "method"), ("data.limit=11", "data")])
 def test_a_checkpoint_of_another_run_is_refused(
     finished: Path, change: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

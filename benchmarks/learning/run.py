@@ -177,11 +177,12 @@ class Run:
             for i, (p, rate) in enumerate(zip(self.problems.problems, rate_P, strict=True))
         ]
         settings = {"group_size": plan.group_size, "seed": plan.seed, **plan.curriculum}
+        if plan.method == "oracle":
+            true_rates = TrueRates(self.policy, self.problems)
+            return make_curriculum(plan.method, prompts, settings, lambda pool, config: true_rates)
         curriculum = make_curriculum(plan.method, prompts, settings)
         if getattr(curriculum.config.estimator, "answer_logprob", False):
             curriculum.estimator.answer_logprobs = lambda asked: np.log(self._rates_of(asked))
-        if plan.method == "oracle":
-            curriculum.estimator = curriculum._learners["estimator"] = TrueRates(self.policy, self.problems)
         return curriculum
 
     def _rates_of(self, prompts: Sequence[Prompt]) -> np.ndarray:

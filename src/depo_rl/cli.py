@@ -31,6 +31,9 @@ app = typer.Typer(
 # Typer carries its own copy of click in newer releases: take the base class from what it exports.
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
+# The names of METHODS, whose import would make every `depo --help` wait; a test compares the two.
+_METHODS = "grpo, dapo, polaris, depo, depo+, oracle, mopps, greso, dps, bots, pools, pcl, adarft, vcrl, speed"
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -49,7 +52,7 @@ def _root(
     """Options that stand before the command."""
 
 
-@app.command()
+@app.command(epilog=f"Methods: {_METHODS}.")
 def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a ready configuration: `depo configs`.")],
     overrides: Annotated[
@@ -61,7 +64,7 @@ def train(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train one policy, by the method that a YAML file names: depo+, depo, grpo, dapo, polaris, ..."""
+    """Train one policy, by the method that a YAML file names."""
     from .commands.train.run import run_train
 
     with redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
@@ -100,7 +103,7 @@ def demo(
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="Parquet or JSONL, or a folder of them.")],
-    methods: Annotated[str, typer.Option(help="Comma-separated names.")] = "grpo,dapo,depo",
+    methods: Annotated[str, typer.Option(help=f"Comma-separated, of {_METHODS}.")] = "grpo,dapo,depo",
     group_size: Annotated[int, typer.Option(min=2, help="Completions per prompt.")] = 8,
     prompts_per_step: Annotated[int, typer.Option(min=1, help="Groups of a batch.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Batches of each run.")] = 100,

@@ -18,6 +18,7 @@ from .config import (
     FusedSettings,
     HistorySettings,
     OracleSettings,
+    merged,
     parse_config,
 )
 from .curriculum import Curriculum
@@ -112,21 +113,50 @@ def _as_they_are(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequenc
     return prompts
 
 
+_BY_ALL = ("group_size", "seed", "estimator", "reward_range")
+_BY_CHOICE = ("explore", "warmup_steps", "candidate_factor", "guard")  # by the curriculum, where it chooses at all
+_BY_DRAW = ("temperature", "importance", "importance_cap")
+_BY_GATE = ("gate", "max_rounds", "min_variance")
+
+_WHEN: dict[str, tuple[str, str, Callable[[CurriculumConfig], bool]]] = {
+    "window": ("band", "band: window", lambda config: config.band == "window"),
+    "temperature": ("band", "band: auto", lambda config: config.band == "auto"),
+    "min_variance": ("gate", "gate: high_variance", lambda config: config.gate == "high_variance"),
+}
+"""Setting -> the one that switches it on, and when that does, in words and as a rule."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """All that a method is: values, and functions of its settings.
 
-    summary: one line for tables. defaults: over those of ``CurriculumConfig``; they name its estimator too. selector,
-    gate: make them; selector is told the number of prompts too. prepare: the prompts that become the pool; raises
-    DataError where columns do not hold what is read from them.
+    summary: one line for tables. defaults: over those of ``CurriculumConfig``; they name its estimator too. reads: the
+    settings that its own functions read. selector, gate: make them; selector is told the number of prompts too.
+    prepare: the prompts that become the pool; raises DataError where columns do not hold what is read from them.
+    own_order: prompts come in the engine's own order, where it has one.
     """
 
     name: str
     summary: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
     selector: Callable[[CurriculumConfig, int], Selector] = _uniform
     gate: Callable[[CurriculumConfig], Gate] = make_gate
     prepare: Callable[[Sequence[Prompt], CurriculumConfig], Sequence[Prompt]] = _as_they_are
+    own_order: bool = False
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Names of all settings that are read, of some only where another one says so."""
+        chosen = _BY_CHOICE if self.selector is not _uniform else ()
+        gated = _BY_GATE if self.gate is make_gate else ()
+        return frozenset((*_BY_ALL, *chosen, *gated, *self.reads))
+
+    def settings_under(self, config: CurriculumConfig) -> frozenset[str]:
+        """Names of those that are read with the others as they are."""
+        names = self.settings
+        off = {name for name, (switch, _, on) in _WHEN.items() if switch in names and not on(config)}
+        return names - off if self.draws(config) else names - off - {"importance"}
 
     def draws(self, config: CurriculumConfig) -> bool:
         """Whether prompts are drawn, each with a probability that is known and can be weighed by."""
@@ -137,7 +167,7 @@ class Method:
     ) -> CurriculumConfig:
         """The defaults with the given settings over them; of a ready config those that differ from the method's own.
 
-        Raises ConfigError for what ``parse_config`` refuses, and for a gate or weights that it would not heed.
+        Raises ConfigError for what ``parse_config`` refuses, and for a setting that would not be read.
         """
         where = where or f"method {self.name!r}"
         if isinstance(given, CurriculumConfig):
@@ -147,7 +177,22 @@ class Method:
         config = parse_config(self.defaults, given, where)
         self._check_gate(config)
         self._check_importance(config)
+        unread = (given or {}).keys() - self.settings_under(config) - {"gate", "importance"}
+        if unread:
+            raise ConfigError(f"{where}: {'; '.join(map(self._read_by, sorted(unread)))}: leave it out")
         return config
+
+    def share(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        """Of settings given to several methods those that this one reads, and its ``own`` over them."""
+        whole = merged(shared, own)
+        read = self.settings_under(parse_config(self.defaults, whole, f"method {self.name!r}"))
+        return {name: value for name, value in whole.items() if name in read or name in own}
+
+    def _read_by(self, name: str) -> str:
+        if name in self.settings:
+            return f"setting {name!r} is read with {_WHEN[name][1]} only"
+        readers = [method.name for method in METHODS.values() if name in method.settings]
+        return f"setting {name!r} is read by {', '.join(readers)} only"
 
     def _check_gate(self, config: CurriculumConfig) -> None:
         gate = self.gate(config)
@@ -177,17 +222,19 @@ _UNIFORM = {"estimator": {"type": "constant"}, "explore": 0.0, "warmup_steps": 0
 _AS_PUBLISHED = {"explore": 0.0, "warmup_steps": 0}
 
 for _method in (
-    Method("grpo", "every prompt, in the order of the epoch", _UNIFORM),
+    Method("grpo", "every prompt, in the order of the epoch", _UNIFORM, own_order=True),
     Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", {**_UNIFORM, "gate": "dynamic"}),
     Method(
         "polaris",
         "offline filter by a pass-rate column",
         _UNIFORM,
+        reads=("pass_rate_field", "keep"),
         prepare=keep_the_middle,
     ),
     Method(
         "depo",
         "predict the pass rate before the rollout, roll out what can teach",
+        reads=("band", "window", *_BY_DRAW),
         selector=_window_or_most_mixed,
     ),
     Method(  # each default by benchmarks/bench_learning.py, on the whole of what is trained for (docs/learning.md)
@@ -201,12 +248,14 @@ for _method in (
             "warmup_steps": 2,
             "guard": True,
         },
+        reads=("band", "window", *_BY_DRAW),
         selector=_window_or_most_mixed,
     ),
     Method(
         "oracle",
         "upper bound: largest P(mixed) by a pass-rate column",
         {**_AS_PUBLISHED, "estimator": {"type": "oracle"}},
+        reads=_BY_DRAW,
         selector=_most_mixed,
         prepare=need_labels("oracle"),
     ),
@@ -218,24 +267,28 @@ for _method in (
             "estimator": {"type": "history", "fade_by": "visits", "discount": 1.0},
             "candidate_factor": 16,
         },
+        reads=("target",),
         selector=_thompson,
     ),
     Method(
         "greso",
         "skip at random what has taught nothing, and as dapo",
         {**_AS_PUBLISHED, "estimator": {"type": "history"}, "gate": "dynamic"},
+        reads=("greso",),
         selector=lambda config, n_prompts: GRESOSkip(config.greso, n_prompts),
     ),
     Method(
         "dps",
         "three-state chain per prompt, largest P(mixed)",
         {**_AS_PUBLISHED, "estimator": {"type": "dps"}, "candidate_factor": 32},
+        reads=_BY_DRAW,
         selector=_most_mixed,
     ),
     Method(
         "bots",
         "fading Beta per prompt and two reference models, nearest to 0.5",
         {**_AS_PUBLISHED, "estimator": {"type": "bots"}, "candidate_factor": 16},
+        reads=("target",),
         selector=_thompson,
         prepare=need_labels("bots"),
     ),
@@ -243,18 +296,21 @@ for _method in (
         "pools",
         "prime-rl: weights by the pool that the last group fell into",
         {**_AS_PUBLISHED, "estimator": {"type": "history"}},
+        reads=("pools",),
         selector=lambda config, n_prompts: DifficultyPools(config.pools),
     ),
     Method(
         "pcl",
         "predicted pass rate nearest to 0.5",
         {**_AS_PUBLISHED, "candidate_factor": 4},
+        reads=("target",),
         selector=lambda config, n_prompts: NearestRate(config.target, thompson=False),
     ),
     Method(
         "adarft",
         "offline difficulty nearest to a target that follows the reward",
         {**_AS_PUBLISHED, "estimator": {"type": "oracle"}, "candidate_factor": 16},
+        reads=("adarft",),
         selector=lambda config, n_prompts: TargetDifficulty(config.adarft),
         prepare=need_labels("adarft"),
     ),
@@ -263,6 +319,7 @@ for _method in (
         "speed",
         "screen with a few completions, complete the mixed groups",
         _UNIFORM,
+        reads=("speed", "max_rounds"),
         gate=_screening,
     ),
 ):
@@ -276,6 +333,21 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
+def shares(
+    shared: Mapping[str, Any], methods: Sequence[str], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Settings given to several methods: each one's share (``Method.share``), with what is its ``own`` by name.
+
+    Raises ConfigError for a setting that none of them reads.
+    """
+    result = {name: get_method(name).share(shared, own.get(name, {})) for name in methods}
+    for setting, value in shared.items():
+        if not any(setting in share for share in result.values()):
+            first = methods[0]
+            get_method(first).config({**result[first], setting: value})  # refuses it, and says who reads it
+    return result
+
+
 def make_curriculum(
     method: str,
     prompts: Sequence[Prompt],
@@ -285,7 +357,7 @@ def make_curriculum(
     """A curriculum over ``prompts``; ``config`` holds settings of ``CurriculumConfig`` over the method's defaults.
 
     estimator: makes it, of the pool and the whole config, in the place of what ``config.estimator`` describes.
-    Raises ConfigError for an unknown method or setting, DataError for an
+    Raises ConfigError for an unknown method or setting and for one that the method does not read, DataError for an
     empty pool or duplicate keys.
     """
     chosen = get_method(method)

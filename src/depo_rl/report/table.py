@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 BASELINES = ("grpo", "dapo")
 _GAP = 2  # characters after each column of a terminal's table
 _NARROWEST = 60  # characters, for the caption below it
-KNOWN_ORDER = ("grpo", "dapo", "polaris", "greso", "mopps", "depo")
+KNOWN_ORDER = (
+    *("grpo", "dapo", "vcrl", "speed", "polaris", "adarft", "greso", "pools", "mopps", "bots", "dps", "pcl"),
+    *("oracle", "depo", "depo+"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +186,11 @@ def summarise(results: Sequence[RunResult], baselines: Sequence[str] = BASELINES
 def method_order(methods: Iterable[str]) -> list[str]:
     """Distinct names: known ones in their usual order, each followed by its variants ("depo-x"), then the others."""
     rank = {name: i for i, name in enumerate(KNOWN_ORDER)}
-    return sorted(set(methods), key=lambda name: (rank.get(re.split(r"\W|_", name)[0], len(rank)), name))
+
+    def place(name: str) -> int:
+        return rank.get(name, rank.get(re.split(r"\W|_", name)[0], len(rank)))
+
+    return sorted(set(methods), key=lambda name: (place(name), name))
 
 
 def _budget(results: Sequence[RunResult]) -> tuple[float | None, str]:

@@ -17,11 +17,11 @@ from typing import Any
 
 import yaml
 
-from ...config import CurriculumConfig, FusedSettings, merged
+from ...config import CurriculumConfig, FusedSettings
 from ...engines.replay import make_replay_engine
 from ...errors import ConfigError
 from ...features.experimental.policy import no_policy
-from ...methods import METHODS, get_method, make_curriculum
+from ...methods import METHODS, get_method, make_curriculum, shares
 from ...outcomes import OutcomeLogWriter
 from ...outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
@@ -40,9 +40,9 @@ _WARMUP_SHARE = 10  # a warm-up that nobody set takes at most one step in so man
 class ReplayPlan:
     """What to replay: ``methods`` x ``seeds``, each ``steps`` batches of ``prompts_per_step`` groups.
 
-    settings: of every method's curriculum. method_settings: of one method's, over those. max_gap: steps between a
-    history's visit and the simulated step beyond which there is no answer. outcomes: also write each run's outcome log.
-    Raises ConfigError.
+    settings: of the curriculum of every method that reads them. method_settings: of one method's, over those. max_gap:
+    steps between a history's visit and the simulated step beyond which there is no answer. outcomes: also write each
+    run's outcome log. Raises ConfigError.
     """
 
     file: Path
@@ -72,10 +72,10 @@ class ReplayPlan:
 
     def config(self, method: str, seed: int) -> CurriculumConfig:
         """Settings of one run: the method's own, those given, and a warm-up that leaves steps to filter in."""
-        given = merged(self.settings, self.method_settings.get(method, {}))
         for name, option in (("group_size", "--group-size"), ("seed", "--seeds")):
-            if name in given:
+            if name in self.settings or name in self.method_settings.get(method, {}):
                 raise ConfigError(f"--set {name}: set it with {option}")
+        given = shares(self.settings, self.methods, self.method_settings)[method]
         given |= {"group_size": self.group_size, "seed": seed}
         config = get_method(method).config(given)
         longest = max(self.steps // _WARMUP_SHARE, 1)
@@ -104,7 +104,8 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
             write_results(results, plan.out / "results.json")
         if isinstance(source, GroupHistory):
             notes.append(_answers(method, results[-len(plan.seeds) :], engines))
-    blind = dict.fromkeys(r.method for r in results if r.auc_mixed is not None and not r.explored_share)
+    choosing = [r for r in results if r.auc_mixed is not None and "explore" in get_method(r.method).settings]
+    blind = dict.fromkeys(r.method for r in choosing if not r.explored_share)
     if blind:
         notes.append(
             f"{', '.join(blind)}: explores nothing, so that its false skips cannot be measured; --set explore=0.05 "

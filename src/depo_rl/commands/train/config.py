@@ -190,7 +190,7 @@ class TrainConfig(Settings):
                     f"curriculum.{name} = {self.curriculum[name]!r}: contradicts {homes[name]} = {value}; "
                     f"set {homes[name]} and leave curriculum.{name} out"
                 )
-        return get_method(self.method).config({**self.curriculum, **fixed}, where="curriculum")
+        return get_method(self.method).config({**self.curriculum, **fixed}, where=f"curriculum, method {self.method!r}")
 
 
 def _needs_one_place(settings: Any, where: str) -> Any:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checkpoint import write_atomically
-from ...config import ConstantSettings, EncoderSettings, FusedSettings
+from ...config import EncoderSettings, FusedSettings
 from ...errors import ConfigError, DataError, EngineError, StateMismatch
 from ...features.columns import ColumnFeatures
 from ...methods import get_method
@@ -325,17 +325,13 @@ def _batch(prepared: Prepared) -> dict[str, Any]:
 
 
 def _method(prepared: Prepared) -> dict[str, Any]:
+    """The method, its estimator, and the settings that it reads."""
     settings = prepared.config.curriculum_config()
-    chooses = prepared.config.method == "depo"
+    read = get_method(prepared.config.method).settings_under(settings) - {"group_size", "seed", "estimator"}
     plan: dict[str, Any] = {"name": prepared.config.method, "estimator": settings.estimator.type}
-    if chooses or not isinstance(settings.estimator, ConstantSettings):
-        plan |= {"band": settings.band, "window": list(settings.window), "warmup_steps": settings.warmup_steps}
-        plan |= {"explore": settings.explore, "temperature": settings.temperature}
+    plan |= settings.model_dump(mode="json", include=set(read))
+    if "candidate_factor" in read:
         plan["candidates_per_generation_at_most"] = prepared.layout.prompts_per_generation * settings.most_candidates
-    if settings.gate != "none":
-        plan |= {"gate": settings.gate, "max_rounds": settings.max_rounds}
-    if prepared.config.method == "polaris":
-        plan["keep"] = list(settings.keep)
     plan["expected_dead_share_uniform"] = _dead_share(prepared)
     return plan
 

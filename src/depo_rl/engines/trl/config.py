@@ -78,16 +78,17 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
                     f"curriculum.{name} = {given[name]!r} contradicts {own_name} = {own!r}: set {own_name} only"
                 )
         config = get_method(self.method).config(given, where=f"method {self.method!r}, curriculum")
-        _check_gate(self.method, config)
+        if self.own_order and not isinstance(get_method(self.method).gate(config), AdmitAll):
+            raise ConfigError(
+                f"curriculum.gate = {config.gate!r}: method {self.method!r} keeps TRL's own order, which has no prompt "
+                "in the place of a rejected one: choose method 'dapo', which draws uniformly too and takes this gate"
+            )
         return config
 
-
-def _check_gate(method: str, config: CurriculumConfig) -> None:
-    if method == "grpo" and not isinstance(get_method(method).gate(config), AdmitAll):
-        raise ConfigError(
-            f"curriculum.gate = {config.gate!r}: method 'grpo' keeps TRL's own order, which has no prompt in the place "
-            "of a rejected one: choose method 'dapo', which draws uniformly too and takes this gate"
-        )
+    @property
+    def own_order(self) -> bool:
+        """Whether prompts come in TRL's own order."""
+        return get_method(self.method).own_order
 
 
 def _parse_json(text: str) -> dict[str, Any]:

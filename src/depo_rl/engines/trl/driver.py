@@ -69,7 +69,7 @@ class CurriculumDriver:
     def _check_size(self, n_prompts: int) -> None:
         """TRL's dataloader gives no batch at all if the data set is smaller: training would end before it began."""
         n_groups = self._args.generation_batch_size // self._args.num_generations
-        if self._args.method != "grpo" and n_prompts < n_groups:
+        if not self._args.own_order and n_prompts < n_groups:
             raise PoolExhausted(
                 f"the pool has {n_prompts} prompts, but each generation takes {n_groups} (generation_batch_size "
                 f"{self._args.generation_batch_size} / num_generations {self._args.num_generations}): use a smaller "

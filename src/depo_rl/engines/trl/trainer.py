@@ -67,10 +67,10 @@ class DEPOTrainer(ResumableTrainer):
         self.completion_tokens_generated = 0  # for training, on all ranks, groups discarded later included
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
         self._correctness = Correctness(self.reward_func_names, args, correct_fn)
-        if args.method != "grpo" or has_random_access(self.train_dataset):
+        if not args.own_order or has_random_access(self.train_dataset):
             self._rows = self._training_rows()
             # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the row it is given
-            known = self._rows if args.method == "grpo" else self.train_dataset
+            known = self._rows if args.own_order else self.train_dataset
             self._driver = CurriculumDriver(self.accelerator, known, args, self.environment_factories is None)
             attach_policy_states(self)
             if self.max_rounds > 1:
@@ -104,7 +104,7 @@ class DEPOTrainer(ResumableTrainer):
             output = self._sampler.fill(n_groups, len(inputs))
             self._publish()
             return output
-        if self.args.method == "grpo":
+        if self.args.own_order:
             keys = self._adopt(inputs)
             output = super()._generate_and_score_completions(inputs)
         else:

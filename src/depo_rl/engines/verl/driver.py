@@ -18,7 +18,7 @@ from ...config import CurriculumConfig
 from ...curriculum import Curriculum
 from ...errors import RewardError, StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
-from ...methods import make_curriculum, make_estimator
+from ...methods import get_method, make_curriculum, make_estimator
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
 from ...pool import PromptPool
@@ -57,7 +57,7 @@ class CurriculumDriver:
         self._table, self._log_path = table, log_path
         self._log: OutcomeLogWriter | None = None
         self.curriculum, self.estimator = _surviving(table.prompts, settings, config, make_host)
-        self.own_order = settings.method == "grpo"  # the order is verl's: then the run is GRPO, row by row
+        self.own_order = get_method(settings.method).own_order  # verl's: then the run is GRPO, row by row
         self._queue: list[str] = []  # proposed, not handed to verl yet
         self._asked: dict[str, int] = {}  # key in flight -> completions asked for
         self._expected = 0  # prompts that verl is about to fetch, if it was said
