@@ -85,7 +85,7 @@ def distilbert(folder: Path) -> str:
     """A folder with an encoder of DistilBERT's size, random weights, and the byte tokenizer of the tiny one."""
     from transformers import DistilBertConfig, DistilBertModel
 
-    from depo_rl.estimators.encoder_network import tiny_random
+    from depo_rl.estimators.encoder.network import tiny_random
 
     tokenizer, _ = tiny_random()
     DistilBertModel(DistilBertConfig(vocab_size=30522)).save_pretrained(folder)

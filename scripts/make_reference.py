@@ -43,15 +43,16 @@ from depo_rl.engines.trl.sampling import DynamicSampler
 from depo_rl.engines.verl import driver as verl
 from depo_rl.engines.verl.settings import HostSettings, VerlSettings
 from depo_rl.engines.verl.survival import SurvivingEstimator
-from depo_rl.estimators.bots import BOTSEstimator
-from depo_rl.estimators.dps import DPSEstimator
 from depo_rl.estimators.encoder import EncoderEstimator
 from depo_rl.estimators.fused import FusedEstimator
 from depo_rl.estimators.history import HistoryEstimator
-from depo_rl.metrics import LAST_BATCH, Ledger, batch_shares, judged
-from depo_rl.selectors.adarft import TargetDifficulty
-from depo_rl.selectors.greso import GRESOSkip
-from depo_rl.selectors.pools import DifficultyPools
+from depo_rl.ledger import LAST_BATCH, Ledger
+from depo_rl.metrics import batch_shares, judged
+from depo_rl.rivals.adarft import TargetDifficulty
+from depo_rl.rivals.bots import BOTSEstimator
+from depo_rl.rivals.dps import DPSEstimator
+from depo_rl.rivals.greso import GRESOSkip
+from depo_rl.rivals.pools import DifficultyPools
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by scripts/make_reference.py from the code: change it there. -->"

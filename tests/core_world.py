@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from depo_rl import Curriculum, GroupOutcome, Prediction, Prompt, make_curriculum
-from depo_rl.estimators.simple import expect_fields
+from depo_rl.errors import expect_fields
 from depo_rl.methods import get_method
 
 METHODS: list[tuple[str, dict[str, Any]]] = [
@@ -54,7 +54,7 @@ class FakeEstimator:
         return {"type": "fake", "n_seen": self.n_seen}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        expect_fields(state, self.state_dict())
+        expect_fields("estimator", state, self.state_dict())
         self.n_seen = state["n_seen"]
 
     def metrics(self) -> dict[str, float]:

@@ -26,7 +26,7 @@ from depo_rl import METHODS as REGISTERED
 from depo_rl import GroupOutcome, PromptPool
 from depo_rl.breadth import BREADTH
 from depo_rl.errors import PoolExhausted, UnknownPrompt
-from depo_rl.metrics import REASONS
+from depo_rl.ledger import REASONS
 from depo_rl.pool import Exploration, ShuffledPass
 
 KINDS = ["scored", "partial", "failed"]

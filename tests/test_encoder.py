@@ -200,10 +200,14 @@ def test_a_non_finite_update_is_skipped_and_counted(broken, monkeypatch):
     estimator.observe(OUTCOMES)
     before, last = weights(estimator), estimator.metrics()
     if broken == "loss":
-        monkeypatch.setattr("depo_rl.estimators.encoder.score_loss", lambda logit_P, _: logit_P.sum() * math.inf)
+        monkeypatch.setattr(
+            "depo_rl.estimators.encoder.estimator.score_loss", lambda logit_P, _: logit_P.sum() * math.inf
+        )
     else:
         # sqrt'(0) is infinite: the loss is finite, its gradient is not
-        monkeypatch.setattr("depo_rl.estimators.encoder.score_loss", lambda x_P, _: ((x_P * 0.0) ** 2).sum().sqrt())
+        monkeypatch.setattr(
+            "depo_rl.estimators.encoder.estimator.score_loss", lambda x_P, _: ((x_P * 0.0) ** 2).sum().sqrt()
+        )
     estimator.observe(OUTCOMES)
     after = estimator.metrics()
     assert after["updates_skipped"] == 1 and after["n_updates"] == 1 and after["loss"] == last["loss"]

@@ -16,7 +16,7 @@ from depo_rl.config import EncoderSettings  # noqa: E402
 from depo_rl.errors import ConfigError, StateMismatch  # noqa: E402
 from depo_rl.estimators.beliefs import Strength  # noqa: E402
 from depo_rl.estimators.encoder import EncoderEstimator  # noqa: E402
-from depo_rl.estimators.frozen_vectors import FrozenVectors  # noqa: E402
+from depo_rl.estimators.encoder.frozen_vectors import FrozenVectors  # noqa: E402
 from depo_rl.features.backbone import own_pooling, tiny_random  # noqa: E402
 from depo_rl.metrics import ece, log_loss  # noqa: E402
 from depo_rl.types import GroupOutcome, Prompt  # noqa: E402

@@ -17,8 +17,12 @@ from depo_rl import make_curriculum  # noqa: E402
 from depo_rl.checkpoint import load_state, save_state  # noqa: E402
 from depo_rl.config import EncoderSettings  # noqa: E402
 from depo_rl.errors import StateMismatch  # noqa: E402
-from depo_rl.estimators import encoder, encoder_losses, encoder_network  # noqa: E402
-from depo_rl.estimators.encoder import EncoderEstimator  # noqa: E402
+from depo_rl.estimators.encoder import (  # noqa: E402
+    EncoderEstimator,
+    losses,
+    network,
+)
+from depo_rl.estimators.encoder import estimator as encoder  # noqa: E402
 from depo_rl.features import backbone  # noqa: E402
 from depo_rl.types import GroupOutcome, Prompt  # noqa: E402
 
@@ -169,9 +173,9 @@ def test_defect_07_all_three_losses_come_from_one_dropout_mask():
     rate_P = torch.tensor([outcome.n_correct / 8 for outcome in OUTCOMES])
     confidence_P = torch.tensor([min(np.exp(outcome.mean_logprob), 1 - 1e-4) for outcome in OUTCOMES]).float()
     loss = (
-        encoder_losses.score_loss(score_P, rate_P)
-        + 0.5 * encoder_losses.distill_loss(distill_P, confidence_P, torch.ones(24, dtype=torch.bool))
-        + 3.0 * encoder_losses.ranking_loss(score_P, rate_P, 0.05, 0.5)
+        losses.score_loss(score_P, rate_P)
+        + 0.5 * losses.distill_loss(distill_P, confidence_P, torch.ones(24, dtype=torch.bool))
+        + 3.0 * losses.ranking_loss(score_P, rate_P, 0.05, 0.5)
     )
     loss.backward()
     grads = gradients(split)
@@ -189,7 +193,7 @@ def test_defect_08_two_processes_of_one_seed_would_agree_bit_for_bit():
     assert same(one.state_dict(), other.state_dict())
 
 
-@pytest.mark.parametrize("module", [encoder, encoder_losses, encoder_network, backbone])
+@pytest.mark.parametrize("module", [encoder, losses, network, backbone])
 def test_defect_08_the_estimator_makes_no_distributed_calls(module):
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         names = [getattr(node, field, None) for field in ("attr", "id", "module", "name")]

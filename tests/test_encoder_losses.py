@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
-from depo_rl.estimators.encoder_losses import distill_loss, ranking_loss, score_loss  # noqa: E402
+from depo_rl.estimators.encoder.losses import distill_loss, ranking_loss, score_loss  # noqa: E402
 
 LOGITS = st.floats(-20, 20, allow_nan=False, width=32)
 RATES = st.integers(0, 8).map(lambda n: n / 8)

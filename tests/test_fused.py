@@ -16,10 +16,10 @@ from depo_rl import GroupOutcome, Prompt, make_curriculum
 from depo_rl.checkpoint import load_state, save_state
 from depo_rl.config import FusedSettings
 from depo_rl.errors import ConfigError, StateMismatch
-from depo_rl.estimators.evidence import Evidence
 from depo_rl.estimators.fused import FusedEstimator
-from depo_rl.estimators.logistic_normal import condition, rates
-from depo_rl.estimators.prior_heads import Replay
+from depo_rl.estimators.fused.evidence import Evidence
+from depo_rl.estimators.fused.logistic_normal import condition, rates
+from depo_rl.estimators.fused.prior_heads import Replay
 from depo_rl.estimators.recalibration import Recalibration
 from depo_rl.metrics import auc, ece
 from depo_rl.outcomes.lesson import read_lesson

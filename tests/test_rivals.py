@@ -13,13 +13,13 @@ from depo_rl.commands.replay.simulate import simulate
 from depo_rl.config import BOTSSettings, DPSSettings, GRESOSettings, HistorySettings, PoolSettings
 from depo_rl.errors import ConfigError, DataError
 from depo_rl.estimators.beliefs import beta_with_p_mixed
-from depo_rl.estimators.bots import BOTSEstimator
-from depo_rl.estimators.dps import DPSEstimator
 from depo_rl.estimators.history import HistoryEstimator
 from depo_rl.gates import HighVariance
+from depo_rl.rivals.bots import BOTSEstimator
+from depo_rl.rivals.dps import DPSEstimator
+from depo_rl.rivals.greso import GRESOSkip
+from depo_rl.rivals.pools import DifficultyPools
 from depo_rl.selectors import NearestRate, keep_at_random
-from depo_rl.selectors.greso import GRESOSkip
-from depo_rl.selectors.pools import DifficultyPools
 
 A, B, C = (Prompt(key, f"text {key}") for key in "abc")
 NO_BELIEF = Prediction(np.full(3, 0.5), np.full(3, 2.0))

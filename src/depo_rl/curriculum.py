@@ -21,13 +21,14 @@ from .breadth import Breadth
 from .checkpoint import RngState, Stateful, load_all_or_nothing
 from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
+from .filling import fill, fly
 from .futility import Futility
 from .guard import Guard
 from .importance import importance_weight
-from .metrics import Ledger, PredictionTrack
+from .ledger import Ledger
+from .metrics import PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
-from .selectors.fill import fill, fly
 from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
 
 WANTED, EPOCHS = 1.4, 4.0  # of candidate_factor "auto": mixed candidates per place; epochs at which half of it is left

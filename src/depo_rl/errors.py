@@ -16,7 +16,7 @@ Each also is the standard error it replaces, so that ordinary ``except ValueErro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -62,11 +62,15 @@ class EngineError(DepoError, RuntimeError):
 def expect_fields(what: str, state: Any, expected: Iterable[str]) -> None:
     """Strictness of every ``load_state_dict``: a dict with exactly the ``expected`` names, or StateMismatch.
 
-    what: the owner of the state, for the message ("curriculum", "pool", ...).
+    what: the owner of the state, for the message ("curriculum", "pool", ...). expected: names, or the owner's present
+    state, whose ``type``, if it has one, must be the same.
     """
     if not isinstance(state, dict):
         raise StateMismatch(f"{what} state must be a dict, got {type(state).__name__}: it is not of this package")
-    given, wanted = set(state), set(expected)
+    if isinstance(expected, Mapping) and "type" in expected and "type" in state:
+        expect_same(what, "type", state["type"], expected["type"])
+    given = set(state)
+    wanted = set(expected)
     if given != wanted:
         extra, missing = sorted(map(str, given - wanted)), sorted(wanted - given)
         raise StateMismatch(

@@ -25,7 +25,7 @@ import numpy as np
 
 from .config import CurriculumConfig
 from .errors import StateMismatch, expect_fields
-from .metrics import BY_PREDICTION
+from .ledger import BY_PREDICTION
 from .types import Settlement, State
 
 SELECTED, FAIR = 1024, 512  # of 128 groups a step: eight steps of what was chosen, the last four of the warm-up

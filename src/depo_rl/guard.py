@@ -28,7 +28,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .errors import StateMismatch, expect_fields
-from .metrics import BY_PREDICTION, PredictionTrack
+from .ledger import BY_PREDICTION
+from .metrics import PredictionTrack
 from .types import FloatArray, Settlement, State
 
 LEAST = 256  # two batches of 128: the standard error of d is then some 0.04 nats, an inverted estimator's d above 0.3

@@ -23,17 +23,17 @@ from .config import (
 )
 from .curriculum import Curriculum
 from .errors import ConfigError
-from .estimators.bots import BOTSEstimator
-from .estimators.dps import DPSEstimator
 from .estimators.history import HistoryEstimator
 from .estimators.simple import ConstantEstimator, OracleEstimator
 from .gates import AdmitAll, DynamicSampling, HighVariance, Screening
 from .labels import keep_the_middle, need_labels
 from .pool import PromptPool
+from .rivals.adarft import TargetDifficulty
+from .rivals.bots import BOTSEstimator
+from .rivals.dps import DPSEstimator
+from .rivals.greso import GRESOSkip
+from .rivals.pools import DifficultyPools
 from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
-from .selectors.adarft import TargetDifficulty
-from .selectors.greso import GRESOSkip
-from .selectors.pools import DifficultyPools
 from .types import Drawing, Gate, PassRateEstimator, Prompt, Selector
 from .validation import nearest
 

@@ -1,18 +1,32 @@
-"""Betas from what is believed of a group: with a given P(mixed), or of the strength that the latest groups tell."""
+"""What several estimators share: time in policy steps, and Betas with a given P(mixed) or of a fitted strength."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import expect_fields
-from ..types import FloatArray, Prediction, State
+from ..types import FloatArray, GroupOutcome, Prediction, State
 
 _WINDOW = 1024  # judged groups that the strength is fitted to
 _GRID = np.exp(np.linspace(np.log(0.05), np.log(128.0), 48))  # strengths to choose from, a sixth apart
 _PRECISION = 1.0  # of the normal prior on the logarithm of the strength, about the start
+
+
+class StepClock:
+    """Time in policy steps, as outcomes name them; where they do not, each batch that is learnt from is a step."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def read(self, outcomes: Sequence[GroupOutcome]) -> int:
+        """Moves on to the step of ``outcomes``, a batch that just finished, and returns it. Never goes back."""
+        known = [o.policy_step for o in outcomes if o.policy_step is not None]
+        self.now = max(self.now, *known) if known else self.now + 1
+        return self.now
 
 
 def beta_with_p_mixed(mean_P: FloatArray, p_mixed_P: FloatArray, group_size: int) -> Prediction:

@@ -7,21 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..config import HistorySettings
+from ..errors import expect_fields
 from ..types import GroupOutcome, Prediction, Prompt, State
-from .simple import expect_fields
-
-
-class StepClock:
-    """Time in policy steps, as outcomes name them; where they do not, each batch that is learnt from is a step."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def read(self, outcomes: Sequence[GroupOutcome]) -> int:
-        """Moves on to the step of ``outcomes``, a batch that just finished, and returns it. Never goes back."""
-        known = [o.policy_step for o in outcomes if o.policy_step is not None]
-        self.now = max(self.now, *known) if known else self.now + 1
-        return self.now
+from .beliefs import StepClock
 
 
 class HistoryEstimator:
@@ -72,7 +60,7 @@ class HistoryEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing is changed."""
-        expect_fields(state, self.state_dict())
+        expect_fields("estimator", state, self.state_dict())
         now, rows = int(state["now"]), np.asarray(state["rows"], dtype=np.float64).reshape(-1, 3).tolist()
         seen = {str(key): (k, w, int(last)) for key, (k, w, last) in zip(state["keys"], rows, strict=True)}
         self._clock.now, self._seen = now, seen

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import errors
+from ..errors import expect_fields
 from ..labels import as_rate
 from ..types import GroupOutcome, Prediction, Prompt, State
 
@@ -27,7 +27,7 @@ class ConstantEstimator:
         return {"type": type(self).__name__}
 
     def load_state_dict(self, state: State) -> None:
-        expect_fields(state, self.state_dict())
+        expect_fields("estimator", state, self.state_dict())
 
     def metrics(self) -> dict[str, float]:
         return {}
@@ -45,10 +45,3 @@ class OracleEstimator(ConstantEstimator):
         mean_P = np.array([self.mean if rate is None else rate for rate in rates], dtype=np.float64)
         strength_P = np.array([self.strength if rate is None else self._label_strength for rate in rates])
         return Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P)
-
-
-def expect_fields(state: State, own: State) -> None:
-    """Strictness of every estimator's ``load_state_dict``: same ``type`` and same field names, or StateMismatch."""
-    if isinstance(state, dict) and "type" in state:
-        errors.expect_same("estimator", "type", state["type"], own["type"])
-    errors.expect_fields("estimator", state, own)

@@ -1,7 +1,7 @@
 """``depo replay``: any method against what real models really did, with no model.
 
 The file says what a group of completions came to; each method chooses the prompts and pays for what it asks. See
-``outcomes.sources`` for what can be read, ``engines.replay`` for how it is answered, ``replay_audit`` for what the
+``outcomes.sources`` for what can be read, ``engines.replay`` for how it is answered, ``audit`` for what the
 false-skip rate is.
 """
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from ..config import AdaRFTSettings
 from ..errors import expect_fields
+from ..selectors import ALL, best_ranked
 from ..types import Decision, GroupOutcome, Prediction, Prompt, State
-from . import ALL, best_ranked
 
 
 class TargetDifficulty:

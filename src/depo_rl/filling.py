@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import CurriculumConfig
-from ..types import Decision, Drawing, Flight, Prediction, Prompt, Selector
-from . import Uniform
+from .config import CurriculumConfig
+from .selectors import Uniform
+from .types import Decision, Drawing, Flight, Prediction, Prompt, Selector
 
 Draw = Callable[[int, Set[str]], list[Prompt]]
 """draw(k, seen): up to k further candidates whose keys are not in seen; fewer only if no more exist."""

@@ -14,18 +14,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..config import FusedSettings
-from ..errors import expect_same
-from ..features.experimental.policy import AnswerLogprobs, Block, PolicyFeatures, PolicyStates
-from ..features.table import FeatureTable
-from ..types import FloatArray, GroupOutcome, Lesson, Prediction, Prompt, State
-from .beliefs import beta_with_p_mixed
+from ...config import FusedSettings
+from ...errors import expect_fields, expect_same
+from ...features.experimental.policy import AnswerLogprobs, Block, PolicyFeatures, PolicyStates
+from ...features.table import FeatureTable
+from ...types import FloatArray, GroupOutcome, Lesson, Prediction, Prompt, State
+from ..beliefs import StepClock, beta_with_p_mixed
+from ..recalibration import Recalibration
 from .evidence import Evidence, IndexArray
-from .history import StepClock
 from .logistic_normal import rates
 from .prior_heads import PriorHeads
-from .recalibration import Recalibration
-from .simple import expect_fields
 
 # The heads were fitted to the groups of a prompt that was seen; its prior is widened, lest they count twice.
 _SEEN_WIDENING = 2.0
@@ -135,7 +133,7 @@ class FusedEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed."""
-        expect_fields(state, self.state_dict())
+        expect_fields("estimator", state, self.state_dict())
         for name, own in self._origin.items():
             expect_same("estimator", name, state["origin"].get(name), own)
         now = int(state["now"])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..types import FloatArray
+from ...types import FloatArray
 
 _NODES = np.linspace(-4.5, 4.5, 41)
 _LOG_WEIGHTS = -0.5 * _NODES**2 - np.log(np.exp(-0.5 * _NODES**2).sum())

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
-from ..features.backbone import TextReader, load_backbone, own_pooling, padded, private_rng, text_reader
+from ...errors import ConfigError
+from ...features.backbone import TextReader, load_backbone, own_pooling, padded, private_rng, text_reader
 
 _HEAD_STD = 1e-3
 

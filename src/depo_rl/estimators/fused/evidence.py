@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from ..config import FusedSettings
-from ..errors import StateMismatch
-from ..types import FloatArray, State
+from ...config import FusedSettings
+from ...errors import StateMismatch
+from ...types import FloatArray, State
 from .logistic_normal import LOGIT_LIMIT, Conditioned, condition
 
 IndexArray = NDArray[np.int64]

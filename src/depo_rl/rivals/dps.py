@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import DPSSettings
+from ..errors import expect_fields
+from ..estimators.beliefs import StepClock, beta_with_p_mixed
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
-from .beliefs import beta_with_p_mixed
-from .history import StepClock
-from .simple import expect_fields
 
 ALL_WRONG, MIXED, ALL_RIGHT = range(3)
 _MOST_TICKS = 512  # by then a chain has settled, unless its transitions never fade
@@ -99,7 +98,7 @@ class DPSEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing is changed."""
-        expect_fields(state, self.state_dict())
+        expect_fields("estimator", state, self.state_dict())
         row = {str(key): i for i, key in enumerate(state["keys"])}
         n, now = len(row), int(state["now"])
         counts = np.array(state["counts"], dtype=np.float64).reshape(n, 3, 3)

@@ -8,8 +8,8 @@ import numpy as np
 
 from ..config import GRESOSettings
 from ..errors import expect_fields
+from ..selectors import keep_at_random
 from ..types import Decision, GroupOutcome, Prediction, Prompt, State
-from . import keep_at_random
 
 KINDS = ("easy", "hard")
 

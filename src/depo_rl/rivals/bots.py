@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import BOTSSettings
-from ..errors import StateMismatch
+from ..errors import StateMismatch, expect_fields
 from ..labels import as_rate
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
-from .simple import expect_fields
 
 _APART = 1e-3  # reference pass rates closer than this on a batch do not tell how capable the policy is
 
@@ -74,7 +73,7 @@ class BOTSEstimator:
 
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch, with nothing changed, if saved by another estimator or for another pool."""
-        expect_fields(state, self.state_dict())
+        expect_fields("estimator", state, self.state_dict())
         counts, capability = np.array(state["counts"], dtype=np.float64), float(state["capability"])
         if counts.shape != self._count_N2.shape:
             raise StateMismatch(

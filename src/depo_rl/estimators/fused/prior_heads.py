@@ -20,10 +20,10 @@ from math import ceil
 
 import numpy as np
 
-from ..config import FusedSettings
-from ..features.experimental.policy import Block
-from ..features.table import FeatureRows, FeatureTable
-from ..types import FloatArray, State
+from ...config import FusedSettings
+from ...features.experimental.policy import Block
+from ...features.table import FeatureRows, FeatureTable
+from ...types import FloatArray, State
 from .evidence import IndexArray
 from .logistic_normal import LOGIT_LIMIT, condition
 

@@ -27,15 +27,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import StateMismatch, expect_same
-from ..features.backbone import backbone_identity, micro_batches, usable_device
-from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
-from .beliefs import Strength, beta_with_p_mixed
-from .encoder_losses import distill_loss, ranking_loss, score_loss
-from .encoder_network import EncoderNetwork, build
+from ...errors import StateMismatch, expect_fields, expect_same
+from ...features.backbone import backbone_identity, micro_batches, usable_device
+from ...types import FloatArray, GroupOutcome, Prediction, Prompt, State
+from ..beliefs import Strength, beta_with_p_mixed
+from ..recalibration import Recalibration
 from .frozen_vectors import FrozenVectors
-from .recalibration import Recalibration
-from .simple import expect_fields
+from .losses import distill_loss, ranking_loss, score_loss
+from .network import EncoderNetwork, build
 
 _EDGE = 1e-4  # pass rates and confidences are kept this far from 0 and 1
 _COUNTERS = ("n_updates", "updates_skipped", "distill_missing")
@@ -270,7 +269,7 @@ class EncoderEstimator:
         self._strength, self._recalibration = strength, recalibration
 
     def _check(self, state: State) -> None:
-        expect_fields(state, {**dict.fromkeys(_FIELDS), "type": type(self).__name__})
+        expect_fields("estimator", state, {**dict.fromkeys(_FIELDS), "type": type(self).__name__})
         expect_same("encoder", "backbone", state["backbone"], backbone_identity(self._config.backbone))
         expect_same("encoder", "pooling", state["pooling"], self._network.pooling)
         _expect_numbers("counters", state["counters"], (*_COUNTERS, *_READ))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..features.embedding_cache import digest
+from ...features.embedding_cache import digest
 
 BYTES = 256 * 2**20  # of the vectors kept: 87,000 of 768 numbers
 
