@@ -231,7 +231,8 @@ def test_the_table_has_the_block_and_nothing_else_changes(tmp_path):
     settings = FeatureSettings.model_validate({**small, "encoder": given(tmp_path, dims=10)})
     table, plain = FeatureTable(PROMPTS, settings), FeatureTable(PROMPTS, FeatureSettings.model_validate(small))
     assert table.width == plain.width + 10 and table.nbytes == plain.nbytes + 24 * 10 * 2
-    assert len(table.start(0.7)) == table.width and "tiny-random" in table.encoder and plain.encoder is None
+    assert len(table.start(0.7)) == table.width and "tiny-random" in table.origin["encoder"]
+    assert plain.origin == {"encoder": None}
     rows, same = table.rows(np.arange(24)), plain.rows(np.arange(24))
     assert rows.width == table.width
     np.testing.assert_array_equal(rows.dense[:, :-10], same.dense)

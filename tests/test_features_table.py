@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 
-from depo_rl.config import FeatureSettings
-from depo_rl.errors import ConfigError, UnknownPrompt
-from depo_rl.features import table as module
+from depo_rl import GroupOutcome, Prompt, make_curriculum
+from depo_rl.config import FeatureSettings, FusedSettings
+from depo_rl.errors import ConfigError, StateMismatch, UnknownPrompt
+from depo_rl.features import blocks, ngrams, table
+from depo_rl.features.blocks import FeatureBlock
+from depo_rl.features.experimental.policy import PolicyFeatures
 from depo_rl.features.table import FeatureTable
-from depo_rl.types import Prompt
 
 SETTINGS = FeatureSettings.model_validate({"n_buckets": 256, "n_random": 8})
 
@@ -40,13 +44,13 @@ def test_dot_and_t_dot_agree_with_dense_algebra():
 
 def test_chunks_change_nothing(monkeypatch):
     whole = FeatureTable(pool(), SETTINGS).rows(np.arange(50))
-    monkeypatch.setattr(module, "_CHUNK", 7)
+    monkeypatch.setattr(blocks, "CHUNK", 7)
     np.testing.assert_array_equal(dense(whole), dense(FeatureTable(pool(), SETTINGS).rows(np.arange(50))))
 
 
 def test_idf_reads_only_the_first_prompts(monkeypatch):
-    monkeypatch.setattr(module, "IDF_PROMPTS", 10)
-    monkeypatch.setattr(module, "_CHUNK", 7)
+    monkeypatch.setattr(ngrams, "IDF_PROMPTS", 10)
+    monkeypatch.setattr(blocks, "CHUNK", 7)
     left, right = FeatureTable(pool(), SETTINGS), FeatureTable(pool(20), SETTINGS)
     index = np.arange(20)
     np.testing.assert_array_equal(left.rows(index).sparse.toarray(), right.rows(index).sparse.toarray())
@@ -64,6 +68,49 @@ def test_keys_and_emptiness():
     with pytest.raises(UnknownPrompt, match="'nope'"):
         table.index_of(["nope"])
     assert len(table.rows(np.array([], int))) == 0 and len(FeatureTable([], SETTINGS)) == 0
+
+
+class Marked:
+    """A block of one's own: 1 for the prompts that hold a "$", believed to be worth ``slope`` logits from the start."""
+
+    width, scale, nbytes = 1, 0.5, 0
+    origin = MappingProxyType({"marker": "dollar"})
+
+    def __init__(self, prompts):
+        self._marked_N = np.array([["$" in prompt.text] for prompt in prompts], np.float32).reshape(-1, 1)
+
+    def rows(self, index_P):
+        return self._marked_N[index_P]
+
+    def start(self, slope):
+        return np.array([slope])
+
+
+def test_the_blocks_are_blocks():
+    made = table.make_blocks(pool(), SETTINGS)
+    assert len(made) == 4
+    for block in (*made, Marked(pool()), PolicyFeatures(FusedSettings.model_validate({"policy_features": 3}))):
+        assert isinstance(block, FeatureBlock)
+        assert block.rows(np.arange(3)).shape == (3, block.width) and block.start(0.7).shape == (block.width,)
+
+
+def test_a_block_of_ones_own_is_a_class_and_a_line_of_make_blocks(monkeypatch):
+    """Width, start, rows, learning and resume follow; what it comes from is in the state."""
+    given = {"estimator": {"n_buckets": 256, "n_random": 8, "exclude": ["level"]}}
+    plain, own_blocks = make_curriculum("depo+", pool(), given), table.make_blocks
+    monkeypatch.setattr(table, "make_blocks", lambda prompts, own: [*own_blocks(prompts, own), Marked(prompts)])
+    one, two = (make_curriculum("depo+", pool(), given) for _ in range(2))
+    (mean_P, before_P) = (made.estimator.predict(pool()).mean_P for made in (one, plain))
+    marked_P = np.array(["$" in prompt.text for prompt in pool()])
+    assert (mean_P > before_P + 0.05).tolist() == marked_P.tolist()  # its weight begins with the slope of rates
+    for step in range(3):
+        batch = one.propose(8)
+        one.settle([GroupOutcome(p.key, 8 * ("$" in p.text), 8, policy_step=step) for p in batch])
+    two.load_state_dict(one.state_dict())
+    np.testing.assert_array_equal(one.estimator.predict(pool()).mean_P, two.estimator.predict(pool()).mean_P)
+    assert one.state_dict()["estimator"]["origin"] == {"encoder": None, "marker": "dollar", "warm_start": None}
+    with pytest.raises((StateMismatch, ValueError)):
+        plain.load_state_dict(one.state_dict())
 
 
 def test_settings():

@@ -11,10 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..config import FeatureSettings
 from ..errors import ConfigError
-from ..types import Prompt
+from ..types import FloatArray, Prompt
 from ..validation import nearest
+from .blocks import StoredBlock, in_chunks
 
+SCALE = 0.5
 MAX_LEVELS = 64
 MIN_REPEATS = 20  # of a level, on average: below that a string column is free text or a name
 MAX_KNOTS = 9
@@ -149,6 +152,25 @@ class ColumnFeatures:
         found = [column for column in self.columns if isinstance(column, NumericColumn)]
         block = [c.standardised(numbers([prompt.fields.get(c.name) for prompt in prompts])) for c in found]
         return np.array(block, np.float32).reshape(len(found), len(prompts)).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnBlock(StoredBlock):
+    """Their rows; what the columns of published pass rates say is believed from the start."""
+
+    columns: ColumnFeatures
+
+    def start(self, slope: float) -> FloatArray:
+        return self.columns.start(slope)
+
+
+def column_block(prompts: Sequence[Prompt], settings: FeatureSettings) -> ColumnBlock:
+    """Raises ConfigError as ``ColumnFeatures.fit``."""
+    exclude = set(settings.exclude)
+    if settings.columns == "auto":  # the answer has features of its own; as a number it would be read twice
+        exclude.add(settings.answer_field)
+    columns = ColumnFeatures.fit(prompts, settings.columns, exclude)
+    return ColumnBlock(in_chunks(prompts, columns.transform), SCALE, columns=columns)
 
 
 def numbers(values: Sequence[Any]) -> NDArray[np.float64]:

@@ -9,7 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .text import MAX_CHARS
+from ..types import Prompt
+from .blocks import StoredBlock, in_chunks
+from .text import MAX_CHARS, answer_text
+
+SCALE = 0.1
+_CLIP = 3.0
 
 _DIGITS = re.compile(r"\d+")
 _INTEGER = re.compile(r"[+-]?\d+\Z")
@@ -26,6 +31,22 @@ ANSWER_NAMES = (
     "minus", "log_integer", "single_digit", "is_0", "is_1", "is_2", "decimal_point",
 )  # fmt: skip
 NAMES = (*TEXT_NAMES, *(f"answer_{name}" for name in ANSWER_NAMES))
+
+
+def shape_block(prompts: Sequence[Prompt], answer_field: str) -> StoredBlock:
+    """Columns of mean 0 and deviation 1 over the pool, clipped; a constant one is 0."""
+
+    def raw(part: Sequence[Prompt]) -> NDArray[np.float32]:
+        answers = [answer_text(prompt.fields.get(answer_field)) for prompt in part]
+        return shape_features([prompt.text for prompt in part], answers)
+
+    values = in_chunks(prompts, raw)
+    for column in range(len(NAMES) if len(values) else 0):  # in place: the block is large
+        value = values[:, column].astype(np.float64)
+        std = float(value.std())
+        centred = value - value.mean()
+        values[:, column] = np.clip(centred / std, -_CLIP, _CLIP) if std > 1e-6 else 0.0
+    return StoredBlock(values, SCALE)
 
 
 def shape_features(texts: Sequence[str], answers: Sequence[str | None]) -> NDArray[np.float32]:

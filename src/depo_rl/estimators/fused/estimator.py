@@ -51,11 +51,11 @@ class FusedEstimator:
         self.answer_logprobs: AnswerLogprobs | None = None
         self._table = FeatureTable([*prompts, *lesson.prompts] if lesson else prompts, settings)
         self._policy = PolicyFeatures(settings)
-        self._heads = PriorHeads(self._table, len(prompts), settings, np.random.default_rng([seed, 103]))
+        self._heads = PriorHeads(self._table, self._policy, len(prompts), settings, np.random.default_rng([seed, 103]))
         if lesson:
             self._heads.begin_with(np.arange(len(prompts), len(self._table)), lesson.counts_P2)
         # what the features' meaning and the weights' priors come from, and a checkpoint must agree with
-        self._origin = {"encoder": self._table.encoder, "warm_start": lesson.identity if lesson else None}
+        self._origin = self._table.origin | {"warm_start": lesson.identity if lesson else None}
         self._evidence, self._keys = Evidence(len(prompts), settings), [prompt.key for prompt in prompts]
         self._position = {key: position for position, key in enumerate(self._keys)}
         self._recalibration = Recalibration()

@@ -21,6 +21,7 @@ from math import ceil
 import numpy as np
 
 from ...config import FusedSettings
+from ...features.blocks import FeatureBlock
 from ...features.experimental.policy import Block
 from ...features.table import FeatureRows, FeatureTable
 from ...types import FloatArray, State
@@ -29,8 +30,6 @@ from .logistic_normal import LOGIT_LIMIT, condition
 
 _LOG_SPREAD_LIMITS = (-1.5, 2.0)  # standard deviations of 0.22 to 7.4 logits
 _BIAS_RATE = 5.0  # the level of all prompts is learnt faster than what tells them apart
-_ANSWER_NORM = 4.0  # logits a standard deviation, about what pools of real models have: a weight near 1 is found soon
-_POLICY_NORM = 1.0  # length of a row of the policy's features, as of a row of words
 _LESSON_PASSES, _LESSON_TRUST = 6, 0.7  # of a warm start
 _START = (0.0, float(np.log(3.0)))  # pools of real models are U-shaped in the pass rate
 
@@ -90,17 +89,32 @@ class Replay:
 
 
 class PriorHeads:
-    """``predict`` the prior of prompts; ``learn`` from finished groups. rng: of the replay's batches."""
+    """``predict`` the prior of prompts; ``learn`` from finished groups.
 
-    def __init__(self, table: FeatureTable, n_prompts: int, settings: FusedSettings, rng: np.random.Generator) -> None:
-        self.settings, self._table, self._rng = settings, table, rng
-        start_D = np.concatenate([table.start(settings.rate_slope), np.zeros(settings.policy_width)])
+    moving: features that change with the policy, beside those of the table. rng: of the replay's batches.
+    """
+
+    def __init__(
+        self,
+        table: FeatureTable,
+        moving: FeatureBlock,
+        n_prompts: int,
+        settings: FusedSettings,
+        rng: np.random.Generator,
+    ) -> None:
+        self.settings = settings
+        self._table = table
+        self._moving = moving
+        self._rng = rng
+        slope = settings.rate_slope
+        start_D = np.concatenate([table.start(slope), moving.start(slope) / moving.scale])
         self._start_D2 = np.column_stack([start_D, np.zeros_like(start_D)])
         self._weight_D2 = self._start_D2.copy()
         self._bias_2 = np.array(_START)
-        self._moment_D2, self._square_D2 = np.zeros((len(start_D) + 1, 2)), np.zeros((len(start_D) + 1, 2))
+        self._moment_D2 = np.zeros((len(start_D) + 1, 2))
+        self._square_D2 = np.zeros((len(start_D) + 1, 2))
         self._n_updates = 0
-        self.replay = Replay(n_prompts, settings.replay_prompts, settings.policy_width)
+        self.replay = Replay(n_prompts, settings.replay_prompts, moving.width)
         self.loss = float("nan")
 
     def begin_with(self, index_P: IndexArray, counts_P2: FloatArray) -> None:
@@ -110,8 +124,8 @@ class PriorHeads:
         passes, no more, for what they would learn then is of that policy too.
         """
         settings = self.settings.model_copy(update={"replay_prompts": len(index_P), "updates_per_observe": 0})
-        teacher = PriorHeads(self._table, len(self._table), settings, np.random.default_rng(0))
-        nothing_PF = np.zeros((len(index_P), settings.policy_width), np.float16)
+        teacher = PriorHeads(self._table, self._moving, len(self._table), settings, np.random.default_rng(0))
+        nothing_PF = np.zeros((len(index_P), self._moving.width), np.float16)
         teacher.learn(index_P, nothing_PF, counts_P2, np.zeros(len(index_P), np.int64), 0, 0.0)
         for _ in range(ceil(_LESSON_PASSES * len(index_P) / settings.batch_groups)):
             teacher._update(0, 0.0)
@@ -125,13 +139,7 @@ class PriorHeads:
 
     def _rows(self, index_P: IndexArray, policy_PF: Block) -> FeatureRows:
         rows = self._table.rows(index_P)
-        if not self.settings.policy_width:
-            return rows
-        scale_F = np.full(self.settings.policy_width, _POLICY_NORM / max(self.settings.policy_features, 1) ** 0.5)
-        if self.settings.answer_logprob:
-            scale_F[-1] = _ANSWER_NORM
-        scaled_PF = policy_PF.astype(np.float32) * scale_F.astype(np.float32)
-        return FeatureRows(rows.sparse, np.hstack([rows.dense, scaled_PF]))
+        return rows.beside(self._moving, policy_PF) if self._moving.width else rows
 
     def _raw(self, rows: FeatureRows) -> tuple[FloatArray, FloatArray]:
         raw_P2 = rows.dot(self._weight_D2) + self._bias_2

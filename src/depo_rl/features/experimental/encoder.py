@@ -15,24 +15,29 @@ from numpy.typing import NDArray
 
 from ...config import EncoderFeatureSettings
 from ...errors import ConfigError
+from ...types import Prompt
+from ..blocks import StoredBlock
 from ..embedding_cache import EmbeddingCache, Vectors, default_cache, digest
 
 if TYPE_CHECKING:
     from ..backbone import FrozenEncoder
 
 SETTING = "estimator.encoder"
+SCALE = 0.5  # norm of a row's embedding, where its words have 1: at 1 it drowned them, in what was measured
 _SHARD = 2048  # texts between two saves: what a crash costs
 _PCA_PROMPTS = 20_000  # from which the principal components are found, spread over the pool
 
 
-def encoder_features(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, NDArray[np.float16]]:
-    """What the features are of, for a checkpoint, and the features, (P, D), mean squared norm 1 over the pool.
+def embedding_block(prompts: Sequence[Prompt], settings: EncoderFeatureSettings | None) -> StoredBlock:
+    """``settings.dims`` features, or the encoder's width if that is less, of mean squared norm 1 over the pool.
 
-    D is ``settings.dims``, or the encoder's width if that is less. Raises ConfigError as ``embed``.
+    Without settings it has none. Raises ConfigError as ``embed``.
     """
-    identity, vectors_P_D = embed(texts, settings)
+    if settings is None:
+        return StoredBlock(np.zeros((len(prompts), 0), np.float16), SCALE, {"encoder": None})
+    identity, vectors_P_D = embed([prompt.text for prompt in prompts], settings)
     features = principal_components(vectors_P_D, settings.dims)
-    return f"{identity}, {features.shape[1]} dimensions", features
+    return StoredBlock(features, SCALE, {"encoder": f"{identity}, {features.shape[1]} dimensions"})
 
 
 def embed(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, Vectors]:
