@@ -31,7 +31,8 @@ from .pool import Exploration, PromptPool
 from .selectors import Uniform
 from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
 
-WANTED, EPOCHS = 1.4, 4.0  # of candidate_factor "auto": mixed candidates per place; epochs at which half of it is left
+WANTED = 1.4  # of candidate_factor "auto": mixed candidates per place
+EPOCHS = 4.0  # of candidate_factor "auto": those after which half of what is above 1 is left
 
 
 class Curriculum:
@@ -46,16 +47,28 @@ class Curriculum:
         gate: Gate,
         config: CurriculumConfig,
     ) -> None:
-        self.method, self.pool, self.config = method, pool, config
-        self.estimator, self.selector, self.gate = estimator, selector, gate
-        self._exploration, self._rng = Exploration(pool, config.explore), np.random.default_rng([config.seed, 1])
-        self._ledger, self._guard = Ledger(pool.index, pool.source_of, config.reward_range), Guard(config.guard)
+        self.method = method
+        self.pool = pool
+        self.config = config
+        self.estimator = estimator
+        self.selector = selector
+        self.gate = gate
+        self._exploration = Exploration(pool, config.explore)
+        self._rng = np.random.default_rng([config.seed, 1])
+        self._ledger = Ledger(pool.index, pool.source_of, config.reward_range)
+        self._guard = Guard(config.guard)
         self._futility = Futility(method, config)
         parts = {"estimator": estimator, "selector": selector}
-        self._learners: dict[str, Learner] = {name: part for name, part in parts.items() if isinstance(part, Learner)}
-        own: dict[str, Stateful] = {"pool": pool, "exploration": self._exploration, "ledger": self._ledger}
-        own |= {"guard": self._guard, "futility": self._futility}
-        self._parts = own | self._learners | {"rng": RngState(self._rng)}
+        self._learners = {name: part for name, part in parts.items() if isinstance(part, Learner)}
+        self._parts: dict[str, Stateful] = {
+            "pool": pool,
+            "exploration": self._exploration,
+            "ledger": self._ledger,
+            "guard": self._guard,
+            "futility": self._futility,
+            **self._learners,
+            "rng": RngState(self._rng),
+        }
 
     @property
     def in_flight(self) -> frozenset[str]:
@@ -74,7 +87,8 @@ class Curriculum:
 
     def propose(self, n: int) -> list[Prompt]:
         """``n`` distinct prompts to roll out, none of them in flight. Raises PoolExhausted if the pool has fewer."""
-        started, taken = time.perf_counter(), self.in_flight
+        started = time.perf_counter()
+        taken = self.in_flight
         if (free := len(self.pool) - len(taken)) < n:
             raise PoolExhausted(
                 f"{n} prompts asked for, but the pool has {len(self.pool)} of which {len(taken)} are in flight "
@@ -112,10 +126,10 @@ class Curriculum:
         factor = self.config.candidate_factor
         if factor != "auto":
             return float(factor)
-        fresh = EPOCHS / (EPOCHS + self._ledger.count["chosen"] / len(self.pool))
-        return 1.0 + fresh * (
-            min(max(WANTED / self._futility.fair_mixed_share, 2.0), self.config.most_candidates) - 1.0
-        )
+        epochs = self._ledger.count["chosen"] / len(self.pool)
+        enough = max(WANTED / self._futility.fair_mixed_share, 2.0)
+        at_first = min(enough, self.config.most_candidates)
+        return 1.0 + EPOCHS / (EPOCHS + epochs) * (at_first - 1.0)
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""
@@ -129,8 +143,11 @@ class Curriculum:
 
         A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed.
         """
-        started, learnt, outcomes = time.perf_counter(), self._ledger.n_scored > 0, list(outcomes)
-        _ = [self.pool[outcome.key] for outcome in outcomes]  # UnknownPrompt comes before anything is changed
+        started = time.perf_counter()
+        learnt = self._ledger.n_scored > 0
+        outcomes = list(outcomes)
+        for outcome in outcomes:  # UnknownPrompt comes before anything is changed
+            _ = self.pool[outcome.key]
         settled = [self._ledger.land(outcome, self.gate) for outcome in outcomes]
         if fresh := [s for s in settled if s.because != "duplicate"]:
             for learner in self._learners.values():
@@ -145,9 +162,9 @@ class Curriculum:
 
         Ask between ``propose`` and ``settle``: a prompt that is not in flight weighs 1.
         """
-        beta, cap, flights = self.config.importance, self.config.importance_cap, self._ledger.flights
+        flights = self._ledger.flights
         inclusions = (flights[key].inclusion if key in flights else 1.0 for key in keys)
-        return [importance_weight(inclusion, beta, cap) for inclusion in inclusions]
+        return [importance_weight(x, self.config.importance, self.config.importance_cap) for x in inclusions]
 
     def adopt(self, keys: Iterable[str]) -> None:
         """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""
@@ -165,12 +182,15 @@ class Curriculum:
 
     def metrics(self) -> dict[str, float]:
         """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and ``selector/``."""
-        own = {f"{part}/{k}": v for part, learner in self._learners.items() for k, v in learner.metrics().items()}
-        return self._ledger.metrics(self.config.group_size) | own
+        told = self._ledger.metrics(self.config.group_size)
+        for part, learner in self._learners.items():
+            told |= {f"{part}/{name}": value for name, value in learner.metrics().items()}
+        return told
 
     def state_dict(self) -> State:
         """Everything a resumed run needs to go on as if it had never stopped; ``checkpoint.save_state`` writes it."""
-        return {"version": 4, "method": self.method} | {name: p.state_dict() for name, p in self._parts.items()}
+        parts = {name: part.state_dict() for name, part in self._parts.items()}
+        return {"version": 4, "method": self.method, **parts}
 
     def load_state_dict(self, state: State) -> None:
         """Strict: StateMismatch, with nothing changed, on unknown or missing fields, another method, data set, ..."""

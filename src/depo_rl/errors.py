@@ -72,7 +72,8 @@ def expect_fields(what: str, state: Any, expected: Iterable[str]) -> None:
     given = set(state)
     wanted = set(expected)
     if given != wanted:
-        extra, missing = sorted(map(str, given - wanted)), sorted(wanted - given)
+        extra = sorted(map(str, given - wanted))
+        missing = sorted(wanted - given)
         raise StateMismatch(
             f"{what} state was saved with fields {sorted(map(str, given))}, this version has {sorted(wanted)} "
             f"(unknown: {', '.join(extra) or 'none'}; missing: {', '.join(missing) or 'none'}): resume with the "

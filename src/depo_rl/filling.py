@@ -31,8 +31,8 @@ class Filled(NamedTuple):
     def included(self, selector: Selector, flights: Mapping[str, Flight]) -> dict[str, Flight]:
         """``flights``, the explored ones and those of this filling, with their inclusion."""
         if not isinstance(selector, Drawing) or self.threshold is None:
-            uniform = isinstance(selector, Uniform) or not self.flights  # of explored places all are uniform
-            inclusion = 1.0 if uniform else math.nan
+            all_explored = not self.flights
+            inclusion = 1.0 if isinstance(selector, Uniform) or all_explored else math.nan
             return {key: flight._replace(inclusion=inclusion) for key, flight in flights.items()}
         belief = Prediction(*np.array([flight[1:4] for flight in flights.values()]).T)
         chance_P = np.minimum(selector.score(belief) / self.threshold, 1.0)
@@ -79,7 +79,8 @@ def fill(
     rest.sort(key=lambda row: -row.score)  # stable: ties keep the order of the draw, which is random
     n_short = n - len(flights)
     flights |= {row.key: row.flight for row in rest[:n_short]}
-    return Filled(flights, len(rest[n_short:]), sum(row.p_dead for row in rest[n_short:]), threshold)
+    skipped = rest[n_short:]
+    return Filled(flights, len(skipped), sum(row.p_dead for row in skipped), threshold)
 
 
 def fly(

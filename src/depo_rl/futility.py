@@ -28,8 +28,10 @@ from .errors import StateMismatch, expect_fields
 from .ledger import BY_PREDICTION
 from .types import Settlement, State
 
-SELECTED, FAIR = 1024, 512  # of 128 groups a step: eight steps of what was chosen, the last four of the warm-up
-PATIENCE, LEAST_FAIR = 2048, 64
+SELECTED = 1024  # of 128 groups a step: eight steps of what was chosen
+FAIR = 512  # the last four steps of the warm-up
+PATIENCE = 2048
+LEAST_FAIR = 64
 GAIN = 0.08  # of the mixed share; uniform choice has 0.3 to 0.5 on pools of real models
 STANDARD_ERRORS = 2.0
 
@@ -43,7 +45,8 @@ class Futility:
         self._advice = advice(method, config)
         self._selected: deque[float] = deque(maxlen=SELECTED)  # 1 for each mixed group, else 0
         self._fair: deque[float] = deque(maxlen=FAIR)
-        self.told, self._n_selected = False, 0
+        self.told = False
+        self._n_selected = 0
         self._gentle = config.temperature > 0.0  # a draw that leaves others their part gains little where most teach
 
     def observe(self, settled: Sequence[Settlement]) -> None:
@@ -62,8 +65,10 @@ class Futility:
         return (4.0 + sum(self._fair)) / (8.0 + len(self._fair))
 
     def _judge(self) -> None:
-        n, m = len(self._selected), len(self._fair)
-        selected, fair = sum(self._selected) / n, sum(self._fair) / m
+        n = len(self._selected)
+        m = len(self._fair)
+        selected = sum(self._selected) / n
+        fair = sum(self._fair) / m
         if is_futile(selected, n, fair, m):
             self.told = True
             _log.warning(
@@ -87,8 +92,10 @@ class Futility:
             raise StateMismatch(f"futility state: told is {told!r}, not true or false: resume from another checkpoint")
         n_selected = int(state["n_selected"])
         selected, fair = (np.asarray(state[name], dtype=float).reshape(-1).tolist() for name in ("selected", "fair"))
-        self.told, self._n_selected = told, n_selected
-        self._selected, self._fair = deque(selected, SELECTED), deque(fair, FAIR)
+        self.told = told
+        self._n_selected = n_selected
+        self._selected = deque(selected, SELECTED)
+        self._fair = deque(fair, FAIR)
 
 
 def is_futile(selected: float, n: int, fair: float, m: int) -> bool:

@@ -37,7 +37,8 @@ class Screening(DynamicSampling):
 
     def __init__(self, screen: int, batches: int, max_rounds: int) -> None:
         super().__init__(max_rounds)
-        self.screen, self.batches = screen, batches
+        self.screen = screen
+        self.batches = batches
 
     def passes(self, screened: GroupOutcome) -> bool:
         return screened.mixed
@@ -52,9 +53,11 @@ class HighVariance:
     """
 
     def __init__(self, min_variance: float, max_rounds: int) -> None:
-        self.min_variance, self.max_rounds = min_variance, max_rounds
+        self.min_variance = min_variance
+        self.max_rounds = max_rounds
 
     def admit(self, outcome: GroupOutcome) -> bool:
-        n, k = outcome.n_scored, outcome.n_correct
+        n = outcome.n_scored
+        k = outcome.n_correct
         largest = (n // 2) * (n - n // 2)
         return outcome.mixed and k * (n - k) >= self.min_variance * largest - 1e-9

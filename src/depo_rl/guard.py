@@ -50,7 +50,8 @@ class Guard:
     """Says whether to choose uniformly. on: False never does, and keeps no record."""
 
     def __init__(self, on: bool) -> None:
-        self.on, self.engaged = on, False
+        self.on = on
+        self.engaged = False
         self._record = PredictionTrack(RECORD)
         self._fair: deque[float] = deque(maxlen=RECORD)  # 1 for each mixed one of the latest fair groups, else 0
 
@@ -73,7 +74,8 @@ class Guard:
         _, p_mixed_P, _, mixed_P = self._record.columns()
         own = self.engaged or len(self._fair) < FAIR
         constant = float(mixed_P.mean()) if own else sum(self._fair) / len(self._fair)
-        loss_P, constant_P = _log_loss(p_mixed_P, mixed_P), _log_loss(np.full_like(mixed_P, constant), mixed_P)
+        loss_P = _log_loss(p_mixed_P, mixed_P)
+        constant_P = _log_loss(np.full_like(mixed_P, constant), mixed_P)
         worse_P = loss_P - constant_P
         error = float(worse_P.std(ddof=1)) / math.sqrt(len(worse_P))
         sure = float(worse_P.mean()) > STANDARD_ERRORS * error and float(worse_P.sum()) > EXCESS

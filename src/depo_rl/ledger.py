@@ -1,4 +1,4 @@
-"""What a curriculum did: prompts in flight, counts that always add up, and predictions against what became of them."""
+"""What a curriculum did: prompts in flight, counts that always add up, predictions against what became of them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,18 @@ class Ledger:
     """
 
     def __init__(
-        self, index: Mapping[str, int], source_of: NDArray[np.int64], reward_range: tuple[float, float] | None = None
+        self,
+        index: Mapping[str, int],
+        source_of: NDArray[np.int64],
+        reward_range: tuple[float, float] | None = None,
     ) -> None:
-        self.breadth, self._reward_range = Breadth(index, source_of), reward_range
+        self.breadth = Breadth(index, source_of)
+        self._reward_range = reward_range
         self.flights: dict[str, Flight] = {}  # by key
         self.count = dict.fromkeys(COUNTS, 0)
-        self._wasted_groups, self._tokens, self._rollouts_with_tokens = 0.0, 0, 0
+        self._wasted_groups = 0.0
+        self._tokens = 0
+        self._rollouts_with_tokens = 0
         self._last = dict.fromkeys(LAST_BATCH, NAN)
         self._seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.track = PredictionTrack()
@@ -76,7 +82,8 @@ class Ledger:
             self._add(duplicates=1)
             return Settlement(outcome, "duplicate", NAN, NAN, NAN, NAN, admitted=False)
         admitted = outcome.n_scored > 0 and gate.admit(outcome)
-        self._add(**{"failed" if outcome.n_scored == 0 else "admitted" if admitted else "rejected": 1})
+        scored_as = "admitted" if admitted else "rejected"
+        self._add(**{scored_as if outcome.n_scored else "failed": 1})
         if outcome.n_tokens is not None:
             self._tokens += outcome.n_tokens
             self._rollouts_with_tokens += outcome.group_size
@@ -131,7 +138,8 @@ class Ledger:
         chosen = self.count["chosen"]
         shares = {f"{name}_share": self.count[name] / chosen if chosen else NAN for name in REASONS}
         saved = self._wasted_groups * group_size
-        tokens = saved * self._tokens / self._rollouts_with_tokens if self._rollouts_with_tokens else NAN
+        known = self._rollouts_with_tokens
+        tokens = saved * self._tokens / known if known else NAN
         return {
             **counts,
             **shares,
@@ -161,8 +169,10 @@ class Ledger:
         expect_fields("ledger", state, own)
         for name in ("count", "last"):
             expect_fields(f"ledger {name}", state[name], own[name])
-        count, last = {k: int(state["count"][k]) for k in COUNTS}, {k: float(state["last"][k]) for k in LAST_BATCH}
-        tokens, rollouts = int(state["tokens"]), int(state["rollouts_with_tokens"])
+        count = {k: int(state["count"][k]) for k in COUNTS}
+        last = {k: float(state["last"][k]) for k in LAST_BATCH}
+        tokens = int(state["tokens"])
+        rollouts = int(state["rollouts_with_tokens"])
         wasted = float(state["wasted_groups"])
         flights = {k: Flight(str(b), *map(float, belief)) for k, (b, *belief) in state["in_flight"].items()}
         if (visited := int(np.sum(state["breadth"]["visits"]))) != count["chosen"]:
@@ -172,5 +182,9 @@ class Ledger:
             )
         self.track.load_state_dict(state["track"])
         self.breadth.load_state_dict(state["breadth"])
-        self.count, self._last, self._wasted_groups = count, last, wasted
-        self._tokens, self._rollouts_with_tokens, self.flights = tokens, rollouts, flights
+        self.count = count
+        self._last = last
+        self._wasted_groups = wasted
+        self._tokens = tokens
+        self._rollouts_with_tokens = rollouts
+        self.flights = flights

@@ -114,7 +114,7 @@ def _as_they_are(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequenc
 
 
 _BY_ALL = ("group_size", "seed", "estimator", "reward_range")
-_BY_CHOICE = ("explore", "warmup_steps", "candidate_factor", "guard")  # by the curriculum, where it chooses at all
+_BY_CHOICE = ("explore", "warmup_steps", "candidate_factor", "guard")  # where prompts are chosen at all
 _BY_DRAW = ("temperature", "importance", "importance_cap")
 _BY_GATE = ("gate", "max_rounds", "min_variance")
 
@@ -156,7 +156,9 @@ class Method:
         """Names of those that are read with the others as they are."""
         names = self.settings
         off = {name for name, (switch, _, on) in _WHEN.items() if switch in names and not on(config)}
-        return names - off if self.draws(config) else names - off - {"importance"}
+        if not self.draws(config):
+            off.add("importance")
+        return names - off
 
     def draws(self, config: CurriculumConfig) -> bool:
         """Whether prompts are drawn, each with a probability that is known and can be weighed by."""
@@ -179,7 +181,8 @@ class Method:
         self._check_importance(config)
         unread = (given or {}).keys() - self.settings_under(config) - {"gate", "importance"}
         if unread:
-            raise ConfigError(f"{where}: {'; '.join(map(self._read_by, sorted(unread)))}: leave it out")
+            said = "; ".join(self._read_by(name) for name in sorted(unread))
+            raise ConfigError(f"{where}: {said}: leave it out")
         return config
 
     def share(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,11 +240,13 @@ for _method in (
         reads=("band", "window", *_BY_DRAW),
         selector=_window_or_most_mixed,
     ),
-    Method(  # each default by benchmarks/bench_learning.py, on the whole of what is trained for (docs/learning.md)
+    # Each default by benchmarks/bench_learning.py, on the whole of what is trained for (docs/learning.md).
+    Method(
         "depo+",
         "everything known of a prompt in one calibrated belief, largest P(mixed)",
         {
-            "estimator": {"type": "fused", "drift": False},  # a common drift lifts the hopeless with the rest
+            # a common drift lifts the hopeless with the rest
+            "estimator": {"type": "fused", "drift": False},
             "band": "auto",
             "temperature": 1.0,
             "candidate_factor": "auto",
@@ -364,4 +369,5 @@ def make_curriculum(
     settings = chosen.config(config)
     pool = PromptPool(chosen.prepare(prompts, settings), settings.seed)
     selector = chosen.selector(settings, len(pool))
-    return Curriculum(method, pool, estimator(pool, settings), selector, chosen.gate(settings), settings)
+    gate = chosen.gate(settings)
+    return Curriculum(method, pool, estimator(pool, settings), selector, gate, settings)

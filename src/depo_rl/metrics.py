@@ -18,8 +18,10 @@ def auc(score_P: ArrayLike, truth_P: ArrayLike) -> float:
     """Probability that a true one scores above a false one (ties count half); NaN if either class is absent."""
     from scipy.stats import rankdata
 
-    score, truth = np.asarray(score_P, dtype=np.float64), np.asarray(truth_P, dtype=bool)
-    n_true, n_false = int(truth.sum()), int((~truth).sum())
+    score = np.asarray(score_P, dtype=np.float64)
+    truth = np.asarray(truth_P, dtype=bool)
+    n_true = int(truth.sum())
+    n_false = int((~truth).sum())
     if n_true == 0 or n_false == 0:
         return NAN
     return float((rankdata(score)[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
@@ -34,7 +36,8 @@ def log_loss(probability_P: ArrayLike, truth_P: ArrayLike) -> float:
 
 def reliability(probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15) -> list[dict[str, float]]:
     """Rows of {predicted, observed, count} for the non-empty ones of ``bins`` equal-width bins of [0, 1]."""
-    p, truth = np.asarray(probability_P, dtype=np.float64), np.asarray(truth_P, dtype=np.float64)
+    p = np.asarray(probability_P, dtype=np.float64)
+    truth = np.asarray(truth_P, dtype=np.float64)
     which = np.minimum((p * bins).astype(int), bins - 1)
     return [
         {"predicted": float(p[m].mean()), "observed": float(truth[m].mean()), "count": int(m.sum())}
@@ -66,7 +69,8 @@ def ece_floor(probability_P: ArrayLike, bins: int = 15) -> float:
     which = np.minimum((p * bins).astype(int), bins - 1)
     n_B = np.bincount(which, minlength=bins)
     mean_B = np.bincount(which, p, bins)[n_B > 0] / n_B[n_B > 0]
-    n_B, mean_B = n_B[n_B > 0], np.clip(mean_B, 1e-12, 1 - 1e-12)
+    n_B = n_B[n_B > 0]
+    mean_B = np.clip(mean_B, 1e-12, 1 - 1e-12)
     m_B = np.minimum(np.floor(n_B * mean_B) + 1, n_B)
     log_choose_B = gammaln(n_B + 1) - gammaln(m_B + 1) - gammaln(n_B - m_B + 1)
     log_B = np.log(2 * m_B) + log_choose_B + m_B * np.log(mean_B) + (n_B - m_B + 1) * np.log1p(-mean_B)

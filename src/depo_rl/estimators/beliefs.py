@@ -34,11 +34,13 @@ def beta_with_p_mixed(mean_P: FloatArray, p_mixed_P: FloatArray, group_size: int
 
     P(mixed) grows with the strength, from 0 to 1 - m^G - (1 - m)^G; what lies beyond gets a very strong Beta.
     """
-    low_P, high_P = np.full(len(mean_P), -14.0), np.full(len(mean_P), 14.0)
+    low_P = np.full(len(mean_P), -14.0)
+    high_P = np.full(len(mean_P), 14.0)
     for _ in range(48):
         middle_P = (low_P + high_P) / 2
         too_weak_P = Prediction(mean_P, np.exp(middle_P)).p_mixed(group_size) < p_mixed_P
-        low_P, high_P = np.where(too_weak_P, middle_P, low_P), np.where(too_weak_P, high_P, middle_P)
+        low_P = np.where(too_weak_P, middle_P, low_P)
+        high_P = np.where(too_weak_P, high_P, middle_P)
     return Prediction(mean_P, np.exp((low_P + high_P) / 2))
 
 
@@ -50,7 +52,8 @@ class Strength:
     """
 
     def __init__(self, start: float) -> None:
-        self._start, self.value = start, start
+        self._start = start
+        self.value = start
         self._judged: deque[tuple[float, ...]] = deque(maxlen=_WINDOW)  # predicted mean, correct, scored
 
     def judge(self, mean_P: FloatArray, counts_P2: FloatArray) -> None:
@@ -68,7 +71,8 @@ class Strength:
         from scipy.special import betaln
 
         mean_J, correct_J, scored_J = judged_J3.T
-        a_SJ, b_SJ = np.multiply.outer(_GRID, mean_J), np.multiply.outer(_GRID, 1.0 - mean_J)
+        a_SJ = np.multiply.outer(_GRID, mean_J)
+        b_SJ = np.multiply.outer(_GRID, 1.0 - mean_J)
         likelihood_SJ = betaln(a_SJ + correct_J, b_SJ + scored_J - correct_J) - betaln(a_SJ, b_SJ)
         prior_S = -0.5 * _PRECISION * np.log(_GRID / self._start) ** 2
         result: NDArray[np.float64] = likelihood_SJ.sum(axis=1) + prior_S
@@ -82,4 +86,5 @@ class Strength:
         expect_fields("strength", state, self.state_dict())
         value = float(state["value"])
         judged = [tuple(row) for row in np.asarray(state["judged"], dtype=np.float64).reshape(-1, 3).tolist()]
-        self.value, self._judged = value, deque(judged, _WINDOW)
+        self.value = value
+        self._judged = deque(judged, _WINDOW)

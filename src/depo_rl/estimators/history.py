@@ -28,7 +28,8 @@ class HistoryEstimator:
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         now = self._clock.now
-        rows_P3 = np.array([self._seen.get(p.key, (0.0, 0.0, now)) for p in prompts], dtype=np.float64).reshape(-1, 3)
+        rows = [self._seen.get(p.key, (0.0, 0.0, now)) for p in prompts]
+        rows_P3 = np.array(rows, dtype=np.float64).reshape(-1, 3)
         if self.settings.fade_by == "steps":
             rows_P3[:, :2] *= self.settings.discount ** (now - rows_P3[:, 2:])
         prior = self.settings.prior_mean * self.settings.prior_strength
@@ -39,13 +40,16 @@ class HistoryEstimator:
         scored = [o for o in outcomes if o.n_scored > 0]
         if not scored:
             return
-        now, discount = self._clock.read(scored), self.settings.discount
+        now = self._clock.read(scored)
+        discount = self.settings.discount
         for o in scored:
             step = now if o.policy_step is None else o.policy_step
             correct, wrong, last = self._seen.get(o.key, (0.0, 0.0, step))
-            fade, weight = discount, 1.0
+            fade = discount
+            weight = 1.0
             if self.settings.fade_by == "steps":
-                fade, weight = discount ** max(step - last, 0), discount ** max(last - step, 0)
+                fade = discount ** max(step - last, 0)
+                weight = discount ** max(last - step, 0)
             correct = fade * correct + weight * o.n_correct
             wrong = fade * wrong + weight * (o.n_scored - o.n_correct)
             self._seen[o.key] = (correct, wrong, max(step, last))
@@ -61,9 +65,11 @@ class HistoryEstimator:
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing is changed."""
         expect_fields("estimator", state, self.state_dict())
-        now, rows = int(state["now"]), np.asarray(state["rows"], dtype=np.float64).reshape(-1, 3).tolist()
+        now = int(state["now"])
+        rows = np.asarray(state["rows"], dtype=np.float64).reshape(-1, 3).tolist()
         seen = {str(key): (k, w, int(last)) for key, (k, w, last) in zip(state["keys"], rows, strict=True)}
-        self._clock.now, self._seen = now, seen
+        self._clock.now = now
+        self._seen = seen
 
     def metrics(self) -> dict[str, float]:
         """prompts_seen: with at least one scored group."""

@@ -37,7 +37,8 @@ class Recalibration:
         """Takes in what was predicted (before mending) and what became of it, and fits anew."""
         self._judged.extend(zip(p_P.tolist(), seen_P.tolist(), truth_P.tolist(), strict=True))
         judged = np.array(self._judged)
-        design, truth = _design(judged[:, 0], judged[:, 1]), judged[:, 2]
+        design = _design(judged[:, 0], judged[:, 1])
+        truth = judged[:, 2]
         for _ in range(_NEWTON_STEPS):
             p = _logistic(design @ self.coefficients_3)
             slope = design.T @ (truth - p) - _PENALTY @ (self.coefficients_3 - _UNMENDED)
@@ -69,7 +70,8 @@ class Recalibration:
 
 def _loss(coefficients_3: FloatArray, design: FloatArray, truth: FloatArray) -> float:
     """What the fit makes least: negative log-likelihood of the judged groups and of the prior, in nats."""
-    logit, off_3 = design @ coefficients_3, coefficients_3 - _UNMENDED
+    logit = design @ coefficients_3
+    off_3 = coefficients_3 - _UNMENDED
     return float((np.logaddexp(0.0, logit) - truth * logit).sum() + 0.5 * off_3 @ _PENALTY @ off_3)
 
 

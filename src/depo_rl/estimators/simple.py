@@ -15,7 +15,8 @@ class ConstantEstimator:
     """The same Beta(mean * strength, (1 - mean) * strength) for every prompt."""
 
     def __init__(self, mean: float = 0.5, strength: float = 2.0) -> None:
-        self.mean, self.strength = mean, strength
+        self.mean = mean
+        self.strength = strength
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         return Prediction(np.full(len(prompts), self.mean), np.full(len(prompts), self.strength))
@@ -38,7 +39,8 @@ class OracleEstimator(ConstantEstimator):
 
     def __init__(self, field: str, strength: float) -> None:
         super().__init__()
-        self.field, self._label_strength = field, strength
+        self.field = field
+        self._label_strength = strength
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         rates = [as_rate(prompt.fields.get(self.field)) for prompt in prompts]

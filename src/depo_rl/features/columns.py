@@ -210,7 +210,8 @@ def _fit_numeric(name: str, value_P: NDArray[np.float64]) -> NumericColumn | Non
     if not len(value_P) or value_P.min() == value_P.max():
         return None
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, std = float(value_P.mean()), float(value_P.std())
+        mean = float(value_P.mean())
+        std = float(value_P.std())
     if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
         return None
     knots = np.unique(np.quantile(value_P, np.linspace(0, 1, MAX_KNOTS)))

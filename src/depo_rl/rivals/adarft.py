@@ -23,7 +23,9 @@ class TargetDifficulty:
 
     def __init__(self, settings: AdaRFTSettings) -> None:
         self.settings = settings
-        self._target, self._rates, self._n = settings.start, 0.0, 0
+        self._target = settings.start
+        self._rates = 0.0
+        self._n = 0
 
     def appetite(self, n: int) -> int:
         return ALL
@@ -34,12 +36,15 @@ class TargetDifficulty:
         if self._n:
             s = self.settings
             moved = self._target + s.rate * math.tanh(s.sensitivity * (self._rates / self._n - s.goal))
-            self._target, self._rates, self._n = min(max(moved, 0.0), 100.0), 0.0, 0
+            self._target = min(max(moved, 0.0), 100.0)
+            self._rates = 0.0
+            self._n = 0
         return best_ranked(-np.abs(100.0 * (1.0 - prediction.mean_P) - self._target), n)
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         rates = [o.n_correct / o.n_scored for o in outcomes if o.n_scored > 0]
-        self._rates, self._n = self._rates + sum(rates), self._n + len(rates)
+        self._rates += sum(rates)
+        self._n += len(rates)
 
     def state_dict(self) -> State:
         return {"type": type(self).__name__, "target": self._target, "rates": self._rates, "n": self._n}
@@ -47,7 +52,12 @@ class TargetDifficulty:
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this selector."""
         expect_fields("selector", state, self.state_dict())
-        self._target, self._rates, self._n = float(state["target"]), float(state["rates"]), int(state["n"])
+        target = float(state["target"])
+        rates = float(state["rates"])
+        n = int(state["n"])
+        self._target = target
+        self._rates = rates
+        self._n = n
 
     def metrics(self) -> dict[str, float]:
         """target: difficulty aimed at, 0 (always right) to 100 (always wrong)."""

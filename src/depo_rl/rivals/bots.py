@@ -26,7 +26,8 @@ class BOTSEstimator:
     """
 
     def __init__(self, prompts: Sequence[Prompt], settings: BOTSSettings, group_size: int) -> None:
-        self.settings, self._group_size = settings, group_size
+        self.settings = settings
+        self._group_size = group_size
         self._row = {prompt.key: i for i, prompt in enumerate(prompts)}
         rates = [[as_rate(p.fields.get(name or "")) for name in (settings.weak, settings.strong)] for p in prompts]
         self._label_N2 = np.array(rates, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
@@ -74,13 +75,15 @@ class BOTSEstimator:
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch, with nothing changed, if saved by another estimator or for another pool."""
         expect_fields("estimator", state, self.state_dict())
-        counts, capability = np.array(state["counts"], dtype=np.float64), float(state["capability"])
+        counts = np.array(state["counts"], dtype=np.float64)
+        capability = float(state["capability"])
         if counts.shape != self._count_N2.shape:
             raise StateMismatch(
                 f"estimator state was saved with counts of {len(counts)} prompts, this pool has {len(self._count_N2)}: "
                 "resume with the data set the run was started with"
             )
-        self._count_N2, self._capability = counts, capability
+        self._count_N2 = counts
+        self._capability = capability
 
     def metrics(self) -> dict[str, float]:
         """capability: of the policy, 0 as the weak reference, 1 as the strong one; NaN without labels.

@@ -30,10 +30,12 @@ class DPSEstimator:
     """
 
     def __init__(self, settings: DPSSettings, group_size: int) -> None:
-        self.settings, self._group_size = settings, group_size
+        self.settings = settings
+        self._group_size = group_size
         self._clock = StepClock()
         self._row: dict[str, int] = {}
-        self._counts_R33, self._belief_R3 = np.empty((0, 3, 3)), np.empty((0, 3))
+        self._counts_R33 = np.empty((0, 3, 3))
+        self._belief_R3 = np.empty((0, 3))
         self._step_R = np.empty(0, dtype=np.int64)  # as of which the row is
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
@@ -52,7 +54,8 @@ class DPSEstimator:
 
     def _at(self, rows: NDArray[np.int64], step: int) -> tuple[FloatArray, FloatArray]:
         """Counts and beliefs of ``rows`` as of ``step``, after the steps in which they had no group."""
-        counts_R33, belief_R3 = self._counts_R33[rows], self._belief_R3[rows]
+        counts_R33 = self._counts_R33[rows]
+        belief_R3 = self._belief_R3[rows]
         settled = math.log(1e-9) / math.log(self.settings.decay) if 0 < self.settings.decay < 1 else _MOST_TICKS
         ticks_R = np.minimum(step - self._step_R[rows], min(math.ceil(settled), _MOST_TICKS))
         while (late := ticks_R > 0).any():
@@ -77,7 +80,9 @@ class DPSEstimator:
         into_R3 = _transitions(counts_R33)[at] * before_R3
         counts_R33 = self._faded(counts_R33)
         counts_R33[at] += into_R3 / into_R3.sum(axis=1, keepdims=True)
-        self._counts_R33[rows], self._belief_R3[rows], self._step_R[rows] = counts_R33, np.eye(3)[state_R], now
+        self._counts_R33[rows] = counts_R33
+        self._belief_R3[rows] = np.eye(3)[state_R]
+        self._step_R[rows] = now
 
     def _make_room(self, keys: list[str], now: int) -> None:
         self._row |= {key: len(self._row) + i for i, key in enumerate(keys)}
@@ -100,12 +105,16 @@ class DPSEstimator:
         """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing is changed."""
         expect_fields("estimator", state, self.state_dict())
         row = {str(key): i for i, key in enumerate(state["keys"])}
-        n, now = len(row), int(state["now"])
+        n = len(row)
+        now = int(state["now"])
         counts = np.array(state["counts"], dtype=np.float64).reshape(n, 3, 3)
         belief = np.array(state["belief"], dtype=np.float64).reshape(n, 3)
         step = np.array(state["step"], dtype=np.int64).reshape(n)
-        self._row, self._clock.now = row, now
-        self._counts_R33, self._belief_R3, self._step_R = counts, belief, step
+        self._row = row
+        self._clock.now = now
+        self._counts_R33 = counts
+        self._belief_R3 = belief
+        self._step_R = step
 
     def metrics(self) -> dict[str, float]:
         """prompts_seen: with at least one group of two or more scored completions."""

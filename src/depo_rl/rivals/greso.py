@@ -25,7 +25,8 @@ class GRESOSkip:
     """
 
     def __init__(self, settings: GRESOSettings, n_prompts: int) -> None:
-        self.settings, self._n_prompts = settings, n_prompts
+        self.settings = settings
+        self._n_prompts = n_prompts
         self._run: dict[str, int] = {}  # key -> length of the run, negative for all-wrong; absent: none
         self._q = {"easy": settings.q_easy, "hard": settings.q_hard}
         self._recent = dict.fromkeys(("easy", "hard", "all"), 0)
@@ -39,8 +40,10 @@ class GRESOSkip:
     ) -> Decision:
         self._adapt()
         runs = [self._run.get(p.key, 0) for p in candidates]
-        keep_P = np.array([max(self._q["easy" if z > 0 else "hard"] ** abs(z), self.settings.floor) for z in runs])
-        return keep_at_random(keep_P, ["too_easy" if z > 0 else "too_hard" for z in runs], n, rng)
+        kinds = ["easy" if z > 0 else "hard" for z in runs]
+        chances = [self._q[kind] ** abs(z) for kind, z in zip(kinds, runs, strict=True)]
+        keep_P = np.maximum(chances, self.settings.floor)
+        return keep_at_random(keep_P, [f"too_{kind}" for kind in kinds], n, rng)
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         for o in outcomes:
@@ -54,11 +57,13 @@ class GRESOSkip:
             self._n_seen += 1
 
     def _adapt(self) -> None:
-        total, (low, high) = self._recent["all"], self.settings.limits
+        total = self._recent["all"]
+        (low, high) = self.settings.limits
         if total and self._n_seen >= self._n_prompts:
             targets = {"easy": self.settings.easy_target, "hard": self.settings.hard_target}
             for kind in KINDS:
-                step = -self.settings.step if self._recent[kind] / total >= targets[kind] else self.settings.step
+                too_many = self._recent[kind] / total >= targets[kind]
+                step = -self.settings.step if too_many else self.settings.step
                 self._q[kind] = min(max(self._q[kind] + step, low), high)
         self._recent = dict.fromkeys(self._recent, 0)
 
@@ -80,9 +85,13 @@ class GRESOSkip:
             expect_fields(f"selector {name}", state[name], own[name])
         runs = np.asarray(state["runs"]).tolist()
         run = {str(key): int(z) for key, z in zip(state["keys"], runs, strict=True)}
-        q, n_seen = {kind: float(state["q"][kind]) for kind in KINDS}, int(state["n_seen"])
+        q = {kind: float(state["q"][kind]) for kind in KINDS}
+        n_seen = int(state["n_seen"])
         recent = {name: int(state["recent"][name]) for name in self._recent}
-        self._run, self._q, self._recent, self._n_seen = run, q, recent, n_seen
+        self._run = run
+        self._q = q
+        self._recent = recent
+        self._n_seen = n_seen
 
     def metrics(self) -> dict[str, float]:
         """q_easy, q_hard: the exploration rates. skippable: prompts that may be skipped."""

@@ -23,7 +23,8 @@ class DifficultyPools:
     def __init__(self, settings: PoolSettings) -> None:
         self.settings = settings
         self._last: dict[str, float] = {}  # key -> pass rate of its last group
-        self._weight = {name: float(getattr(settings, name)) for name in ("hard", "normal", "easy", "unseen")}
+        names = ("hard", "normal", "easy", "unseen")
+        self._weight = {name: float(getattr(settings, name)) for name in names}
 
     def appetite(self, n: int) -> int:
         return n
@@ -33,12 +34,15 @@ class DifficultyPools:
         if key not in self._last:
             return "unseen"
         rate = self._last[key]
-        return "hard" if rate <= self.settings.hard_below else "easy" if rate > self.settings.easy_above else "normal"
+        if rate <= self.settings.hard_below:
+            return "hard"
+        return "easy" if rate > self.settings.easy_above else "normal"
 
     def select(
         self, candidates: Sequence[Prompt], prediction: Prediction, n: int, rng: np.random.Generator
     ) -> Decision:
-        pools, largest = [self.pool_of(p.key) for p in candidates], max(self._weight.values())
+        pools = [self.pool_of(p.key) for p in candidates]
+        largest = max(self._weight.values())
         keep_P = np.array([self._weight[pool] / largest for pool in pools])
         reasons = {"hard": "too_hard", "easy": "too_easy"}
         return keep_at_random(keep_P, [reasons.get(pool, "outranked") for pool in pools], n, rng)

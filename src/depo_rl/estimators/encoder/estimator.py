@@ -67,7 +67,9 @@ class EncoderEstimator:
     """
 
     def __init__(self, lookup: Callable[[str], Prompt], config: Any, seed: int, group_size: int = 8) -> None:
-        self._lookup, self._config, self._group_size = lookup, config, group_size
+        self._lookup = lookup
+        self._config = config
+        self._group_size = group_size
         self._device = usable_device(config.device)
         self._generator = torch.Generator(device="cpu").manual_seed(seed)
         self._reader, network = build(config, seed, self._generator)
@@ -76,7 +78,8 @@ class EncoderEstimator:
             self._network.backbone.requires_grad_(config.backbone_lr_scale > 0.0)
             self._optimizer = _adamw(self._network, config)
         self._frozen = FrozenVectors(self._network.vectors) if config.backbone_lr_scale == 0.0 else None
-        self._strength, self._recalibration = Strength(config.prior_strength), Recalibration()
+        self._strength = Strength(config.prior_strength)
+        self._recalibration = Recalibration()
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._last: dict[str, float] = {}
 
@@ -247,7 +250,8 @@ class EncoderEstimator:
         weights that predict.
         """
         self._check(state)
-        strength, recalibration = Strength(self._config.prior_strength), Recalibration()
+        strength = Strength(self._config.prior_strength)
+        recalibration = Recalibration()
         strength.load_state_dict(state["strength"])
         recalibration.load_state_dict(state["recalibration"])
         trained = self._trained()
@@ -266,7 +270,8 @@ class EncoderEstimator:
         for name in _READ:
             setattr(self._reader, name, int(state["counters"][name]))
         self._last = {name: float(value) for name, value in state["last"].items()}
-        self._strength, self._recalibration = strength, recalibration
+        self._strength = strength
+        self._recalibration = recalibration
 
     def _check(self, state: State) -> None:
         expect_fields("estimator", state, {**dict.fromkeys(_FIELDS), "type": type(self).__name__})
@@ -343,7 +348,8 @@ def _expect_names(where: str, saved: Any, own: Any) -> None:
     if not isinstance(saved, Mapping):
         raise StateMismatch(f"encoder state: {where} must map names to values, got {type(saved).__name__}")
     if set(saved) != set(own):
-        only_saved, only_own = sorted(set(saved) - set(own)), sorted(set(own) - set(saved))
+        only_saved = sorted(set(saved) - set(own))
+        only_own = sorted(set(own) - set(saved))
         raise StateMismatch(
             f"encoder state: {where} has other names: {len(only_saved)} only in the saved state {only_saved[:3]}, "
             f"{len(only_own)} only in this run {only_own[:3]} (the first three of each): resume with the estimator "
@@ -362,7 +368,8 @@ def _expect_arrays(where: str, saved: Any, own: Mapping[str, Tensor]) -> None:
     _expect_names(where, saved, own)
     for name, tensor in own.items():
         array = np.asarray(saved[name])
-        theirs, ours = (array.shape, str(array.dtype)), (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        theirs = (array.shape, str(array.dtype))
+        ours = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         if theirs != ours:
             raise StateMismatch(
                 f"encoder state: {where}[{name!r}] was saved as {theirs}, this run has {ours}: resume with the "

@@ -21,7 +21,8 @@ class FrozenVectors:
     """
 
     def __init__(self, compute: Callable[[Sequence[Sequence[int]]], Tensor], limit: int = BYTES) -> None:
-        self._compute, self._limit = compute, limit
+        self._compute = compute
+        self._limit = limit
         self._known: dict[bytes, Tensor] = {}
 
     def __len__(self) -> int:

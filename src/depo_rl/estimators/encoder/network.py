@@ -28,7 +28,8 @@ class PrivateDropout(nn.Module):
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
         super().__init__()
-        self._p, self._generator = p, generator
+        self._p = p
+        self._generator = generator
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self._p == 0.0:
@@ -71,7 +72,9 @@ class EncoderNetwork(nn.Module):
         pooling: str = "cls",
     ) -> None:
         super().__init__()
-        self.backbone, self.pad_id, self.pooling = backbone, pad_id, pooling
+        self.backbone = backbone
+        self.pad_id = pad_id
+        self.pooling = pooling
         self.trunk = nn.Sequential(
             nn.Linear(int(backbone.config.hidden_size), width),
             nn.LayerNorm(width),
@@ -83,7 +86,8 @@ class EncoderNetwork(nn.Module):
             nn.GELU(),
             PrivateDropout(dropout, generator),
         )
-        self.score_head, self.distill_head = nn.Linear(width // 2, 1), nn.Linear(width // 2, 1)
+        self.score_head = nn.Linear(width // 2, 1)
+        self.distill_head = nn.Linear(width // 2, 1)
         for head in (self.score_head, self.distill_head):
             nn.init.normal_(head.weight, std=_HEAD_STD)
             nn.init.zeros_(head.bias)

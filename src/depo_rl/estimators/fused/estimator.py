@@ -46,7 +46,8 @@ class FusedEstimator:
         seed: int,
         lesson: Lesson | None = None,
     ) -> None:
-        self.settings, self._group_size = settings, group_size
+        self.settings = settings
+        self._group_size = group_size
         self.policy_states: PolicyStates | None = None
         self.answer_logprobs: AnswerLogprobs | None = None
         self._table = FeatureTable([*prompts, *lesson.prompts] if lesson else prompts, settings)
@@ -56,7 +57,8 @@ class FusedEstimator:
             self._heads.begin_with(np.arange(len(prompts), len(self._table)), lesson.counts_P2)
         # what the features' meaning and the weights' priors come from, and a checkpoint must agree with
         self._origin = self._table.origin | {"warm_start": lesson.identity if lesson else None}
-        self._evidence, self._keys = Evidence(len(prompts), settings), [prompt.key for prompt in prompts]
+        self._evidence = Evidence(len(prompts), settings)
+        self._keys = [prompt.key for prompt in prompts]
         self._position = {key: position for position, key in enumerate(self._keys)}
         self._recalibration = Recalibration()
         self._clock = StepClock()

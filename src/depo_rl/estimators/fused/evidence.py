@@ -32,7 +32,9 @@ from .logistic_normal import LOGIT_LIMIT, Conditioned, condition
 IndexArray = NDArray[np.int64]
 _DRIFT_PRIOR = 1e4  # information, in (logits per step)^-2, that the drift is 0
 _DRIFT_MEMORY = 0.999  # of information, per batch
-_FLAKY_PRIOR, _FLAKY_WEIGHT, _FLAKY_STEPS = 0.01, 100.0, 5  # share of flaky prompts, what it weighs in prompts
+_FLAKY_PRIOR = 0.01  # share of flaky prompts
+_FLAKY_WEIGHT = 100.0  # what that weighs, in prompts
+_FLAKY_STEPS = 5
 SUSPECT = 0.8  # probability from which on a prompt is listed
 _MAX_STEPS = 10_000  # beyond it a prompt's evidence is worth nothing under any walk
 
@@ -154,7 +156,8 @@ class Evidence:
         # A quotient of normals; the likelihood is log-concave, so that it is one too, up to the moments' rounding.
         precision_WP = np.maximum(1.0 / after.variance - 1.0 / prior_variance_P, 1e-6)
         shift_WP = after.mean / after.variance - prior_mean_P / prior_variance_P
-        self._precision_WN[:, index_P], self._shift_WN[:, index_P] = precision_WP, shift_WP
+        self._precision_WN[:, index_P] = precision_WP
+        self._shift_WN[:, index_P] = shift_WP
         self._step_N[index_P] = step_P
 
     def _follow_drift(self, before: Belief, after: Conditioned, age_P: FloatArray) -> None:
@@ -188,9 +191,11 @@ class Evidence:
                 f"estimator state was saved with walks {state['walks']}, this estimator has "
                 f"{list(self.settings.walks)}: set estimator.walks to the former, or start anew"
             )
-        walks, index = len(self.settings.walks), np.asarray(state["index"], dtype=np.int64)
+        walks = len(self.settings.walks)
+        index = np.asarray(state["index"], dtype=np.int64)
         step_N = np.full_like(self._step_N, -1)
-        precision_WN, shift_WN = np.zeros_like(self._precision_WN), np.zeros_like(self._shift_WN)
+        precision_WN = np.zeros_like(self._precision_WN)
+        shift_WN = np.zeros_like(self._shift_WN)
         step_N[index] = np.asarray(state["step"]).reshape(len(index))
         precision_WN[:, index] = np.asarray(state["precision"]).reshape(walks, len(index))
         shift_WN[:, index] = np.asarray(state["shift"]).reshape(walks, len(index))
@@ -198,6 +203,9 @@ class Evidence:
         log_weight_W = np.array(state["log_weight"], dtype=np.float64).reshape(walks)
         coin_N = np.zeros_like(self._coin_N)
         coin_N[index] = np.asarray(state["coin"]).reshape(len(index))
-        self._step_N, self._precision_WN, self._shift_WN = step_N, precision_WN, shift_WN
+        self._step_N = step_N
+        self._precision_WN = precision_WN
+        self._shift_WN = shift_WN
         self._coin_N = coin_N
-        (self.drift_W, self._information_W), self._log_weight_W = vectors, log_weight_W
+        self.drift_W, self._information_W = vectors
+        self._log_weight_W = log_weight_W

@@ -49,7 +49,8 @@ def condition(mean: FloatArray, variance: FloatArray, correct: Any, scored: Any)
     d log_evidence / d log standard deviation = (variance' + (mean' - mean)^2) / variance - 1.
     """
     logits = _logits(mean, variance)
-    correct, scored = np.asarray(correct, dtype=np.float64)[..., None], np.asarray(scored, dtype=np.float64)[..., None]
+    correct = np.asarray(correct, dtype=np.float64)[..., None]
+    scored = np.asarray(scored, dtype=np.float64)[..., None]
     # k log p + (n - k) log(1 - p) = k theta - n log(1 + exp(theta))
     log_joint = correct * logits - scored * np.logaddexp(0.0, logits) + _LOG_WEIGHTS
     highest = log_joint.max(axis=-1, keepdims=True)
@@ -73,5 +74,6 @@ def _power(base: FloatArray, exponent: int) -> FloatArray:
     while exponent:
         if exponent & 1:
             result = result * base
-        base, exponent = base * base, exponent >> 1
+        base = base * base
+        exponent = exponent >> 1
     return result

@@ -30,7 +30,8 @@ from .logistic_normal import LOGIT_LIMIT, condition
 
 _LOG_SPREAD_LIMITS = (-1.5, 2.0)  # standard deviations of 0.22 to 7.4 logits
 _BIAS_RATE = 5.0  # the level of all prompts is learnt faster than what tells them apart
-_LESSON_PASSES, _LESSON_TRUST = 6, 0.7  # of a warm start
+_LESSON_PASSES = 6  # of a warm start
+_LESSON_TRUST = 0.7
 _START = (0.0, float(np.log(3.0)))  # pools of real models are U-shaped in the pass rate
 
 
@@ -55,8 +56,10 @@ class Replay:
         fresh_P = self._slot_N[index_P] < 0
         self._make_room(index_P[fresh_P])
         slots = self._slot_N[index_P]
-        self.index_R[slots], self.policy_RF[slots] = index_P, policy_PF
-        self.counts_R2[slots], self.step_R[slots] = counts_P2, step_P
+        self.index_R[slots] = index_P
+        self.policy_RF[slots] = policy_PF
+        self.counts_R2[slots] = counts_P2
+        self.step_R[slots] = step_P
 
     def _make_room(self, index_P: IndexArray) -> None:
         n_grown = min(len(index_P), self._size - len(self))
@@ -84,8 +87,13 @@ class Replay:
         policy_RF = np.array(state["policy"], dtype=np.float16).reshape(len(index_R), self.policy_RF.shape[1])
         slot_N = np.full_like(self._slot_N, -1)
         slot_N[index_R] = np.arange(len(index_R))
-        self.index_R, self.policy_RF, self.counts_R2, self.step_R = index_R, policy_RF, counts_R2, step_R
-        self._slot_N, self._next = slot_N, int(state["next"])
+        following = int(state["next"])
+        self.index_R = index_R
+        self.policy_RF = policy_RF
+        self.counts_R2 = counts_R2
+        self.step_R = step_R
+        self._slot_N = slot_N
+        self._next = following
 
 
 class PriorHeads:
@@ -167,7 +175,8 @@ class PriorHeads:
         return np.minimum(np.searchsorted(share_R, drawn, side="right"), len(age_R) - 1)
 
     def _update(self, now: int, drift: float) -> None:
-        replay, picked = self.replay, self._pick()
+        replay = self.replay
+        picked = self._pick()
         rows = self._rows(replay.index_R[picked], replay.policy_RF[picked])
         mean_P, log_spread_P = self._raw(rows)
         mean_P = mean_P - drift * (now - replay.step_R[picked])
@@ -209,8 +218,11 @@ class PriorHeads:
         shapes = (self._weight_D2.shape, self._moment_D2.shape, self._square_D2.shape)
         arrays = [np.array(state[n], dtype=np.float64).reshape(shape) for n, shape in zip(names, shapes, strict=True)]
         bias_2 = np.array(state["bias"], dtype=np.float64).reshape(2)
-        n_updates, loss = int(state["n_updates"]), float(state["loss"])
+        n_updates = int(state["n_updates"])
+        loss = float(state["loss"])
         self.replay.load_state_dict(state["replay"])
         self._rng.bit_generator.state = state["rng"]
-        (self._weight_D2, self._moment_D2, self._square_D2), self._bias_2 = arrays, bias_2
-        self._n_updates, self.loss = n_updates, loss
+        self._weight_D2, self._moment_D2, self._square_D2 = arrays
+        self._bias_2 = bias_2
+        self._n_updates = n_updates
+        self.loss = loss

@@ -81,7 +81,8 @@ def _compute(
     from rich.console import Console
     from rich.progress import Progress
 
-    console, keys = Console(stderr=True), list(texts)
+    console = Console(stderr=True)
+    keys = list(texts)
     with Progress(console=console, disable=not (console.is_terminal and keys), transient=True) as progress:
         task = progress.add_task(f"embedding {len(keys):,} prompts", total=len(keys))
         for start in range(0, len(keys), _SHARD):

@@ -69,7 +69,9 @@ class PolicyFeatures:
         if settings.answer_logprob:
             self.scale[-1] = _ANSWER_NORM
         self._hidden = 0  # size of the states; 0 until some are seen
-        self._n, self._mean_F, self._variance_F = 0.0, np.zeros(width), np.zeros(width)
+        self._n = 0.0
+        self._mean_F = np.zeros(width)
+        self._variance_F = np.zeros(width)
         self._projection_HF = np.zeros((0, settings.policy_features))
         self._told: dict[int, Block] = {}  # by index of the prompt, the one looked at last at the end
 
@@ -133,7 +135,8 @@ class PolicyFeatures:
 
     def _follow(self, raw_PF: FloatArray) -> None:
         """Mean and variance of the states before and these together."""
-        before, new = min(self._n, _MEMORY), float(len(raw_PF))
+        before = min(self._n, _MEMORY)
+        new = float(len(raw_PF))
         self._n = before + new
         moved_F = raw_PF.mean(axis=0) - self._mean_F
         within_F = before * self._variance_F + new * raw_PF.var(axis=0)
@@ -170,6 +173,10 @@ class PolicyFeatures:
         mean_F, variance_F = (np.array(state[name], np.float64).reshape(self.width) for name in ("mean", "variance"))
         index = np.asarray(state["index"], np.int64).reshape(-1)
         told = np.array(state["told"], np.float16).reshape(len(index), self.width)
-        self._n, self._hidden = float(state["n"]), int(state["hidden"])
-        self._mean_F, self._variance_F = mean_F, variance_F
+        n = float(state["n"])
+        hidden = int(state["hidden"])
+        self._n = n
+        self._hidden = hidden
+        self._mean_F = mean_F
+        self._variance_F = variance_F
         self._told = dict(zip(index.tolist(), told, strict=True))
