@@ -13,6 +13,7 @@ from datasets import Dataset
 
 import trl_toys as toys
 from depo_rl.errors import ConfigError, RewardError
+from depo_rl.features.columns import ColumnBlock
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
@@ -178,7 +179,8 @@ def test_columns_are_features_whether_or_not_trl_removes_them_from_the_rows(tmp_
         per_device_train_batch_size=32,
     )  # fmt: skip
     assert made.curriculum.pool.prompts[3].fields["total"] == 3 and made.curriculum.pool.prompts[3].source == "odd"
-    assert made.curriculum.estimator._table.columns.names == ("total",)
+    (columns,) = (block for block in made.curriculum.estimator._table.blocks if isinstance(block, ColumnBlock))
+    assert columns.columns.names == ("total",)
     assert ("total" in seen) is not removed
     told = made.curriculum.estimator.predict(made.curriculum.pool.prompts).p_mixed(4)
     easy = np.array([row["total"] < 9 for row in data])

@@ -69,7 +69,7 @@ class FeatureTable:
     def __init__(self, prompts: Sequence[Prompt], settings: FeatureSettings | None = None) -> None:
         settings = settings or FeatureSettings.model_validate({})
         self._position = {prompt.key: i for i, prompt in enumerate(prompts)}
-        self._blocks = make_blocks(prompts, settings)
+        self.blocks = make_blocks(prompts, settings)
         self._ngrams = HashedNgrams(prompts, settings.n_buckets, settings.answer_field)
 
     def __len__(self) -> int:
@@ -77,21 +77,21 @@ class FeatureTable:
 
     @property
     def width(self) -> int:
-        return self._ngrams.width + sum(block.width for block in self._blocks)
+        return self._ngrams.width + sum(block.width for block in self.blocks)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays; the index of the keys comes on top."""
-        return self._ngrams.nbytes + sum(block.nbytes for block in self._blocks)
+        return self._ngrams.nbytes + sum(block.nbytes for block in self.blocks)
 
     @property
     def origin(self) -> dict[str, str | None]:
         """What the blocks' meaning comes from, by name."""
-        return {name: value for block in self._blocks for name, value in block.origin.items()}
+        return {name: value for block in self.blocks for name, value in block.origin.items()}
 
     def start(self, slope: float) -> FloatArray:
         """Weights of a row, shape (width,), of a linear model of published pass rates alone."""
-        dense = [block.start(slope) / block.scale for block in self._blocks]
+        dense = [block.start(slope) / block.scale for block in self.blocks]
         return np.concatenate([np.zeros(self._ngrams.width), *dense])
 
     def index_of(self, keys: Iterable[str]) -> NDArray[np.int64]:
@@ -104,7 +104,7 @@ class FeatureTable:
     def rows(self, index_P: NDArray[Any]) -> FeatureRows:
         """Features of the prompts at ``index_P`` (P,), each in 0..len-1, repeats allowed."""
         index_P = np.asarray(index_P, np.int64)
-        dense = [_scaled(block, block.rows(index_P)) for block in self._blocks]
+        dense = [_scaled(block, block.rows(index_P)) for block in self.blocks]
         return FeatureRows(self._ngrams.rows(index_P), np.hstack(dense))
 
 
