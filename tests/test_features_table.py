@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from depo_rl import GroupOutcome, Prompt, make_curriculum
-from depo_rl.config import FeatureSettings, FusedSettings
+from depo_rl.config import FeatureSettings
 from depo_rl.errors import ConfigError, StateMismatch, UnknownPrompt
 from depo_rl.features import blocks, ngrams, table
 from depo_rl.features.blocks import FeatureBlock
-from depo_rl.features.experimental.policy import PolicyFeatures
 from depo_rl.features.table import FeatureTable
 
 SETTINGS = FeatureSettings.model_validate({"n_buckets": 256, "n_random": 8})
@@ -89,7 +88,7 @@ class Marked:
 def test_the_blocks_are_blocks():
     made = table.make_blocks(pool(), SETTINGS)
     assert len(made) == 4
-    for block in (*made, Marked(pool()), PolicyFeatures(FusedSettings.model_validate({"policy_features": 3}))):
+    for block in (*made, Marked(pool())):
         assert isinstance(block, FeatureBlock)
         assert block.rows(np.arange(3)).shape == (3, block.width) and block.start(0.7).shape == (block.width,)
 

@@ -22,8 +22,8 @@ CHUNK = 2048  # prompts at a time; never changes the result
 class FeatureBlock(Protocol):
     """Some dense features of every prompt of a pool.
 
-    width: number of features. nbytes: of what is kept. scale: of the rows, one for all columns or one each; a row's
-    words have norm 1. origin: what the features come from beside the prompts, which a checkpoint must agree with.
+    width: number of features. nbytes: of what is kept. scale: what the rows are multiplied by, where a row's words
+    have norm 1. origin: what the features come from beside the prompts, which a checkpoint must agree with.
     """
 
     @property
@@ -33,7 +33,7 @@ class FeatureBlock(Protocol):
     def nbytes(self) -> int: ...
 
     @property
-    def scale(self) -> float | FloatArray: ...
+    def scale(self) -> float: ...
 
     @property
     def origin(self) -> Mapping[str, str | None]: ...

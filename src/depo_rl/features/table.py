@@ -49,9 +49,9 @@ class FeatureRows:
     def width(self) -> int:
         return int(self.sparse.shape[1]) + self.dense.shape[1]
 
-    def beside(self, block: FeatureBlock, raw_P_D: NDArray[Any]) -> FeatureRows:
-        """These rows and those of one more block, which are not scaled yet."""
-        return FeatureRows(self.sparse, np.hstack([self.dense, _scaled(block, raw_P_D)]))
+    def beside(self, raw_P_D: NDArray[Any], scale: float | FloatArray) -> FeatureRows:
+        """These rows and more dense columns, which are not scaled yet."""
+        return FeatureRows(self.sparse, np.hstack([self.dense, _scaled(raw_P_D, scale)]))
 
     def dot(self, weights_D_K: NDArray[Any]) -> NDArray[Any]:
         """X @ weights: (D, K) -> (P, K), or (D,) -> (P,)."""
@@ -104,10 +104,10 @@ class FeatureTable:
     def rows(self, index_P: NDArray[Any]) -> FeatureRows:
         """Features of the prompts at ``index_P`` (P,), each in 0..len-1, repeats allowed."""
         index_P = np.asarray(index_P, np.int64)
-        dense = [_scaled(block, block.rows(index_P)) for block in self.blocks]
+        dense = [_scaled(block.rows(index_P), block.scale) for block in self.blocks]
         return FeatureRows(self._ngrams.rows(index_P), np.hstack(dense))
 
 
-def _scaled(block: FeatureBlock, raw_P_D: NDArray[Any]) -> Floats:
-    result: Floats = raw_P_D.astype(np.float32, copy=False) * np.asarray(block.scale, np.float32)
+def _scaled(raw_P_D: NDArray[Any], scale: float | FloatArray) -> Floats:
+    result: Floats = raw_P_D.astype(np.float32, copy=False) * np.asarray(scale, np.float32)
     return result

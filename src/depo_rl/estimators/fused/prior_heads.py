@@ -21,8 +21,7 @@ from math import ceil
 import numpy as np
 
 from ...config import FusedSettings
-from ...features.blocks import FeatureBlock
-from ...features.experimental.policy import Block
+from ...features.experimental.policy import Block, PolicyFeatures
 from ...features.table import FeatureRows, FeatureTable
 from ...types import FloatArray, State
 from .evidence import IndexArray
@@ -99,13 +98,13 @@ class Replay:
 class PriorHeads:
     """``predict`` the prior of prompts; ``learn`` from finished groups.
 
-    moving: features that change with the policy, beside those of the table. rng: of the replay's batches.
+    moving: the features that change with the policy, beside those of the table. rng: of the replay's batches.
     """
 
     def __init__(
         self,
         table: FeatureTable,
-        moving: FeatureBlock,
+        moving: PolicyFeatures,
         n_prompts: int,
         settings: FusedSettings,
         rng: np.random.Generator,
@@ -114,8 +113,7 @@ class PriorHeads:
         self._table = table
         self._moving = moving
         self._rng = rng
-        slope = settings.rate_slope
-        start_D = np.concatenate([table.start(slope), moving.start(slope) / moving.scale])
+        start_D = np.concatenate([table.start(settings.rate_slope), np.zeros(moving.width)])
         self._start_D2 = np.column_stack([start_D, np.zeros_like(start_D)])
         self._weight_D2 = self._start_D2.copy()
         self._bias_2 = np.array(_START)
@@ -147,7 +145,7 @@ class PriorHeads:
 
     def _rows(self, index_P: IndexArray, policy_PF: Block) -> FeatureRows:
         rows = self._table.rows(index_P)
-        return rows.beside(self._moving, policy_PF) if self._moving.width else rows
+        return rows.beside(policy_PF, self._moving.scale_F) if self._moving.width else rows
 
     def _raw(self, rows: FeatureRows) -> tuple[FloatArray, FloatArray]:
         raw_P2 = rows.dot(self._weight_D2) + self._bias_2

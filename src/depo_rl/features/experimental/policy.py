@@ -7,7 +7,7 @@ were when it was chosen, and what a head learns from is what it predicted with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ...config import FusedSettings
 from ...errors import ConfigError, StateMismatch, expect_fields
 from ...types import FloatArray, Prompt, State
-from ..blocks import Floats
 
 PolicyStates = Callable[[Sequence[Prompt]], NDArray[Any]]
 """Hidden states of prompts under the present policy: floats of shape (P, hidden)."""
@@ -54,20 +53,17 @@ def answer_odds(logprob_P: FloatArray) -> FloatArray:
 class PolicyFeatures:
     """``look`` gives the features of prompts as of now, ``told`` as of when they were last looked at; (P, width) each.
 
-    A ``FeatureBlock`` whose rows move with the policy, so that a model keeps those that it learnt from.
-
     A state is scaled to length 1 and projected by a fixed random matrix to ``policy_features`` numbers; the answer's
     log-odds are one more. All are standardised by running statistics, within +-3. What is not set is never asked for.
+    scale_F: what a model multiplies them by.
     """
-
-    origin: Mapping[str, str | None] = {}
 
     def __init__(self, settings: FusedSettings) -> None:
         self._settings = settings
         self.width = width = settings.policy_width
-        self.scale: FloatArray = np.full(width, _STATE_NORM / max(settings.policy_features, 1) ** 0.5)
+        self.scale_F = np.full(width, _STATE_NORM / max(settings.policy_features, 1) ** 0.5)
         if settings.answer_logprob:
-            self.scale[-1] = _ANSWER_NORM
+            self.scale_F[-1] = _ANSWER_NORM
         self._hidden = 0  # size of the states; 0 until some are seen
         self._n = 0.0
         self._mean_F = np.zeros(width)
@@ -106,16 +102,6 @@ class PolicyFeatures:
         unknown = np.zeros(self.width, np.float16)
         rows = [self._told.get(index, unknown) for index in index_P.tolist()]
         return np.array(rows, np.float16).reshape(len(rows), self.width)
-
-    def rows(self, index_P: NDArray[np.int64]) -> Floats:
-        return self.told(index_P).astype(np.float32)
-
-    def start(self, slope: float) -> FloatArray:
-        return np.zeros(self.width)
-
-    @property
-    def nbytes(self) -> int:
-        return self._projection_HF.nbytes + 2 * self.width * len(self._told)
 
     def _project(self, state_PH: FloatArray) -> FloatArray:
         hidden = state_PH.shape[1]
