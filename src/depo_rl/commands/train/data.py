@@ -110,14 +110,20 @@ def _collect(
 
 def _give_answers_one_type(rows: Sequence[Row]) -> None:
     """Where some answers are lists, all are, and of texts if they mix types: a data set's column has one."""
-    answers = [row.get("answer") for row in rows]
-    if not any(isinstance(answer, list) for answer in answers) or any(isinstance(answer, dict) for answer in answers):
+    lists = [_members(row["answer"]) for row in rows if isinstance(row.get("answer"), list)]
+    kinds = {type(member) for members in lists for member in members} - {type(None)}
+    if not lists or kinds & {list, dict} or any(isinstance(row["answer"], dict) for row in rows):
         return
-    kinds = {type(member) for answer in answers if isinstance(answer, list) for member in answer}
-    if any(isinstance(answer, str) for answer in answers) or len(kinds - {type(None)}) > 1:
+    if len(lists) < len(rows) or len(kinds) > 1:
         for row in rows:
-            members = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
-            row["answer"] = [_answer_text(member) for member in members]
+            row["answer"] = [_answer_text(member) for member in _members(row["answer"])]
+
+
+def _members(answer: Any) -> list[Any]:
+    """Of a list its members, of a list in a list of one those of the inner; of anything else itself."""
+    while isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], list):
+        answer = answer[0]
+    return answer if isinstance(answer, list) else [answer]
 
 
 def _judge(table: PromptTable, data: DataSettings) -> None:
@@ -306,12 +312,10 @@ def _read_hub(source: DataSource, where: str, setting: str) -> tuple[list[str], 
 def to_dataset(table: PromptTable) -> Dataset:
     """The rows as a ``datasets.Dataset``. Raises DataError naming a column that mixes types, and rows of two."""
     import pyarrow as pa
-    from datasets import Dataset, Json, List
+    from datasets import Dataset, Features, Json, List, concatenate_datasets
 
     columns = {name: [row.get(name) for row in table.rows] for name in union(table.rows)}
-    prompts = columns["prompt"]
-    if needs_json(prompts):  # in columns each message would get the keys of all
-        del columns["prompt"]
+    chats = columns.pop("prompt") if needs_json(columns["prompt"]) else None
     for name, values in columns.items():
         try:
             pa.array(values)
@@ -321,7 +325,11 @@ def to_dataset(table: PromptTable) -> Dataset:
                 f"{table.where}: column {name!r} mixes types ({reason}): give it one type or remove it"
             ) from None
     dataset = Dataset.from_dict(columns)
-    return dataset if "prompt" in columns else dataset.add_column("prompt", prompts, feature=List(Json()))
+    if chats is None:
+        return dataset
+    # As JSON, because in a table each message, and each tool's arguments, would get the keys of all.
+    whole = Dataset.from_dict({"prompt": chats}, features=Features({"prompt": List(Json())}))
+    return concatenate_datasets([dataset, whole], axis=1)
 
 
 def _two_types(values: Sequence[Any], table: PromptTable) -> str | None:
