@@ -295,7 +295,8 @@ def hydra_value(value: Any) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text):
         return text
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+    quote = '"' if _SHELL_VARIABLE.search(text) else "'"  # for a reader too, whom single quotes tell: literal
+    return quote + re.sub(rf"(\\*)({quote}|$)", lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text) + quote
 
 
 def _hydra_key(name: Any) -> str:
