@@ -59,20 +59,24 @@ class DataSource(Settings):
     """Rows from the hub or from local .parquet, .jsonl, .json or .csv files, the last three also packed (.gz)."""
 
     name: str | None = Field(None, min_length=1, description="hub name")
-    path: tuple[str, ...] | None = Field(None, description="local: a file, a glob, a folder, or a list of them")
+    path: str | tuple[str, ...] | None = Field(None, description="local: a file, a glob, a folder, or a list of them")
     subset: str | None = Field(None, description="hub: configuration name; of a local folder: the folder in it")
     split: str = Field("train", min_length=1, description="split, of the hub or of a local folder")
     limit: int | None = Field(None, ge=1, description="keep the first so many good rows")
 
     @field_validator("path", mode="before")
     @classmethod
-    def _paths(cls, value: Any) -> Any:
+    def _one_or_several(cls, value: Any) -> Any:
         paths = [value] if isinstance(value, str) else value
-        if paths is None or (
-            isinstance(paths, (list, tuple)) and paths and all(isinstance(p, str) and p for p in paths)
-        ):
-            return paths
+        is_list = isinstance(paths, (list, tuple)) and len(paths) > 0
+        if value is None or (is_list and all(isinstance(path, str) and path for path in paths)):
+            return value
         raise ValueError("must be a file, a glob or a folder, or a list of them")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The entries of ``path``, one or several; none without it."""
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
 
 
 class EvalSettings(DataSource):

@@ -64,7 +64,7 @@ def data_files(source: DataSource, setting: str) -> list[DataFile]:
     Raises ConfigError, one line that names the setting, where there is none, or one that is named twice.
     """
     found: dict[Path, str] = {}
-    for entry in source.path or ():
+    for entry in source.paths:
         for file, name in _entry(entry, source, setting):
             path = Path(os.path.abspath(file))
             if path in found:
