@@ -89,6 +89,15 @@ def test_parts_of_text_become_their_text(tmp_path: Path, content: Any, text: str
     assert [message["content"] for message in row["prompt"]] == [text, text]
 
 
+def test_a_chat_that_stands_as_json_in_a_text_is_a_chat(tmp_path: Path) -> None:
+    assert load(tmp_path, [json.dumps(TOOLS)]).rows[0]["prompt"] == TOOLS
+    for text in ("[1, 2]: what is its length?", '["role"] is a list of', '{"role": 1}'):
+        assert load(tmp_path, [text]).rows[0]["prompt"] == [{"role": "user", "content": text}]
+    for text in (str(TOOLS), "[{'role': 'user', 'content': '1'} {'role': 'user'}]"):
+        with pytest.raises(DataError, match=r"train.jsonl row 1, .*is a chat as a text, but not JSON .*json.dumps"):
+            load(tmp_path, [text])
+
+
 def ask(content: Any = "1+1=", **keys: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content} | keys]
 

@@ -192,6 +192,17 @@ def test_files_of_other_columns_are_refused_by_name(tmp_path: Path) -> None:
         load(tmp_path / "*.jsonl")
 
 
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", rows(1))
+    for name, content in (("b.jsonl", ""), ("b.jsonl", "\n"), ("b.json", "[]"), ("b.csv", "")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=rf"^{name}: data.columns.prompt = 'prompt': no such column. There is none"):
+            load(tmp_path / name)
+        for path in ([tmp_path / "a.jsonl", tmp_path / name], [tmp_path / name, tmp_path / "a.jsonl"]):
+            with pytest.raises(DataError, match=rf"^{name}: holds nothing, not one row"):
+                load(path)
+
+
 def test_errors_name_the_file_of_the_row(tmp_path: Path) -> None:
     write(tmp_path / "x" / "a.jsonl", rows(1, 2))
     write(tmp_path / "y" / "a.jsonl", [*rows(3), {"prompt": " ", "answer": "1"}, *rows(1)])

@@ -21,7 +21,7 @@ from .latex import last_boxed
 
 _LONGEST_LITERAL = 100_000  # characters; beyond it a text is no list of answers
 _SCIENTIFIC = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]{1,3}")
-_BARE_LIST = re.compile(r"\[[^\[\]{}()\"'\\]*\]")
+_BARE_LIST = re.compile(r"\[[-+0-9.eE,\s]{1,1000}\]")
 _ARRAY = re.compile(r"(?:(?:np|numpy)\.)?(?:array|tensor)\((?P<inner>\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _SCALAR = re.compile(r"\b(?:(?:np|numpy)\.\w+|Decimal)\(([^()]*)\)")
 _NEIGHBOURS = re.compile(r"""(?<=['"])\s+(?=['"])""")  # numpy writes no commas: ['3' '4'], [3 4]
@@ -35,8 +35,8 @@ _NO_LITERAL = object()
 class Gold:
     """A gold answer that can be compared.
 
-    text: the answer as a policy would write it, several joined by commas. parts: the answers of a list of several, else
-    empty. A text such as [1, 2] may be an interval or a list: it has parts, and the text itself is right as well.
+    text: the answer as a policy would write it, several joined by commas. parts: the answers of a list, else empty. A
+    text such as [1, 2] or [3] may be mathematics or a list: it has parts, and the text itself is right as well.
     """
 
     text: str
@@ -61,9 +61,7 @@ def read_gold(answer: Any) -> Gold | None:
         return None
     if len(parts) > 1:
         return Gold(", ".join(parts), tuple(parts))
-    bare = _literal(parts[0]) if _BARE_LIST.fullmatch(parts[0]) else None
-    members = [number_text(member) for member in bare] if isinstance(bare, list) and all(map(is_number, bare)) else []
-    return Gold(parts[0], tuple(members))
+    return Gold(parts[0], tuple(map(number_text, _bare_numbers(parts[0]))))
 
 
 def _answers(value: Any) -> list[str]:
@@ -125,16 +123,23 @@ def number_text(value: Any) -> str:
 def _of_text(text: str) -> list[str]:
     if not text:
         return []
-    found = _literal(text) if _is_data(text) else _NO_LITERAL
-    if found is not _NO_LITERAL:
-        return _answers(found)
-    if _PROGRAM.match(text):
-        raise _Unreadable
+    if not _bare_numbers(text):  # else mathematics, perhaps
+        found = _literal(text) if _is_data(text) else _NO_LITERAL
+        if found is not _NO_LITERAL:
+            return _answers(found)
+        if _PROGRAM.match(text):
+            raise _Unreadable
     return [_final(text)]
 
 
+def _bare_numbers(text: str) -> list[Any]:
+    """The members of a text that is a list of numbers and nothing else, such as [1, 2]."""
+    found = _literal(text) if _BARE_LIST.fullmatch(text) else None
+    return found if isinstance(found, list) and all(map(is_number, found)) else []
+
+
 def _is_data(text: str) -> bool:
-    """Whether a program wrote the text. Brackets alone are mathematics, as in [0, 1], (1, 2) or {3}; but [3] is not."""
+    """Whether a program wrote the text. Brackets alone are mathematics, as in [0, 1], (1, 2) or {3}; [[3]] is not."""
     if len(text) > _LONGEST_LITERAL:
         return False
     if text[0] in _QUOTES:

@@ -23,7 +23,7 @@ from .latex import NUMBER, all_boxed, bare_latex, canonical, decimal_of, split_a
 from .latex import last_boxed as last_boxed
 
 _RATIO = re.compile(NUMBER.pattern + r"(?:/(?P<over>0*[1-9][0-9]*)(?![\w/]|\.[0-9]))?")
-_FRACTION = re.compile(r"(?P<whole>(?<=[0-9]))?\\[dt]?frac(?:\s*\{([0-9]+)\}\s*\{([0-9]+)\}|\s*([0-9])\s*([0-9]))")
+_FRACTION = re.compile(r"(?P<whole>(?<=[0-9]))?\\[dt]?frac(?:\s*\{(-?[0-9]+)\}\s*\{([0-9]+)\}|\s*([0-9])\s*([0-9]))")
 _MIXED = re.compile(r"(?<![\w.,/])([0-9]{1,9})\s{1,3}([0-9]{1,9})/([0-9]{1,9})(?![\w/]|[.,][0-9])")
 _POWER_OF_UNIT = re.compile(r"(?<=[A-Za-z])(?:\^?\{?[23]\}?|[\u00b2\u00b3])(?![\w.])")
 _NOT_BEFORE = re.compile(r"[\\^_*+=<>|{}\[\]/]|\w\Z|[-\u2212]\s*\Z")  # what makes the number after it part of another
@@ -63,9 +63,12 @@ def gold_number(answer: Any) -> Decimal | Fraction | None:
     completion, nothing may be skipped.
     """
     gold = read_gold(answer)
-    if gold is None or gold.parts:
+    if gold is None or len(gold.parts) > 1:
         return None
-    text = _POWER_OF_UNIT.sub("", bare_latex(_with_plain_numbers(gold.text)).rpartition("=")[2])
+    text = _POWER_OF_UNIT.sub("", bare_latex(_with_plain_numbers(*gold.parts or (gold.text,))))
+    name, _, text = text.rpartition("=")
+    if any(character.isnumeric() for character in name):
+        return None
     numbers = list(_RATIO.finditer(text))
     if len(numbers) != 1:
         return None
@@ -172,7 +175,7 @@ def load_math_verify() -> None:
 @lru_cache(maxsize=256)  # the members of a group share their gold answer
 def _readings(gold: Gold) -> tuple[tuple[Any, ...], ...]:
     """What math-verify reads of the gold answer, of a list as a set. Text alone, as for broken LaTeX, is no reading."""
-    texts = [gold.text] if not gold.parts or gold.text != ", ".join(gold.parts) else []
+    texts = [gold.text.replace("\\$", "")] if not gold.parts or gold.text != ", ".join(gold.parts) else []
     texts += [", ".join(_ungrouped(part.replace("$", "")) for part in gold.parts)] if gold.parts else []
     # Bare LaTeX ("\sqrt{2}") is only recognised inside an anchor; text with anchors of its own is left alone.
     anchored = [text if any(a in text for a in ("$", "\\[", "\\(")) else f"\\boxed{{{text}}}" for text in texts]

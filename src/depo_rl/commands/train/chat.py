@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,23 @@ def read_chat(messages: Sequence[Any], where: str, arrow: bool = False) -> list[
     Raises DataError, one line that starts with ``where``, for what a text model cannot read as it stands.
     """
     return [_message(message, f"{where}, message {i}", arrow) for i, message in enumerate(messages, start=1)]
+
+
+def chat_of_text(text: str, where: str) -> list[Any] | None:
+    """The messages of a chat that stands as JSON in a text column, as in CSV; None for any other text.
+
+    Raises DataError for what only Python writes and reads (``[{'role': ...}]``).
+    """
+    if not re.match(r"\s*\[\s*\{\s*['\"](?:role|content)['\"]\s*:", text):
+        return None
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: is a chat as a text, but not JSON ({error.msg}, column {error.colno}): write it with json.dumps, "
+            "or use a format that holds lists (JSONL, parquet)"
+        ) from None
+    return list(found)
 
 
 def _message(message: Any, where: str, arrow: bool) -> Message:

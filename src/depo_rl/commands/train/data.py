@@ -16,7 +16,7 @@ from ...errors import DataError, DepoError
 from ...rewards.gold import is_number, number_text, plain
 from ...types import prompt_key
 from ...validation import nearest
-from .chat import needs_json, read_chat
+from .chat import chat_of_text, needs_json, read_chat
 from .config import Columns, DataSettings, DataSource
 from .files import DataFile, Found, Place, Row, arrow_rows, data_files, read_files, union
 
@@ -240,6 +240,8 @@ def _as_prompt(question: Any, data: DataSettings, where: str, arrow: bool) -> st
     """A text or a chat as TRL takes it; None if there is nothing in it."""
     template = data.prompt_template or "{prompt}"
     system = [] if data.system_prompt is None else [{"role": "system", "content": data.system_prompt}]
+    if isinstance(question, str) and (chat := chat_of_text(question, where)) is not None:
+        question = chat
     if isinstance(question, str):
         if not question.strip():
             return None
@@ -285,7 +287,8 @@ def _check_columns(known: Sequence[str], columns: Columns, where: str, setting: 
     """Every mapped column is there; of a dotted one its first part (what is inside is seen row by row)."""
     for name, column in columns.model_dump().items():
         if column is not None and column not in known and column.split(".")[0] not in known:
-            raise DataError(f"{where}: {setting}.{name} = {column!r}: no such column.{nearest(column, known)}")
+            there = nearest(column, known) if known else " There is none: not one row."
+            raise DataError(f"{where}: {setting}.{name} = {column!r}: no such column.{there}")
 
 
 def _read_hub(source: DataSource, where: str, setting: str) -> tuple[list[str], Iterator[Found]]:

@@ -184,7 +184,9 @@ def read_files(files: Sequence[DataFile]) -> tuple[list[str], Iterator[Found]]:
     """The columns, which all files share, and the rows of all. Raises DataError, one line that names file and line."""
     opened = [(file, *_open(file)) for file in files]
     columns = opened[0][1]
-    for file, others, _ in opened[1:]:
+    for file, others, _ in opened:
+        if len(files) > 1 and not others:
+            raise DataError(f"{file.name}: holds nothing, not one row: leave it out")
         if set(others) != set(columns):
             lacks = _named("without", set(columns) - set(others))
             adds = _named("with", set(others) - set(columns))

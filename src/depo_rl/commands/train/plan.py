@@ -93,7 +93,8 @@ def fingerprint(table: PromptTable) -> str:
     """Of prompts, answers and their order."""
     digest = hashlib.blake2b(digest_size=8)
     for row in table.rows:
-        digest.update(json.dumps([row["prompt"], row.get("answer"), row["source"]], sort_keys=True).encode())
+        shown = [row["prompt"], row.get("answer"), row["source"]]
+        digest.update(json.dumps(shown, sort_keys=True, default=str).encode())  # parquet's answers may hold dates
     return digest.hexdigest()
 
 

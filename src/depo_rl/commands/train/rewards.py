@@ -151,7 +151,7 @@ def _check_form(kind: str, table: PromptTable) -> None:
                 f"{where}: no completion can match it; reward {kind!r} needs a text, a number or a flat list of them: "
                 "set data.columns.answer to the right column (a.b is field b of the mapping in column a)"
             )
-        if kind == "gsm8k" and gold.parts:
+        if kind == "gsm8k" and len(gold.parts) > 1:
             raise DataError(
                 f"{where}: {len(gold.parts)} answers, and reward 'gsm8k' compares one number: use 'boxed' or "
                 "'math_verify', which compare sets"
