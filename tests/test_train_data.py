@@ -324,6 +324,11 @@ def test_what_gsm8k_cannot_judge_is_said(tiny_model: str, tmp_path: Path, capsys
     code, found = dry_run(tiny_model, tmp_path, capsys, "gsm8k", "1", "18 apples", "\\frac{1}{2}", "\\sqrt{2}", "1,000")
     assert code == 0 and (found["answers"], found["judged"], found["correct"]) == (5, 4, 4)
     assert found["first_that_fails"] == "train.jsonl row 4, not judged: '\\\\sqrt{2}'"
+    assert found["unscorable_rows"] == "1 of 5, first train.jsonl row 4"
+    many = [str(i) for i in range(200)]
+    many[101] = "2x"  # between the rows that are tried
+    code, found = dry_run(tiny_model, tmp_path, capsys, "gsm8k", *many)
+    assert found["correct"] == found["answers"] and found["unscorable_rows"] == "1 of 200, first train.jsonl row 102"
     code, line = dry_run(tiny_model, tmp_path, capsys, "gsm8k", "1", "2", ["3", "4"], "5")
     assert code == 2 and "train.jsonl row 3: answer = ['3', '4']: 2 answers, and reward 'gsm8k' compares one" in line
     code, line = dry_run(tiny_model, tmp_path, capsys, "gsm8k", *["\\sqrt{2}"] * 4)

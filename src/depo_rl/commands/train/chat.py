@@ -34,7 +34,7 @@ def chat_of_text(text: str, where: str) -> list[Any] | None:
         found = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{where}: is a chat as a text, but not JSON ({error.msg}, column {error.colno}): write it with json.dumps, "
+            f"{where}: is a chat as a text, but not JSON ({error.msg}, column {error.colno}): use json.dumps, "
             "or use a format that holds lists (JSONL, parquet)"
         ) from None
     return list(found)

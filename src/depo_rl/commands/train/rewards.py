@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import ConfigError, DataError
 from ...rewards.gold import Gold, read_gold
+from ...rewards.math import gold_number
 from ...validation import nearest
 from .config import MathReward, PythonReward, RewardSettings, SoftOverlongReward, TrainConfig
 from .data import PromptTable
@@ -128,7 +129,8 @@ def check_answers(
 ) -> dict[str, Any]:
     """Gives each verifier the data's own answers as a policy would write them.
 
-    Returns for the plan, per verifier: how many were tried, judged and called correct, and the first that was not.
+    Returns for the plan, per verifier: how many were tried, judged and called correct, the first that was not, and how
+    many rows gsm8k cannot judge.
     Raises DataError where an answer is of a form that no completion can match, or none is judged or correct, which
     means the wrong column or verifier.
     """
@@ -176,6 +178,10 @@ def _judge_own(kind: str, function: RewardCallable, table: PromptTable) -> dict[
         first = next(i for i, score in zip(tried, scores, strict=True) if score is None or score < 0.5)
         what = "not judged" if scores[tried.index(first)] is None else "not called correct"
         result["first_that_fails"] = f"{table.row_at(first)}, {what}: {table.rows[first]['answer']!r:.50}"
+    if kind == "gsm8k":  # quick enough for all rows, not only those that were tried
+        unscorable = [i for i, row in enumerate(table.rows) if gold_number(row["answer"]) is None]
+        if unscorable:
+            result["unscorable_rows"] = f"{len(unscorable)} of {len(table.rows)}, first {table.row_at(unscorable[0])}"
     return result
 
 
