@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from depo_rl.commands.verl_config import hydra_value, ready_verl_configs, verl_command
@@ -49,6 +50,10 @@ def test_ready_configurations_are_verl_s(name):
         3,
         0.5,
         [1, "b c"],
+        "a\nb",
+        "$HOME/x",
+        "~/x",
+        "!`$(x)`",
     ],
 )
 def test_values_come_back_as_they_were(value):
@@ -57,6 +62,28 @@ def test_values_come_back_as_they_were(value):
     parsed = OverridesParser.create().parse_override(f"key={hydra_value(value)}").value()
     parsed = [getattr(item, "text", item) for item in parsed] if isinstance(parsed, list) else parsed
     assert getattr(parsed, "text", parsed) == value
+
+
+def flat(tree, path=""):
+    for name, value in tree.items():
+        here = f"{path}.{name}" if path else name
+        if isinstance(value, dict) and value:
+            yield from flat(value, here)
+        else:
+            yield here, value
+
+
+def test_the_whole_of_verl_s_own_tree_comes_back_as_it_was(tmp_path):
+    own = OmegaConf.to_container(compose([]))
+    tree = OmegaConf.to_container(compose(["data.dataloader_num_workers=0", "actor_rollout_ref.rollout.n=8"]))
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"method": "depo", "verl": tree}))
+    found = dict(flat(OmegaConf.to_container(compose(verl_command(path).arguments))))
+    added = {"data.dataloader_num_workers", "data.depo.method", "actor_rollout_ref.rollout.n"}
+    added |= {f"data.custom_cls.{name}" for name in ("path", "name")}
+    added |= {f"trainer.v1.sampler.custom_sampler.{name}" for name in ("path", "name")}
+    changed = {name: value for name, value in found.items() if dict(flat(own)).get(name, ...) != value}
+    assert {name for name, value in changed.items() if not str(value).startswith("$HOME/")} == added
 
 
 @pytest.mark.parametrize("mode", ["sync", "separate_async"])

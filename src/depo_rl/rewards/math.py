@@ -3,123 +3,166 @@
 Plain functions ``f(completion, answer)`` without state, cheap to import: a worker process imports only this. They have
 no time-outs of their own; :class:`~depo_rl.rewards.pool.VerifierPool` enforces the limit from outside. A completion
 without a readable answer is wrong (0.0); an unreadable gold answer says nothing about the completion (None).
+
+A gold answer may be a text, a number or a list (``gold.py``). Several answers, of a list or in one text, are a set: all
+of them and no other, in any order. They may share the last box or stand in a box each.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-# Thousands groups first; a minus only where it cannot be a hyphen or a subtraction ("10-12", "x-3").
-_NUMBER = re.compile(
-    r"(?P<minus>(?<![\w.)\]}])[-\u2212])?[$\u20ac\u00a3]?"
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
-    r"(?P<exponent>[eE][+-]?[0-9]{1,3}(?!\w|\.[0-9]))?"
+from .gold import Gold, read_gold
+from .latex import NUMBER, all_boxed, bare_latex, canonical, decimal_of, split_answers, tidy_latex
+from .latex import last_boxed as last_boxed
+
+_RATIO = re.compile(NUMBER.pattern + r"(?:/(?P<over>0*[1-9][0-9]*)(?![\w/]|\.[0-9]))?")
+_FRACTION = re.compile(r"(?P<whole>(?<=[0-9]))?\\[dt]?frac(?:\s*\{(-?[0-9]+)\}\s*\{([0-9]+)\}|\s*([0-9])\s*([0-9]))")
+_MIXED = re.compile(r"(?<![\w.,/])([0-9]{1,9})\s{1,3}([0-9]{1,9})/([0-9]{1,9})(?![\w/]|[.,][0-9])")
+_POWER_OF_UNIT = re.compile(r"(?<=[A-Za-z])(?:\^?\{?[23]\}?|[\u00b2\u00b3])(?![\w.])")
+_NOT_BEFORE = re.compile(r"[\\^_*+=<>|{}\[\]/]|\w\Z|[-\u2212]\s*\Z")  # what makes the number after it part of another
+_UNIT = r"[kcmn]?m|[km]?g|m?[lL]|hr?s?|s|secs?|mins?|[apAP][mM]|[mk]ph|ft|in|yd|lbs?|oz|th|st|nd|rd|[CFKVWN]"
+_NOT_AFTER = re.compile(
+    r"[\\^_*+=<>|{}\[\]]|/(?![A-Za-z])|\b(?:hundred|thousand|[mbtr]+illion|dozen)s?\b"
+    rf"|\A\s*(?!(?:{_UNIT})(?![A-Za-z]))(?:(?<!\s)[A-Za-z]|[B-Zb-z](?![A-Za-z]))"
 )
-_UNIT_AT_END = re.compile(r"(?<=[0-9})])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?[\s.$]*\Z")
-_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # "\\." also steps over the escaped \{ and \}
+_TRUTH = ("true", "false")
+_MOST_BOXES = 50  # that are taken together
 
 
-def gsm8k_reward(completion: str, answer: str) -> float | None:
+def gsm8k_reward(completion: str, answer: Any) -> float | None:
     """Compare final numbers as GSM8K does: the first number after the last ``####``, else the last one in the text.
 
-    Numbers are compared exactly as decimals; commas, currency signs, units and trailing zeros do not matter. A
-    completion with ``####`` has named its answer: no number behind it is wrong, whatever came before.
+    Numbers are compared exactly, fractions such as 1/2 too; commas, currency signs, units and trailing zeros do not
+    matter. A completion with ``####`` has named its answer: no number behind it is wrong, whatever came before.
 
     Args:
         completion: the model's text.
-        answer: gold answer, bare ("1,234") or the data set's whole solution ("... #### 1234").
+        answer: gold answer, bare ("1,234"), a list of one, or the data set's whole solution ("... #### 1234").
 
     Returns:
-        1.0 or 0.0; None if ``answer`` holds no number.
+        1.0 or 0.0; None if ``answer`` is not one number, see :func:`gold_number`.
     """
-    gold = final_number(str(answer))
+    gold = gold_number(answer)
     if gold is None:
         return None
-    return float(final_number(completion) == gold)
+    said = final_number(completion)
+    return float(said is not None and Fraction(said) == Fraction(gold))
 
 
-def final_number(text: str) -> Decimal | None:
-    """The first number after the last ``####`` if there is one, else the last number of the text; None if none."""
-    text = text.replace("{,}", ",").replace(",\\!", ",").replace("\\$", "$")
-    _, marker, tail = text.rpartition("####")
+def gold_number(answer: Any) -> Decimal | Fraction | None:
+    r"""The number that a gold answer is, whatever words and unit are around it.
+
+    None for several numbers, for an expression (2\pi, 10^5, 3x, 2 million) and for none: in a gold answer, unlike in a
+    completion, nothing may be skipped.
+    """
+    gold = read_gold(answer)
+    if gold is None or len(gold.parts) > 1:
+        return None
+    text = _POWER_OF_UNIT.sub("", bare_latex(_with_plain_numbers(*gold.parts or (gold.text,))))
+    name, _, text = text.rpartition("=")
+    if any(character.isnumeric() for character in name):
+        return None
+    numbers = list(_RATIO.finditer(text))
+    if len(numbers) != 1:
+        return None
+    before, after = text[: numbers[0].start()], text[numbers[0].end() :]
+    if _NOT_BEFORE.search(before) or _NOT_AFTER.search(after) or any(c.isnumeric() for c in before + after):
+        return None
+    return _value(numbers[0])
+
+
+def final_number(text: str) -> Decimal | Fraction | None:
+    """The first number after the last ``####`` if there is one, else the last number of the text; None if none.
+
+    A Fraction where it is written as one (1/2, 3 1/2, LaTeX's), else a Decimal.
+    """
+    _, marker, tail = _with_plain_numbers(text).rpartition("####")
     # Word by word from the end that matters: no number spans a space, and most of a long text is never searched.
     for word in tail.split() if marker else reversed(tail.split()):
-        if numbers := list(_NUMBER.finditer(word)):
-            return _decimal(numbers[0 if marker else -1])
+        if numbers := list(_RATIO.finditer(word)):
+            return _value(numbers[0 if marker else -1])
     return None
 
 
-def boxed_reward(completion: str, answer: str) -> float | None:
+def _with_plain_numbers(text: str) -> str:
+    """The text with 1,000 for LaTeX's ways to write it, 1/2 for its fractions and 7/2 for 3 1/2."""
+    text = text.replace("{,}", ",").replace(",\\!", ",").replace("\\$", "$")
+    if "frac" in text:
+        text = _FRACTION.sub(lambda m: f"{' ' if m['whole'] is not None else ''}{m[2] or m[4]}/{m[3] or m[5]}", text)
+    if "/" in text:
+        text = _MIXED.sub(lambda m: f"{int(m[1]) * int(m[3]) + int(m[2])}/{m[3]}", text)
+    return text
+
+
+def _value(match: re.Match[str]) -> Decimal | Fraction:
+    return Fraction(decimal_of(match)) / int(match["over"]) if match["over"] else decimal_of(match)
+
+
+def boxed_reward(completion: str, answer: Any) -> float | None:
     r"""Compare the last ``\boxed{}`` with the gold answer, as numbers where both are, else as tidied LaTeX.
 
     Args:
         completion: the model's text; no closed ``\boxed{}`` is wrong.
-        answer: gold answer, bare or a solution with ``\boxed{}``.
+        answer: gold answer, bare, a list, or a solution with ``\boxed{}``.
 
     Returns:
-        1.0 or 0.0; None if ``answer`` is empty.
+        1.0 or 0.0; None if ``answer`` is empty or a mapping.
     """
-    gold = tidy_latex(_gold_text(answer))
-    if not gold:
+    gold = read_gold(answer)
+    if gold is None or not tidy_latex(gold.text):
         return None
-    said = last_boxed(completion)
-    return 0.0 if said is None else float(_same_text(tidy_latex(said), gold))
+    boxes = all_boxed(completion)
+    if not boxes:
+        return 0.0
+    if canonical(boxes[-1]) == canonical(gold.text):
+        return 1.0
+    wanted = list(_sets(gold.parts or (gold.text,)))
+    return float(any(said in wanted for texts in (boxes[-1:], boxes) for said in _sets(texts)))
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Content of the last ``\boxed{}`` (or ``\fbox{}``) whose braces close; the inner of two nested ones.
-
-    One pass, so linear in the text's length whatever a model writes. Escaped braces do not count.
-    """
-    opened: list[tuple[int, bool]] = []  # (where the content starts, is it a box) of braces not closed yet
-    best: tuple[int, int] | None = None
-    for match in _BRACE.finditer(text):
-        token = match.group()
-        if token.endswith("{") and token != "\\{":
-            opened.append((match.end(), token != "{"))
-        elif token == "}" and opened:
-            start, is_box = opened.pop()
-            if is_box and (best is None or start > best[0]):
-                best = (start, match.start())
-    return text[best[0] : best[1]] if best else None
+def _sets(texts: Sequence[str]) -> Iterator[frozenset[Decimal | str]]:
+    """The answers in ``texts`` as a set that is not empty, for both readings of a comma before three digits."""
+    for grouped in (True, False):
+        if found := frozenset(canonical(part) for text in texts for part in split_answers(text, grouped)):
+            yield found
 
 
-def tidy_latex(text: str) -> str:
-    r"""Remove what does not change an answer: spaces, dollar and percent signs, degrees, sizes, a final unit or dot."""
-    text = _UNIT_AT_END.sub("", text.replace("{,}", ","))
-    text = re.sub(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;: ]|\^\s*\{?\\circ\}?|\\?[%$]", "", text)
-    text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
-    text = re.sub(r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}", text)
-    return "".join(text.split()).rstrip(".")
-
-
-def math_verify_reward(completion: str, answer: str) -> float | None:
+def math_verify_reward(completion: str, answer: Any) -> float | None:
     r"""Compare with math-verify: symbolic and numeric equality of LaTeX or plain expressions.
 
-    The completion's last ``\boxed{}`` counts if there is one, else what math-verify finds last. Call it behind a
-    ``VerifierPool``: SymPy can hang for ever, and math-verify's own time-outs, which turn a hang into "wrong" and
-    work in the main thread only, are off.
+    The completion's last ``\boxed{}`` counts if there is one, or all of them as one set, else what math-verify finds
+    last. Call it behind a ``VerifierPool``: SymPy can hang for ever, and math-verify's own time-outs, which turn a hang
+    into "wrong" and work in the main thread only, are off.
 
     Args:
         completion: the model's text; nothing readable in it is wrong.
-        answer: gold answer as LaTeX or plain text, with or without ``$`` or ``\boxed{}``.
+        answer: gold answer as LaTeX or plain text, with or without ``$`` or ``\boxed{}``, or a list.
 
     Returns:
-        1.0 or 0.0; None if math-verify cannot read ``answer``.
+        1.0 or 0.0; None if math-verify cannot read ``answer``, or it is empty or a mapping.
     """
-    gold_text = _gold_text(answer)
-    gold = _parse_gold(gold_text)
-    if all(isinstance(form, str) for form in gold):  # text alone is what parse returns for broken LaTeX
+    gold = read_gold(answer)
+    if gold is None:
         return None
-    said = last_boxed(completion)
-    if said is not None and said.strip() == gold_text:
+    readings = _readings(gold)
+    as_text = boxed_reward(completion, answer)
+    if not readings or canonical(gold.text) in _TRUTH:  # to math-verify a product of letters
+        return as_text if gold.parts or canonical(gold.text) in _TRUTH else None
+    if as_text == 1.0:
         return 1.0
-    return float(_verify(gold, _parse(completion if said is None else f"\\boxed{{{said}}}")))
+    boxes = list(dict.fromkeys(all_boxed(completion)))
+    if not boxes:
+        return float(_verify(gold, readings, completion))
+    said = [last_boxed(completion) or "", *([", ".join(boxes)] if 1 < len(boxes) <= _MOST_BOXES else [])]
+    said = list(dict.fromkeys([*said, *map(_ungrouped, said)]))
+    return float(any(_verify(gold, readings, f"\\boxed{{{text}}}") for text in said))
 
 
 def load_math_verify() -> None:
@@ -130,9 +173,14 @@ def load_math_verify() -> None:
 
 
 @lru_cache(maxsize=256)  # the members of a group share their gold answer
-def _parse_gold(text: str) -> tuple[Any, ...]:
+def _readings(gold: Gold) -> tuple[tuple[Any, ...], ...]:
+    """What math-verify reads of the gold answer, of a list as a set. Text alone, as for broken LaTeX, is no reading."""
+    texts = [gold.text.replace("\\$", "")] if not gold.parts or gold.text != ", ".join(gold.parts) else []
+    texts += [", ".join(_ungrouped(part.replace("$", "")) for part in gold.parts)] if gold.parts else []
     # Bare LaTeX ("\sqrt{2}") is only recognised inside an anchor; text with anchors of its own is left alone.
-    return tuple(_parse(text if "$" in text or "\\[" in text or "\\(" in text else f"\\boxed{{{text}}}"))
+    anchored = [text if any(a in text for a in ("$", "\\[", "\\(")) else f"\\boxed{{{text}}}" for text in texts]
+    readings = [tuple(_parse(text)) for text in anchored]
+    return tuple(reading for reading in readings if not all(isinstance(form, str) for form in reading))
 
 
 def _parse(text: str) -> list[Any]:
@@ -141,26 +189,21 @@ def _parse(text: str) -> list[Any]:
     return list(parse(text, parsing_timeout=None))
 
 
-def _verify(gold: tuple[Any, ...], said: list[Any]) -> bool:
+def _verify(gold: Gold, readings: Sequence[tuple[Any, ...]], text: str) -> bool:
     from math_verify import verify
 
-    return bool(verify(list(gold), said, timeout_seconds=None))
+    said = _parse(text)
+    decimals = _decimals(gold.text)
+    return any(verify(list(form), said, float_rounding=decimals, timeout_seconds=None) for form in readings)
 
 
-def _gold_text(answer: Any) -> str:
-    """The answer itself where the column holds a whole solution, of MATH (``\\boxed{}``) or of GSM8K (``####``)."""
-    text = str(answer)
-    boxed = last_boxed(text)
-    return (text.rpartition("####")[2] if boxed is None else boxed).strip()
+def _decimals(text: str) -> int:
+    """Decimals to compare: math-verify's 6, and 6 more than the zeros with which the smallest number begins."""
+    numbers = [decimal_of(match) for match in NUMBER.finditer(text)]
+    return 6 + max([0, *(-number.adjusted() for number in numbers if number)])
 
 
-def _same_text(left: str, right: str) -> bool:
-    if left == right:
-        return True
-    numbers = [_decimal(match) if match else None for match in (_NUMBER.fullmatch(left), _NUMBER.fullmatch(right))]
-    return numbers[0] is not None and numbers[0] == numbers[1]
-
-
-def _decimal(match: re.Match[str]) -> Decimal:
-    # The sign belongs into the text: a unary minus would round to the context's 28 digits.
-    return Decimal(f"{'-' if match['minus'] else ''}{match['digits'].replace(',', '')}{match['exponent'] or ''}")
+def _ungrouped(text: str) -> str:
+    """1000, 2000 for 1,000, 2,000: among several numbers math-verify takes the commas of one for more of them."""
+    text = text.replace("{,}", ",").replace(",\\!", ",")
+    return re.sub(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])", lambda m: m[0].replace(",", ""), text)

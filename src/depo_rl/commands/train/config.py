@@ -56,23 +56,33 @@ class Columns(Settings):
 
 
 class DataSource(Settings):
-    """Rows from the hub or from one local .parquet, .jsonl, .json or .csv file."""
+    """Rows from the hub or from local .parquet, .jsonl, .json or .csv files, the last three also packed (.gz)."""
 
     name: str | None = Field(None, min_length=1, description="hub name")
-    path: str | None = Field(None, min_length=1, description="local file")
-    subset: str | None = Field(None, description="hub: configuration name")
-    split: str = Field("train", min_length=1, description="hub: split")
+    path: str | tuple[str, ...] | None = Field(None, description="local: a file, a glob, a folder, or a list of them")
+    subset: str | None = Field(None, description="hub: configuration name; of a local folder: the folder in it")
+    split: str = Field("train", min_length=1, description="split, of the hub or of a local folder")
     limit: int | None = Field(None, ge=1, description="keep the first so many good rows")
 
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        paths = [value] if isinstance(value, str) else value
+        is_list = isinstance(paths, (list, tuple)) and len(paths) > 0
+        if value is None or (is_list and all(isinstance(path, str) and path for path in paths)):
+            return value
+        raise ValueError("must be a file, a glob or a folder, or a list of them")
+
     @property
-    def location(self) -> str:
-        return str(self.path or self.name)
+    def paths(self) -> tuple[str, ...]:
+        """The entries of ``path``, one or several; none without it."""
+        return (self.path,) if isinstance(self.path, str) else self.path or ()
 
 
 class EvalSettings(DataSource):
     """Held-out rows; everything not named here is as for training."""
 
-    split: str = Field("test", min_length=1, description="hub: split")
+    split: str = Field("test", min_length=1, description="split, of the hub or of a local folder")
     columns: Columns | None = None
 
     @model_validator(mode="after")

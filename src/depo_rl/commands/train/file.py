@@ -122,12 +122,14 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
         here: Any = raw
         for section in sections:
             here = here.get(section) if isinstance(here, dict) else None
-        if isinstance(here, dict) and isinstance(here.get(name), str):
+        if isinstance(here, dict) and isinstance(here.get(name), (str, list)):
             here[name] = _at(base, here[name], words=_RESUME_WORDS if name == "resume" else ())
     return raw | ({"reward": _reward_files(raw["reward"], base)} if raw.get("reward") else {})
 
 
-def _at(base: Path, path: str, words: Sequence[str] = ()) -> str:
+def _at(base: Path, path: Any, words: Sequence[str] = ()) -> Any:
+    if not isinstance(path, str):  # a list of them; what is no path is refused with the other settings
+        return [_at(base, one) for one in path] if isinstance(path, list) else path
     return path if path in words or not path else str(base / Path(path).expanduser())
 
 
@@ -155,7 +157,7 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         value = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         raise ConfigError(f"{override!r}: the value is not valid YAML; put quotes around a text") from None
-    if tuple(parts) in _PATHS and isinstance(value, str):
+    if tuple(parts) in _PATHS:
         value = _at(Path.cwd(), value, words=_RESUME_WORDS if name == "resume" else ())
     if name == "function" and isinstance(value, str):
         value = _function_at(Path.cwd(), value)

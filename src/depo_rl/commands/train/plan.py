@@ -9,7 +9,6 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ...config import EncoderSettings, FusedSettings
 from ...errors import ConfigError, DataError, EngineError, StateMismatch
 from ...features.columns import ColumnFeatures
 from ...methods import get_method
+from .chat import left_out
 from .config import TrainConfig
 from .data import PromptTable
 from .rewards import RewardCallable, reward_name
@@ -92,7 +92,8 @@ def fingerprint(table: PromptTable) -> str:
     """Of prompts, answers and their order."""
     digest = hashlib.blake2b(digest_size=8)
     for row in table.rows:
-        digest.update(json.dumps([row["prompt"], row.get("answer"), row["source"]], sort_keys=True).encode())
+        shown = [row["prompt"], row.get("answer"), row["source"]]
+        digest.update(json.dumps(shown, sort_keys=True, default=str).encode())  # parquet's answers may hold dates
     return digest.hexdigest()
 
 
@@ -203,12 +204,13 @@ def check_lengths(
     config: TrainConfig, table: PromptTable, model: ModelCheck, max_completion: int | None
 ) -> tuple[PromptTable, list[int]]:
     """The rows short enough, and their lengths in tokens. Raises DataError if a prompt does not fit the context."""
-    lengths = _lengths(table.rows, model.tokenizer)
+    lengths = _lengths(table, model.tokenizer)
     limit = config.data.max_prompt_tokens
     short = [i for i, length in enumerate(lengths) if limit is None or length <= limit]
     if not short:
         raise DataError(f"{table.where}: every prompt is longer than data.max_prompt_tokens = {limit}: raise it")
-    table, lengths = replace(table, rows=[table.rows[i] for i in short]), [lengths[i] for i in short]
+    lengths = [lengths[i] for i in short]
+    table = replace(table, rows=[table.rows[i] for i in short], places=[table.places[i] for i in short])
     longest, room = max(lengths), math.inf if model.context is None else model.context - (max_completion or 0)
     if longest > room:
         raise DataError(
@@ -218,12 +220,30 @@ def check_lengths(
     return table, lengths
 
 
-def _lengths(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[int]:
-    prompts = [row["prompt"] for row in rows]
+def _lengths(table: PromptTable, tokenizer: Any) -> list[int]:
+    prompts = [row["prompt"] for row in table.rows]
     if isinstance(prompts[0], str):
         return [len(ids) for ids in tokenizer(prompts)["input_ids"]]
-    texts = tokenizer.apply_chat_template(prompts, tokenize=False, add_generation_prompt=True)
-    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    return [len(ids) for ids in tokenizer(_rendered(table, tokenizer), add_special_tokens=False)["input_ids"]]
+
+
+def _rendered(table: PromptTable, tokenizer: Any) -> list[str]:
+    """The chats as the policy reads them. Raises DataError for one that its template cannot show whole."""
+    texts = []
+    for i, row in enumerate(table.rows):
+        try:
+            text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template raises what it likes, jinja2 a dozen types
+            raise DataError(
+                f"{table.row_at(i)}: the model's chat template refuses the prompt ({' '.join(str(error).split())})"
+            ) from None
+        if missing := left_out(row["prompt"], text):
+            raise DataError(
+                f"{table.row_at(i)}: the model's chat template leaves out {missing}: the policy would read another "
+                "conversation; write it into a message's content, or use a model whose template shows it"
+            )
+        texts.append(text)
+    return texts
 
 
 # ---- method
@@ -283,6 +303,7 @@ def _data(prepared: Prepared) -> dict[str, Any]:
     table, held_out = prepared.table, prepared.held_out
     return {
         "from": table.where,
+        "files": len(table.files) if len(table.files) > 1 else None,
         "rows_read": table.n_read,
         "prompts": len(table.rows),
         "dropped_bad": len(table.bad),

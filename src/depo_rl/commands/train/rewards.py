@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, DataError
+from ...rewards.gold import Gold, read_gold
+from ...rewards.math import gold_number
 from ...validation import nearest
 from .config import MathReward, PythonReward, RewardSettings, SoftOverlongReward, TrainConfig
+from .data import PromptTable
 
 RewardCallable = Callable[..., Any]
 _CHECKED_ANSWERS = 64
 _AS_COMPLETION = {"boxed": "\\boxed{%s}", "math_verify": "\\boxed{%s}", "gsm8k": "#### %s"}
+_LONGEST_ANSWER = 500  # characters; a longer text is a solution, which no policy puts into a box
 
 
 def build_rewards(config: TrainConfig) -> list[RewardCallable]:
@@ -119,26 +124,70 @@ def _module(name: str, where: str) -> Any:
     return module
 
 
-def check_answers(config: TrainConfig, functions: Sequence[RewardCallable], answers: Sequence[Any]) -> dict[str, Any]:
-    """Gives each verifier the data's own answers as completions; none judged at all means the wrong column or verifier.
+def check_answers(
+    config: TrainConfig, functions: Sequence[RewardCallable], table: PromptTable, held_out: PromptTable | None = None
+) -> dict[str, Any]:
+    """Gives each verifier the data's own answers as a policy would write them.
 
-    Returns for the plan: how many were tried, judged and called correct, per verifier. Raises DataError.
+    Returns for the plan, per verifier: how many were tried, judged and called correct, the first that was not, and how
+    many rows gsm8k cannot judge.
+    Raises DataError where an answer is of a form that no completion can match, or none is judged or correct, which
+    means the wrong column or verifier.
     """
-    step = max(1, len(answers) // _CHECKED_ANSWERS)
-    sample = list(answers[::step][:_CHECKED_ANSWERS])
     found = {}
     for reward, function in zip(config.reward, functions, strict=True):
-        if not isinstance(reward, MathReward):
-            continue
-        completions = [_AS_COMPLETION[reward.kind] % answer for answer in sample]
-        scores = function(prompts=[""] * len(sample), completions=completions, answer=sample)
-        judged = [score for score in scores if score is not None]
-        if not judged:
-            raise DataError(
-                f"reward {reward.kind!r} can judge none of {len(sample)} answers (first: {sample[0]!r:.50}): "
-                "every reward would be unscorable; set data.columns.answer to the right column, or another reward"
-            )
-        found[reward_name(function)] = {
-            "answers": len(sample), "judged": len(judged), "correct": sum(score >= 0.5 for score in judged),
-        }  # fmt: skip
+        if isinstance(reward, MathReward):
+            for rows in (table, held_out) if held_out else (table,):
+                _check_form(reward.kind, rows)
+            found[reward_name(function)] = _judge_own(reward.kind, function, table)
     return found
+
+
+def _check_form(kind: str, table: PromptTable) -> None:
+    """Refuses an answer that is not a text, a number, or a list that the verifier can compare."""
+    for i, row in enumerate(table.rows):
+        gold = read_gold(row["answer"])
+        where = f"{table.row_at(i)}: answer = {row['answer']!r:.60}"
+        if gold is None:
+            raise DataError(
+                f"{where}: no completion can match it; reward {kind!r} needs a text, a number or a flat list of them: "
+                "set data.columns.answer to the right column (a.b is field b of the mapping in column a)"
+            )
+        if kind == "gsm8k" and len(gold.parts) > 1:
+            raise DataError(
+                f"{where}: {len(gold.parts)} answers, and reward 'gsm8k' compares one number: use 'boxed' or "
+                "'math_verify', which compare sets"
+            )
+
+
+def _judge_own(kind: str, function: RewardCallable, table: PromptTable) -> dict[str, Any]:
+    tried = range(0, len(table.rows), max(1, len(table.rows) // _CHECKED_ANSWERS))[:_CHECKED_ANSWERS]
+    answers = [table.rows[i]["answer"] for i in tried]
+    scores = function(prompts=[""] * len(answers), completions=[_said(kind, a) for a in answers], answer=answers)
+    judged = [score for score in scores if score is not None]
+    correct = sum(score >= 0.5 for score in judged)
+    if not correct:
+        what = "call correct" if judged else "judge"
+        why = "would be 0" if judged else "would be unscorable"
+        raise DataError(
+            f"reward {kind!r} can {what} none of {len(answers)} answers (first: {answers[0]!r:.50}): "
+            f"every reward {why}; set data.columns.answer to the right column, or another reward"
+        )
+    result: dict[str, Any] = {"answers": len(answers), "judged": len(judged), "correct": correct}
+    if correct < len(answers):
+        first = next(i for i, score in zip(tried, scores, strict=True) if score is None or score < 0.5)
+        what = "not judged" if scores[tried.index(first)] is None else "not called correct"
+        result["first_that_fails"] = f"{table.row_at(first)}, {what}: {table.rows[first]['answer']!r:.50}"
+    if kind == "gsm8k":  # quick enough for all rows, not only those that were tried
+        unscorable = [i for i, row in enumerate(table.rows) if gold_number(row["answer"]) is None]
+        if unscorable:
+            result["unscorable_rows"] = f"{len(unscorable)} of {len(table.rows)}, first {table.row_at(unscorable[0])}"
+    return result
+
+
+def _said(kind: str, answer: Any) -> str:
+    """A completion with this answer as a policy would write it; an empty one where none would."""
+    gold = read_gold(answer) or Gold("")
+    if len(gold.text) > _LONGEST_ANSWER or "\n\n" in gold.text:
+        return ""
+    return _AS_COMPLETION[kind] % re.sub(r"(?<!\\)\$", "", gold.text)

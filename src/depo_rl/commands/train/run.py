@@ -70,8 +70,8 @@ def prepare(config: TrainConfig) -> Prepared:
         model = train_plan.check_model(config)
         table, lengths = train_plan.check_lengths(config, table, model, args.max_completion_length)
         check_pool(len(table.rows), layout, table.where)
-        gold = check_answers(config, rewards, [row.get("answer") for row in table.rows])
-        datasets: list[Any] = [None if t is None else to_dataset(t.rows, t.where) for t in (table, held_out)]
+        gold = check_answers(config, rewards, table, held_out)
+        datasets: list[Any] = [None if t is None else to_dataset(t) for t in (table, held_out)]
         train_plan.check_method(config, datasets[0], args.source_column)
     except BaseException:
         close_rewards(rewards)
