@@ -6,12 +6,12 @@ BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-verl lint clean
+.PHONY: demo test test-trl test-verl lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
 
-test: lint
+test: lint docs
 	$(MAKE) test-trl
 	$(MAKE) test-verl
 
@@ -27,6 +27,11 @@ lint: $(VENV)/.ready-test
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
+# The documentation as a site, site/index.html. A dead link or a page without a place fails (never with --quiet, which hides
+# warnings from --strict too).
+docs: $(VENV)/.ready-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/.ready-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[trl,report]'
@@ -34,7 +39,7 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt
 
 $(VENV)/.ready-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[trl,peft,report,dev]'
+	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[trl,peft,report,docs,dev]'
 	touch $@
 
 $(VENV_VERL)/.ready: pyproject.toml constraints-verl.txt
@@ -43,4 +48,4 @@ $(VENV_VERL)/.ready: pyproject.toml constraints-verl.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) demo site .pytest_cache .mypy_cache .ruff_cache
