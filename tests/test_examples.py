@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -80,6 +83,22 @@ def test_the_file_in_a_dry_run(tmp_path, capsys):
     (own,) = plan["reward"]["own_answers"].values()
     assert own["judged"] == own["correct"] == own["answers"]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_file_trains_without_the_libraries_chatter(tmp_path: Path) -> None:
+    """As from a shell, at toy size: whatever TRL and transformers think of each other's names is not the user's."""
+    pytest.importorskip("trl")
+    import trl_toys as toys
+
+    model = toys.saved_policy(tmp_path / "model")
+    given = ["model.name=null", f"model.path={model}", "trl.max_completion_length=8", "trl.max_steps=2"]
+    given += ["trl.bf16=false", "trl.use_cpu=true", "prompts_per_step=2", f"output={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "depo_rl.cli", "train", str(EXAMPLES / "train.yaml"), *given]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert "outcomes.jsonl" in done.stdout
+    assert not [line for line in done.stdout.splitlines() if re.search("deprecat|will be removed|FutureWarning", line)]
+    assert len((tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about what TRL sets
