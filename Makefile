@@ -6,17 +6,22 @@ BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-verl lint docs clean
+.PHONY: demo test test-trl test-wheel test-verl lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
 
 test: lint docs
 	$(MAKE) test-trl
+	$(MAKE) test-wheel
 	$(MAKE) test-verl
 
 test-trl: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+# The package as somebody else gets it: built, and run from the wheel outside the checkout.
+test-wheel: $(VENV)/.ready-test
+	$(BIN)/python -m pytest tests/wheel
 
 # verl and trl do not share an environment, so verl's engine has its own, and its own suite.
 test-verl: $(VENV_VERL)/.ready
