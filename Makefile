@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_VERL ?= .venv-verl
+VENV_LOWEST ?= .venv-lowest
 BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-wheel test-verl lint docs clean
+.PHONY: demo test test-trl test-wheel test-lowest test-verl lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -22,6 +23,11 @@ test-trl: $(VENV)/.ready-test
 # The package as somebody else gets it: built, and run from the wheel outside the checkout.
 test-wheel: $(VENV)/.ready-test
 	$(BIN)/python -m pytest tests/wheel
+
+# The core, without torch, with the lowest versions that pyproject.toml allows: `make test-lowest PYTHON=python3.10`.
+# Not part of `make test`, which tests what is new.
+test-lowest: $(VENV_LOWEST)/.ready
+	$(VENV_LOWEST)/bin/python -m pytest
 
 # verl and trl do not share an environment, so verl's engine has its own, and its own suite.
 test-verl: $(VENV_VERL)/.ready
@@ -52,5 +58,12 @@ $(VENV_VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(VENV_VERL)/bin/pip install $(PIP_FLAGS) --constraint constraints-verl.txt --editable '.[verl,verl-test]'
 	touch $@
 
+$(VENV_LOWEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV_LOWEST)
+	$(VENV_LOWEST)/bin/pip install $(PIP_FLAGS) uv
+	$(VENV_LOWEST)/bin/uv pip install --quiet --python $(VENV_LOWEST)/bin/python --resolution lowest-direct \
+		--editable '.[report,core-test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV_VERL) demo site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo site .pytest_cache .mypy_cache .ruff_cache

@@ -74,7 +74,7 @@ def test_the_methods_page_lists_every_method_and_setting_it_names():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_files_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
+    for target in re.findall(r"""(?:\]\(|src=")([^)#\s"]+)""", text):
         if not re.match(r"https?:", target):
             assert ((ROOT / page).parent / target).exists(), target
 
