@@ -27,4 +27,5 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """``docs/methods.md`` (from beside docs) and ``../SECURITY.md`` (from within) lie side by side on the site."""
-    return re.sub(r'(\]\(|src=")(?:docs/|\.\./)', r"\1", markdown)
+    markdown = re.sub(r'(\]\(|src=")(?:docs/|\.\./)', r"\1", markdown)
+    return markdown.replace("](README.md", "](index.md")
