@@ -35,6 +35,13 @@ def test_the_readme_s_python_is_the_one_that_trl_needs():
         assert f"Python {least} or newer" in (ROOT / page).read_text(), page
 
 
+def test_no_message_names_a_package_that_a_registry_would_answer_with_somebody_else_s():
+    """depo-rl is not published: what is installed is a checkout."""
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
+    for path in pages:
+        assert not re.search(r"""pip install [^\n]*?(?<!/)\bdepo-rl\b""", path.read_text()), path
+
+
 def test_the_hosted_workflow_runs_every_promised_python_by_targets_that_exist():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     jobs = workflow["jobs"]
