@@ -61,6 +61,7 @@ def new_model(tokenizer: Any, seed: int) -> GPTNeoXForCausalLM:
             num_attention_heads=4,
             max_position_embeddings=64,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+            rotary_pct=1.0,  # the same; older releases of transformers read it over the line above
             use_parallel_residual=False,
             tie_word_embeddings=True,
             initializer_range=0.04,

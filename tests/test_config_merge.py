@@ -124,7 +124,9 @@ def test_a_training_file_takes_a_partial_estimator():
 
 
 def test_the_trl_config_takes_a_partial_estimator(tmp_path):
-    trl = pytest.importorskip("depo_rl.engines.trl", reason="needs trl")
+    pytest.importorskip("trl")
+    from depo_rl.engines import trl
+
     for curriculum in ({"estimator": {"n_random": 0}}, json.dumps({"estimator": {"n_random": 0}})):
         args = trl.DEPOConfig(
             str(tmp_path), method="depo+", curriculum=curriculum, report_to="none", use_cpu=True, bf16=False

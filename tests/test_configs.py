@@ -107,6 +107,7 @@ def test_methods_are_compared_on_the_same_terms() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_arguments_of_trl_build(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
     config = load(name, *ON_A_CPU, f"output={tmp_path / 'run'}")
     rewards = build_rewards(config)
     try:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """A finished demo: its folder, results and the news told of it."""
+    pytest.importorskip("trl")
     out, news = tmp_path_factory.mktemp("demo"), []
     plan = DemoPlan(out, ("grpo", "dapo", "depo"), (3,), BUDGET)
     return out, {r.method: r for r in run_demo(plan, news.append)}, news
@@ -133,6 +134,7 @@ def test_same_seed_same_run_in_another_process(demo, tmp_path):
 
 
 def test_json_on_stdout_and_nothing_else(tmp_path, capsys):
+    pytest.importorskip("trl")
     options = ["--methods", "grpo", "--budget-tokens", "1000", "--jobs", "1", "--json"]
     assert cli.main(["demo", "--out", str(tmp_path), *options]) == 0
     summary = json.loads(capsys.readouterr().out)

@@ -8,8 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from depo_rl import Prompt, make_curriculum, methods
+from depo_rl.commands.train.config import CorrectSettings, DataSettings, ModelSettings, TrainConfig
+from depo_rl.commands.train.file import load_train_config
 from depo_rl.config import CurriculumConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,10 +74,21 @@ def test_the_methods_page_lists_every_method_and_setting_it_names():
         assert f"`{name}" in text and name in CurriculumConfig.model_fields
 
 
+def test_the_page_of_depo_train_names_every_setting_and_its_files_are_read(tmp_path):
+    text = (ROOT / "docs" / "train.md").read_text()
+    for model in (TrainConfig, DataSettings, ModelSettings, CorrectSettings):
+        for name in model.model_fields:
+            assert re.search(rf"`(\w+\.)?{name}`", text), name
+    whole, part = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL))
+    for given in (whole, whole | part):
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+        assert load_train_config(tmp_path / "run.yaml").group_size == 4
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_files_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
+    for target in re.findall(r"""(?:\]\(|src=")([^)#\s"]+)""", text):
         if not re.match(r"https?:", target):
             assert ((ROOT / page).parent / target).exists(), target
 

@@ -149,7 +149,7 @@ def test_no_estimator_does_worse_than_uniform_choice_with_it(name):
 
 def test_an_oracle_is_left_alone():
     on, off = (steps(world(MAKE["oracle"](), guard=guard), range(60)) for guard in (True, False))
-    assert on == off
+    assert repr(on) == repr(off)  # NaN equals NaN in words only
     assert mixed_share(on) > 0.9
 
 
@@ -211,7 +211,7 @@ def test_a_run_that_is_guarded_resumes_exactly(stop, tmp_path):
         at(step, first)
     save_state(tmp_path / "state", first.state_dict())
     second.load_state_dict(load_state(tmp_path / "state"))
-    assert [at(step, second) for step in range(stop, 20)] == expected[stop:]
+    assert repr([at(step, second) for step in range(stop, 20)]) == repr(expected[stop:])  # NaN equals NaN in words only
     assert repr(second.state_dict()["guard"]) == repr(whole.state_dict()["guard"])
 
 

@@ -51,7 +51,7 @@ def policy(seed: int = 0) -> Qwen2ForCausalLM:
             num_hidden_layers=1,
             num_attention_heads=2,
             num_key_value_heads=2,
-            max_position_embeddings=128,
+            max_position_embeddings=256,
             tie_word_embeddings=True,
             pad_token_id=0,
             bos_token_id=1,
@@ -92,6 +92,11 @@ def length_reward(completions, **_):
     return [-0.1 * len(text(c)) for c in completions]
 
 
+# Its name until transformers 5.
+CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(DEPOConfig, "activation_checkpointing") else "gradient_checkpointing"
+)
+
 FUSED = {"type": "fused", "n_buckets": 2**10, "n_random": 16}  # small, and as quick as the rest
 
 BASE = {
@@ -101,7 +106,7 @@ BASE = {
     "max_steps": 4,
     "learning_rate": 1e-2,
     "bf16": False,
-    "activation_checkpointing": False,
+    CHECKPOINTING: False,
     "report_to": [],
     "logging_steps": 1,
     "save_strategy": "no",

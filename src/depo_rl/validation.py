@@ -84,6 +84,7 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    inner = getattr(annotation, "__args__", ())
+    if not inner and isinstance(annotation, type) and issubclass(annotation, BaseModel):  # on 3.10 tuple[int] is a type
         return [annotation]
-    return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]
+    return [m for part in inner for m in _models_in(part)]

@@ -117,7 +117,7 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
 def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence[str]) -> str:
     """Writes figures and ``report.html``, and says where; or why not, without the extra ``depo-rl[report]``."""
     if missing := [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]:
-        return f"No figures and no page: {', '.join(missing)} not installed (pip install 'depo-rl[report]')."
+        return f"No figures and no page: {', '.join(missing)} not installed (pip install './depo-rl[report]')."
     save_figures(results, plan.out)
     page = write_page(results, plan.out / "report.html", f"Replay of {plan.file.name}", notes, _configuration(plan))
     return f"{page} has the figures and explains them; results.json beside it has the numbers."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,12 +38,21 @@ def run_train(
     written; other DepoErrors if the run itself fails.
     """
     config = load_train_config(source, overrides)
-    with _naming(str(source)):
-        prepared = prepare(config)
-    try:
-        return train_plan.describe(prepared) if dry_run else _train(prepared)
-    finally:
-        close_rewards(prepared.rewards)
+    with _without_chatter():
+        with _naming(str(source)):
+            prepared = prepare(config)
+        try:
+            return train_plan.describe(prepared) if dry_run else _train(prepared)
+        finally:
+            close_rewards(prepared.rewards)
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """TRL itself uses names that transformers calls deprecated: no setting avoids it, and no user can mend it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
+        yield
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def engine() -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("depo_rl"):
             raise
-        raise EngineError(f"depo train needs the module {error.name!r}: pip install 'depo-rl[trl]'") from None
+        raise EngineError(f"depo train needs the module {error.name!r}: pip install './depo-rl[trl]'") from None
     return trl
 
 
@@ -173,6 +173,6 @@ def peft_config(settings: Mapping[str, Any] | None) -> Any:
         from peft import LoraConfig
     except ModuleNotFoundError:
         raise EngineError(
-            "setting 'peft' needs the module 'peft': pip install 'depo-rl[peft]', or set peft=null"
+            "setting 'peft' needs the module 'peft': pip install './depo-rl[peft]', or set peft=null"
         ) from None
     return LoraConfig(**({"task_type": "CAUSAL_LM"} | typed_settings(LoraConfig, settings, "peft")))
