@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from depo_rl.checkpoint import load_state, save_state, write_atomically
+from depo_rl.checkpoint import load_state, save_state
 from depo_rl.errors import CheckpointError, DepoError
+from depo_rl.files import write_atomically
 
 arrays = hnp.arrays(
     st.sampled_from([np.float64, np.float32, np.int64, np.uint8, np.bool_]),

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "depo_rl"
 
 LEVEL = {
-    **dict.fromkeys(["types", "errors", "validation", "config"], 0),
+    **dict.fromkeys(["types", "errors", "files", "validation", "config"], 0),
     **dict.fromkeys(
         [
             *("pool", "selectors", "gates", "importance", "metrics", "breadth"),

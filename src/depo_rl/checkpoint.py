@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from .errors import CheckpointError, StateMismatch
+from .files import write_atomically
 from .types import State
 
 _FORMAT = "depo-state-1"
@@ -32,30 +32,6 @@ def save_state(path: str | os.PathLike[str], state: State) -> None:
     tree = _split(state, "", arrays)
     # A single entry: safetensors writes several in an order that changes from save to save.
     write_atomically(path, save(arrays, metadata={_FORMAT: json.dumps(tree, allow_nan=True)}))
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Puts ``data`` under ``path`` all at once: a temporary file in the same folder, then ``os.replace``.
-
-    Raises CheckpointError if the disk fails; the previous file, if any, is then untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # gone already if all went well
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; the previous file, if any, is untouched: free space or "
-            "choose another folder"
-        ) from error
 
 
 def load_state(path: str | os.PathLike[str]) -> State:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from ..errors import DataError
-from .files import is_json, plain, replacing
+from ..files import plain, replacing
+from .files import is_json
 from .schema import COLUMNS, FIELD_PREFIX, LogRow, show
 
 _PARQUET_MAGIC = b"PAR1"

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint import write_atomically
 from ...config import ConstantSettings, EncoderSettings, FusedSettings
 from ...errors import ConfigError, DataError, EngineError, StateMismatch
 from ...features.columns import ColumnFeatures
+from ...files import write_atomically
 from ...methods import get_method, parts_of
 from ...pool import PromptPool
 from .config import TrainConfig

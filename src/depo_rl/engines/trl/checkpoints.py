@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ...checkpoint import write_atomically
 from ...errors import CheckpointError
+from ...files import write_atomically
 
 STATE_FILE = "depo_state.safetensors"
 _RANK_FILE = "depo_rank{rank}.safetensors"
