@@ -9,7 +9,7 @@ from depo_rl import GroupOutcome, Prompt
 from depo_rl.engines.replay import HistoryEngine, LabelledPoolEngine, make_replay_engine
 from depo_rl.errors import ConfigError
 from depo_rl.outcomes import LogRow
-from depo_rl.outcomes.sources import GroupHistory, LabelledPool
+from depo_rl.outcomes.tables import GroupHistory, LabelledPool
 from depo_rl.types import Engine
 
 

@@ -227,7 +227,7 @@ def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstima
 def _lesson(settings: FusedSettings) -> Lesson | None:
     if settings.warm_start is None:
         return None
-    from .outcomes.lesson import read_lesson  # reads parquet, which is slow to import
+    from .outcomes.tables import read_lesson  # reads parquet, which is slow to import
 
     return read_lesson(settings.warm_start, "estimator.warm_start")
 

@@ -1,4 +1,4 @@
-"""Files of the outcome log: lines out and in, healing after a crash, trimming on resume."""
+"""Files of the outcome log: lines out, healing after a crash, trimming on resume."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..files import plain, replacing
+from .rows import is_json
 from .schema import LogRow
 
 _BLOCK = 1 << 16
@@ -50,15 +51,6 @@ def _start_of_last_line(file: BinaryIO, end: int) -> int:
             return begin + found + 1
         end = begin
     return 0
-
-
-def is_json(line: bytes) -> bool:
-    """Whether the line is complete: no proper prefix of a JSON object is JSON, so a torn row never passes."""
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def trim(path: Path, after_step: int) -> int:

@@ -1,7 +1,7 @@
 """``depo replay``: any method against what real models really did, with no model.
 
 The file says what a group of completions came to; each method chooses the prompts and pays for what it asks. See
-``outcomes.sources`` for what can be read, ``engines.replay`` for how it is answered, ``replay_audit`` for what the
+``outcomes.tables`` for what can be read, ``engines.replay`` for how it is answered, ``replay_audit`` for what the
 false-skip rate is.
 """
 
@@ -23,7 +23,7 @@ from ...errors import ConfigError
 from ...features.experimental.policy import no_policy
 from ...methods import METHODS, get_method, make_curriculum
 from ...outcomes import OutcomeLogWriter
-from ...outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
+from ...outcomes.tables import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
 from ...report.measures import BREADTH
 from .simulate import check_size, simulate

@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
-from ..types import prompt_key
-from .schema import LogRow, show
-from .tables import Table, TableRow
+from ...errors import ConfigError
+from ...types import prompt_key
+from ..rows import TableRow
+from ..schema import LogRow, show
+from .table import Table
 
 _TRL = ("step", "prompt", "completion", "advantage")
 _VERL = ("input", "output", "score", "step")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .schema import finite
+from ..schema import finite
 
 _TOLERANCE = 1e-4  # of rates, which may have been written in few digits
 
