@@ -92,9 +92,9 @@ def test_chats_and_several_rewards_of_trl(tmp_path):
         {"step": 1, "prompt": chat, "completion": "x", "math": r, "length": 0.3, "advantage": 0.0} for r in (1.0, 0.0)
     ]
     path = write_table(tmp_path / "c.parquet", rows)
-    assert counts(read_source(path)) == {"system: Be brief.\nuser: 1+1": [(1, 1, 2, 2)]}
+    assert counts(read_source(path)) == {"Be brief.\n1+1": [(1, 1, 2, 2)]}
     options = SourceOptions(verdict=Verdict("length", at=0.5))
-    assert counts(read_source(path, options)) == {"system: Be brief.\nuser: 1+1": [(1, 0, 2, 2)]}
+    assert counts(read_source(path, options)) == {"Be brief.\n1+1": [(1, 0, 2, 2)]}
 
 
 def test_the_verdict_must_be_clear(tmp_path):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +22,20 @@ State = dict[str, Any]
 def prompt_key(text: str, source: str = "default") -> str:
     """Default key of a prompt: 16 hex digits of a hash of source and text, stable across runs and machines."""
     return hashlib.blake2b(f"{source}\x00{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def chat_text(messages: Iterable[Mapping[str, Any]]) -> str:
+    """A conversation as one string, the text of a ``Prompt``: what is said, turn by turn, without the roles.
+
+    Of a content in parts, each a text or a typed block, the texts; images have none. Keys of prompts depend on it.
+    """
+    return "\n".join(_said(message.get("content")) for message in messages)
+
+
+def _said(content: Any) -> str:
+    if not isinstance(content, list):
+        return str(content or "")
+    return " ".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError, DepoError
-from ...types import prompt_key
+from ...types import chat_text, prompt_key
 from ...validation import nearest
 from .config import Columns, DataSettings, DataSource
 
@@ -213,8 +213,7 @@ def _as_rate(value: Any, where: str) -> float | None:
 
 def _key(row: Row) -> str:
     prompt = row["prompt"]
-    text = prompt if isinstance(prompt, str) else "\n".join(m["content"] for m in prompt)  # as the engines do
-    return prompt_key(text, row["source"])
+    return prompt_key(prompt if isinstance(prompt, str) else chat_text(prompt), row["source"])
 
 
 # ---- files

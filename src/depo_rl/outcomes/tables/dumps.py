@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ConfigError
-from ...types import prompt_key
+from ...types import chat_text, prompt_key
 from ..rows import TableRow
 from ..schema import LogRow, show
 from .table import Table
@@ -186,17 +186,10 @@ def _number(row: TableRow, column: str) -> Any:
 
 
 def _text(row: TableRow, column: str) -> str:
-    """The prompt as one text; of a chat the messages' texts, with their roles if there are several."""
+    """The prompt as one text, a chat as the engines read it: so its key is that of the run's own log."""
     value = row.get(column)
-    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
-        said = [(str(m.get("role")), _content(m["content"])) for m in value]
-        value = said[0][1] if len(said) == 1 else "\n".join(f"{role}: {text}" for role, text in said)
+    if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
+        value = chat_text(value)
     if not isinstance(value, str) or not value:
         raise row.bad(f"{column} = {show(value)}: must be a text or a list of messages, and not empty")
     return value
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, list):  # parts of a multimodal message
-        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict)).strip()
-    return content if isinstance(content, str) else ""
