@@ -12,7 +12,6 @@ import trl_toys as toys
 from depo_rl.breadth import BREADTH
 from depo_rl.outcomes import read_log
 from depo_rl.outcomes.tables import SourceOptions, Verdict, read_source
-from depo_rl.types import chat_text
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
@@ -141,8 +140,3 @@ def test_a_dump_of_completions_has_the_keys_of_the_runs_own_log(tmp_path, form):
     dump = read_source(tmp_path / "completions", SourceOptions(verdict=Verdict("digit_reward")))
     assert Counter((row.key, row.prompt) for each in dump.visits.values() for row in each) == own
     assert len(own) == 8
-
-
-def test_a_content_of_texts_is_text_too():
-    assert chat_text([{"role": "user", "content": ["1 + 1", {"type": "image"}, "= ?"]}]) == "1 + 1  = ?"
-    assert chat_text([{"role": "tool", "content": None}, {"role": "user", "content": "now"}]) == "\nnow"

@@ -25,14 +25,14 @@ from .errors import ConfigError, DataError
 from .estimators.bots import BOTSEstimator
 from .estimators.dps import DPSEstimator
 from .estimators.history import HistoryEstimator
-from .estimators.simple import ConstantEstimator, OracleEstimator, as_rate
+from .estimators.simple import ConstantEstimator, OracleEstimator
 from .gates import AdmitAll, DynamicSampling, HighVariance, Screening
 from .pool import PromptPool
 from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
 from .selectors.adarft import TargetDifficulty
 from .selectors.greso import GRESOSkip
 from .selectors.pools import DifficultyPools
-from .types import Drawing, Gate, Lesson, PassRateEstimator, Prompt, Selector
+from .types import Drawing, Gate, Lesson, PassRateEstimator, Prompt, Selector, as_rate
 from .validation import nearest
 
 

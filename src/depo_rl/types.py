@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,25 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 State = dict[str, Any]
 """Nested dict of JSON values and numpy arrays, as ``state_dict()`` returns and ``checkpoint.save`` writes."""
+
+
+def finite(value: object) -> float | None:
+    """``value`` as a float; None for what is no number, NaN and infinities: not measured."""
+    if not isinstance(value, SupportsFloat):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):  # a whole number beyond floats; an array
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_rate(value: object) -> float | None:
+    """``value`` as a pass rate in [0, 1]; None if it is missing, not a number or out of range."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    number = finite(value)
+    return number if number is not None and 0.0 <= number <= 1.0 else None
 
 
 def prompt_key(text: str, source: str = "default") -> str:

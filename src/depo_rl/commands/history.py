@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..config import ConstantSettings
 from ..curriculum import Curriculum
 from ..metrics import reliability
 from ..report import ReliabilityBin
+from ..types import finite
 
 OF_A_STEP = ("sources_in_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits")
 OF_A_RUN = ("sources_per_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits")
@@ -39,11 +39,6 @@ def history_row(entry: Mapping[str, Any], step: int) -> dict[str, float | None] 
     if "depo/rollouts" not in entry:
         return None
     return {"step": float(step)} | {name: finite(entry.get(key)) for name, key in _LOGGED.items()}
-
-
-def finite(value: Any) -> float | None:
-    """``value`` as a float; None if it is missing, not a number, NaN or infinite."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def own_figures(curriculum: Curriculum) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..config import BOTSSettings
 from ..errors import StateMismatch
-from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
-from .simple import as_rate, expect_fields
+from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State, as_rate
+from .simple import expect_fields
 
 _APART = 1e-3  # reference pass rates closer than this on a batch do not tell how capable the policy is
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from .. import errors
-from ..types import GroupOutcome, Prediction, Prompt, State
+from ..types import GroupOutcome, Prediction, Prompt, State, as_rate
 
 
 class ConstantEstimator:
@@ -45,13 +44,6 @@ class OracleEstimator(ConstantEstimator):
         mean_P = np.array([self.mean if rate is None else rate for rate in rates], dtype=np.float64)
         strength_P = np.array([self.strength if rate is None else self._label_strength for rate in rates])
         return Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P)
-
-
-def as_rate(value: object) -> float | None:
-    """``value`` as a float in [0, 1], or None if it is missing, not a number or out of range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        return None
-    return float(value) if math.isfinite(value) and 0.0 <= value <= 1.0 else None
 
 
 def expect_fields(state: State, own: State) -> None:

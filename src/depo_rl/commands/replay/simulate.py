@@ -16,7 +16,7 @@ from ...errors import ConfigError
 from ...metrics import PredictionTrack, batch_shares, judged, reliability
 from ...outcomes import LogRow, OutcomeLogWriter
 from ...report import ReliabilityBin, RunResult
-from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement
+from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement, finite
 from ..history import OF_A_RUN, OF_A_STEP
 from .audit import SkipAuditor
 
@@ -156,7 +156,7 @@ class _Run:
         row |= {name: self.seconds[name] - before[name] for name in self.seconds}
         figures = self.curriculum.breadth.metrics()
         row |= {name: figures[name] for name in OF_A_STEP}
-        self.history.append({name: _known(value) for name, value in row.items()})
+        self.history.append({name: finite(value) for name, value in row.items()})
 
     def result(self) -> RunResult:
         metrics, engine = self.curriculum.metrics(), self.engine.metrics()
@@ -171,9 +171,9 @@ class _Run:
             mixed_share=self.scored["mixed"] / total if total else None,
             all_pass_share=self.scored["all_pass"] / total if total else None,
             all_fail_share=self.scored["all_fail"] / total if total else None,
-            explored_share=_known(metrics["explored_share"]),
-            fallback_share=_known(metrics["fallback_share"]),
-            guarded_share=_known(metrics["guarded_share"]),
+            explored_share=finite(metrics["explored_share"]),
+            fallback_share=finite(metrics["fallback_share"]),
+            guarded_share=finite(metrics["guarded_share"]),
             candidates_scored=int(metrics["drawn"]) if self.predicts else None,
             seconds_selecting=self.seconds["seconds_selecting"],
             seconds_learning=self.seconds["seconds_learning"],
@@ -182,7 +182,7 @@ class _Run:
             history=self.history,
             skip_audit=self.auditor.result(),
             distinct_prompts=int(np.count_nonzero(self.curriculum.breadth.visits)),
-            **{name: _known(metrics[name]) for name in OF_A_RUN},  # type: ignore[arg-type]
+            **{name: finite(metrics[name]) for name in OF_A_RUN},  # type: ignore[arg-type]
             unanswered=int(engine["unanswered"]) if "unanswered" in engine else None,
         )
 
@@ -192,8 +192,4 @@ class _Run:
         if not len(mixed):
             return {}
         bins = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
-        return {**{name: _known(value) for name, value in judged(p_mixed, mixed).items()}, "reliability": bins}
-
-
-def _known(value: Any) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)
+        return {**{name: finite(value) for name, value in judged(p_mixed, mixed).items()}, "reliability": bins}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...report import AccuracyPoint, RunResult
-from ..history import finite, history_row, own_figures
+from ...types import finite
+from ..history import history_row, own_figures
 from .config import MathReward
 from .plan import Prepared
 from .rewards import reward_name

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from ...errors import ConfigError, DataError
-from ...types import FloatArray, Prompt, prompt_key
+from ...types import FloatArray, Prompt, as_rate, finite, prompt_key
 from ...validation import nearest
 from ..reader import log_row
 from ..rows import TableRow
-from ..schema import COLUMNS, REQUIRED, LogRow, count, finite, show
+from ..schema import COLUMNS, REQUIRED, LogRow, count, show
 from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
 from .leaks import Told, telling_columns
 from .table import Table, keep_rows, read_table
@@ -222,11 +222,10 @@ def _prompt(key: str, row: TableRow) -> Prompt:
 
 
 def _rate(row: TableRow, column: str) -> float:
-    value = row.get(column)
-    number = finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    if number is None or not 0.0 <= number <= 1.0:
-        raise row.bad(f"{column} = {show(value)}: a pass rate is a number in [0, 1]")
-    return number
+    rate = as_rate(row.get(column))
+    if rate is None:
+        raise row.bad(f"{column} = {show(row.get(column))}: a pass rate is a number in [0, 1]")
+    return rate
 
 
 def _weight(row: TableRow) -> float:
