@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("trl")
 
 from core_world import build, make_prompts, roll_out
-from depo_rl.commands.evaluation import Evaluation
+from depo_rl.commands.evaluation import Evaluation, dead_share
 from depo_rl.commands.recorder import Recorder
 from depo_rl.commands.runs import trl_result
 from depo_rl.outcomes import LogRow
@@ -31,6 +31,11 @@ def test_sources_weigh_as_in_the_pool_not_as_in_the_evaluation():
 def test_sampled_accuracies_have_no_pass_at_8():
     found = Evaluation({"a": 0.5}, {"a": 7.0})
     assert (found.whole, found.pass_at_8_whole) == (0.5, None)
+
+
+def test_dead_groups_by_hand():
+    assert dead_share(np.array([0.0, 1.0]), 8) == 1.0
+    assert dead_share(np.array([0.5, 0.0]), 2) == (0.5 + 1.0) / 2
 
 
 @pytest.mark.parametrize("weight", [{}, {"a": 1.0}, {"a": 1.0, "b": 1.0, "c": 1.0}])
