@@ -330,10 +330,3 @@ class ScreeningGate(Gate, Protocol):
     batches: int
 
     def passes(self, screened: GroupOutcome) -> bool: ...
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """Rolls prompts out. Synthetic and replay engines implement it; TRL and verl call the curriculum themselves."""
-
-    def rollout(self, prompts: Sequence[Prompt], group_size: int) -> Sequence[GroupOutcome]: ...

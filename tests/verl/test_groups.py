@@ -156,10 +156,11 @@ def test_validation_is_never_observed(trainer_of):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_method_may_ask_for_a_group_size_per_prompt(trainer_of, mode):
+def test_a_row_may_ask_for_a_group_size_of_its_own(trainer_of, mode):
     trainer = trainer_of(mode=mode)
     driver = trainer.train_dataset.driver
-    driver.curriculum.selector.group_size_of = lambda prompt: 4 if prompt.source == "toy" else None
+    for prompt in driver._table.prompts:  # as if the data set had verl's column
+        prompt.fields["__rollout_n__"] = 4 if prompt.source == "toy" else None
     if mode != "sync":
         warm_up(trainer)
     for _ in range(3):
