@@ -23,9 +23,9 @@ from depo_rl.errors import ConfigError, DataError
 from depo_rl.report import RunResult, summarise, write_page
 from depo_rl.report import page as page_module
 from depo_rl.report.page import cautions, forgetting, render_page, takeaways, unmeasured
+from limits import HANG_S
 
 CHROMIUM = shutil.which("chromium")
-BROWSER_SECONDS = 60.0  # hard limit on a browser, start and end included
 
 
 def make_run(method: str, seed: int, reached: int | None = 500, **changes: Any) -> RunResult:
@@ -227,7 +227,7 @@ class Browser:
             left = self._deadline - time.monotonic()
             ready, _, _ = select.select([self._receive], [], [], max(left, 0))
             if not ready:
-                raise TimeoutError(f"the browser did not answer within {BROWSER_SECONDS} s")
+                raise TimeoutError(f"the browser did not answer within {HANG_S} s")
             chunk = os.read(self._receive, 1 << 20)
             if not chunk:
                 raise EOFError("the browser ended")
@@ -259,7 +259,7 @@ def chromium(profile: Path) -> Iterator[Browser]:
     os.close(to_browser)
     os.close(from_browser)
     try:
-        yield Browser(from_us, to_us, time.monotonic() + BROWSER_SECONDS)
+        yield Browser(from_us, to_us, time.monotonic() + HANG_S)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(10)
@@ -278,8 +278,8 @@ ROWS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
-@pytest.mark.timeout(150)
 def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
     title = "Demo <b>& friends</b>"
     judged_too = {"accuracy_whole": 0.475, "accuracy_by_source": FELL, "most_visits": 7}

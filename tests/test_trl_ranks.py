@@ -13,11 +13,11 @@ pytest.importorskip("trl")
 import torch
 
 import trl_toys as toys
+from limits import HANG_S
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
+pytestmark = [pytest.mark.slow, *(pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY)]
 
 SCRIPT = Path(__file__).parent / "scripts_trl" / "ranks.py"
-LIMIT = 240  # seconds
 
 
 def launch(folder: Path, processes: int = 2) -> str:
@@ -39,11 +39,11 @@ def launch(folder: Path, processes: int = 2) -> str:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=HANG_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-        pytest.fail(f"still running after {LIMIT} s: a deadlock?\n{output[-3000:]}")
+        pytest.fail(f"still running after {HANG_S} s: a deadlock?\n{output[-3000:]}")
     assert process.returncode == 0, output[-3000:]
     return output
 
@@ -75,7 +75,7 @@ def test_both_ranks_roll_out_the_same_decision(ranks, method):
 
 
 @pytest.mark.parametrize("name", ["encoder", "depo+"])  # the latter reads the policy's states there
-def test_defect_08_only_the_main_process_predicts(ranks, name):
+def test_only_the_main_process_predicts(ranks, name):
     _, (main, other) = ranks
     assert main[name]["n_predicted"] > 0 and main[name]["curriculum"]
     assert other[name]["n_predicted"] == 0 and other[name]["curriculum"] == {}
