@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-wheel test-lowest test-verl lint docs clean
+.PHONY: demo test test-trl test-wheel test-lowest test-verl coverage lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -28,6 +28,10 @@ test-wheel: $(VENV)/.ready-test
 # Not part of `make test`, which tests what is new.
 test-lowest: $(VENV_LOWEST)/.ready
 	$(VENV_LOWEST)/bin/python -m pytest
+
+# A target of its own: watching every line makes the tests half as long again.
+coverage: $(VENV)/.ready-test
+	$(BIN)/python -m pytest --cov=depo_rl --cov-report=term:skip-covered
 
 # verl and trl do not share an environment, so verl's engine has its own, and its own suite.
 test-verl: $(VENV_VERL)/.ready
@@ -66,4 +70,4 @@ $(VENV_LOWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo site .pytest_cache .mypy_cache .ruff_cache .coverage

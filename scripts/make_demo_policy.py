@@ -21,6 +21,7 @@ import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from depo_rl.commands.demo import arithmetic
+from depo_rl.commands.evaluation import dead_share
 
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "src" / "depo_rl" / "commands" / "demo" / "assets"
 
@@ -145,10 +146,10 @@ def describe() -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for digits in arithmetic.POOL_MIX:
         p = arithmetic.success_probabilities(model, tokenizer, arithmetic.make_eval(500, 3, {digits: 1.0}))
-        print(f"{digits} digits: pass rate {p.mean():.3f}, dead groups of 8 {arithmetic.dead_share(p):.2f}")
+        print(f"{digits} digits: pass rate {p.mean():.3f}, dead groups of 8 {dead_share(p, 8):.2f}")
     pool = arithmetic.make_pool(arithmetic.SETTINGS.pool_size, arithmetic.SETTINGS.pool_seed)
     p = arithmetic.success_probabilities(model, tokenizer, pool)
-    print(f"pool: pass rate {p.mean():.3f}, dead groups of 8 {arithmetic.dead_share(p):.3f}")
+    print(f"pool: pass rate {p.mean():.3f}, dead groups of 8 {dead_share(p, 8):.3f}")
 
 
 def main() -> None:

@@ -1,4 +1,10 @@
-"""Shared by all tests: one hypothesis profile, the same examples in every run."""
+"""Shared by all tests: no network, and one hypothesis profile, the same examples in every run."""
+
+import os
+
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # before anything reads it; else a name not on the hub is asked for minutes
 
 from hypothesis import HealthCheck, settings
 

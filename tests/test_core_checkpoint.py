@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from depo_rl.checkpoint import load_state, save_state, write_atomically
+from depo_rl.checkpoint import load_state, save_state
 from depo_rl.errors import CheckpointError, DepoError
+from depo_rl.files import write_atomically
+from limits import HANG_S
 
 arrays = hnp.arrays(
     st.sampled_from([np.float64, np.float32, np.int64, np.uint8, np.bool_]),
@@ -137,7 +139,7 @@ def test_killed_between_the_write_and_the_rename_the_old_file_stands(tmp_path):
         "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"save_state({str(path)!r}, {{'step': 2}})\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": _src()}, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": _src()}, timeout=HANG_S)
     assert killed.returncode == -9
     assert load_state(path) == {"step": 1}
     save_state(path, {"step": 3})

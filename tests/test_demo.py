@@ -17,9 +17,12 @@ from depo_rl.report import read_results, summarise
 
 BUDGET = 7_000  # completion tokens: six steps of grpo, so that depo leaves its warm-up
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning:transformers", "ignore:.*multi-threaded.*fork:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::FutureWarning:transformers", "ignore:.*multi-threaded.*fork:DeprecationWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from limits import HANG_S
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 from depo_rl import GroupOutcome, Prompt, make_curriculum  # noqa: E402
@@ -184,6 +186,7 @@ def test_what_was_computed_before_a_crash_is_kept(tmp_path, monkeypatch, embedde
     assert len(embedded) == 2
 
 
+@pytest.mark.slow
 def test_processes_that_write_at_once_leave_whole_files(tmp_path, embedded):
     code = (
         "import sys; from depo_rl.features.experimental.encoder import embed\n"
@@ -192,7 +195,7 @@ def test_processes_that_write_at_once_leave_whole_files(tmp_path, embedded):
     )
     command = [sys.executable, "-c", code, str(tmp_path / "c")]
     running = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
-    assert [process.wait(timeout=300) for process in running] == [0, 0]
+    assert [process.wait(timeout=HANG_S) for process in running] == [0, 0]
     assert {path.suffix for path in files(tmp_path)} == {".safetensors"}
     vectors([f"text {i}" for i in range(40)], given(tmp_path))
     assert not embedded

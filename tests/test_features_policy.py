@@ -83,10 +83,12 @@ def test_features_are_standardised_whatever_the_states_common_part():
 
 
 def test_without_features_no_state_is_asked_for():
-    def never(prompts):
-        raise AssertionError("asked")
-
-    train(fused(0, never), range(3))
+    asked = []
+    estimator = fused(0, lambda prompts: asked.append(len(prompts)) or states(prompts))
+    train(estimator, range(3))
+    assert asked == [] and len(estimator.predict(POOL[:20])) == 20
+    train(fused(8, lambda prompts: asked.append(len(prompts)) or states(prompts)), range(3))
+    assert asked, "with features it is"
 
 
 @pytest.mark.parametrize("vectors", [np.zeros((20, 4)), np.full((20, 4), np.nan), np.full((20, 4), 1e30)])

@@ -22,7 +22,7 @@ from depo_rl.estimators.fused.logistic_normal import condition, rates
 from depo_rl.estimators.fused.prior_heads import Replay
 from depo_rl.estimators.recalibration import Recalibration
 from depo_rl.metrics import auc, ece
-from depo_rl.outcomes.lesson import read_lesson
+from depo_rl.outcomes.tables import read_lesson
 
 SMALL = {"n_buckets": 2**10, "n_random": 16}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "depo_rl"
 
 LEVEL = {
-    **dict.fromkeys(["types", "errors", "validation", "config", "labels"], 0),
+    **dict.fromkeys(["types", "errors", "files", "validation", "config", "labels"], 0),
     **dict.fromkeys(
         [
             *("pool", "selectors", "gates", "importance", "metrics", "breadth"),
@@ -20,9 +21,9 @@ LEVEL = {
     ),
     **dict.fromkeys(["curriculum", "filling", "ledger", "guard", "futility", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "report"], 3),
-    **dict.fromkeys(["commands", "routing"], 4),
+    "commands": 4,
     **dict.fromkeys(["trl", "cli"], 5),
-    **dict.fromkeys(["__init__", "__main__"], 6),
+    "__init__": 6,
 }
 # of level 1: the only ones that may know each other
 SIBLINGS = {("estimators", "features"), ("rivals", "estimators"), ("rivals", "selectors")}
@@ -92,6 +93,15 @@ def test_each_engine_alone_imports_its_library(library):
     allowed = tuple(OWNERS[library])
     strangers = [m for m in users if not m.startswith(allowed)]
     assert strangers == []
+
+
+def test_no_library_is_imported_by_a_string():
+    """An address such as "trl.rewards:function" would slip past the test above."""
+    address = re.compile(rf"({'|'.join(sorted(HEAVY))})(\.\w+)*:\w+")
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = node.value if isinstance(node, ast.Constant) else None
+            assert not (isinstance(text, str) and address.fullmatch(text)), f"{module}: {text!r}"
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if _part(m) in TORCH_FREE or m == "__init__"])

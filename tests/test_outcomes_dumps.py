@@ -11,9 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from depo_rl.errors import ConfigError, DataError
-from depo_rl.outcomes import LogRow, write_parquet
-from depo_rl.outcomes.dumps import Verdict
-from depo_rl.outcomes.sources import GroupHistory, LabelledPool, SourceOptions, parse_where, read_source
+from depo_rl.outcomes import LogRow
+from depo_rl.outcomes.tables import (
+    GroupHistory,
+    LabelledPool,
+    SourceOptions,
+    Verdict,
+    parse_where,
+    read_source,
+)
 
 Row = dict[str, Any]
 
@@ -86,9 +92,9 @@ def test_chats_and_several_rewards_of_trl(tmp_path):
         {"step": 1, "prompt": chat, "completion": "x", "math": r, "length": 0.3, "advantage": 0.0} for r in (1.0, 0.0)
     ]
     path = write_table(tmp_path / "c.parquet", rows)
-    assert counts(read_source(path)) == {"system: Be brief.\nuser: 1+1": [(1, 1, 2, 2)]}
+    assert counts(read_source(path)) == {"Be brief.\n1+1": [(1, 1, 2, 2)]}
     options = SourceOptions(verdict=Verdict("length", at=0.5))
-    assert counts(read_source(path, options)) == {"system: Be brief.\nuser: 1+1": [(1, 0, 2, 2)]}
+    assert counts(read_source(path, options)) == {"Be brief.\n1+1": [(1, 0, 2, 2)]}
 
 
 def test_the_verdict_must_be_clear(tmp_path):
@@ -121,9 +127,20 @@ def test_verl_trusts_acc_more_than_a_shaped_score(tmp_path):
     assert counts(read_source(signed)) == {"a": [(1, 1, 2, 2)]}
 
 
+@pytest.mark.parametrize("where", [{}, {"step": "3"}])
+def test_a_log_is_parsed_once(tmp_path, monkeypatch, where):
+    rows = [LogRow(f"k{i % 2}", f"p{i % 2}", "s", i, 4, i % 5, 4, 0).to_dict() for i in range(6)]
+    path = write_jsonl(tmp_path / "own.jsonl", rows)
+    parsed = []
+    loads = json.loads
+    monkeypatch.setattr("json.loads", lambda text, **options: parsed.append(text) or loads(text, **options))
+    read_source(path, SourceOptions(where=where))
+    assert len(parsed) == len(set(parsed)) == 6
+
+
 def test_our_own_log_and_a_foreign_history(tmp_path):
     rows = [LogRow(f"k{i % 2}", f"p{i % 2}", "s", i, 4, i % 5, 4, 0, fields={"x": i}) for i in range(6)]
-    write_parquet(rows, tmp_path / "own.parquet")
+    write_table(tmp_path / "own.parquet", [row.to_dict() for row in rows])
     assert counts(read_source(tmp_path / "own.parquet"))["p1"] == [(1, 1, 4, 4), (3, 3, 4, 4), (5, 0, 4, 4)]
     kept = read_source(tmp_path / "own.parquet", SourceOptions(where={"fields.x": "3"}))
     assert counts(kept) == {"p1": [(3, 3, 4, 4)]}

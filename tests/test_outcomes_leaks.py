@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from depo_rl.outcomes.sources import SourceOptions, hidden_columns, read_source
+from depo_rl.outcomes.tables import SourceOptions, hidden_columns, read_source
 
 DATA = Path(os.environ.get("DEPO_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -12,6 +12,7 @@ import pytest
 from depo_rl.errors import DataError
 from depo_rl.outcomes import COLUMNS, LogRow
 from depo_rl.types import GroupOutcome, Prompt, prompt_key
+from limits import HANG_S
 
 PROMPT = Prompt("k1", "1 + 1?", "arith", {"level": 3, "answer": "2"})
 MINIMAL = {"prompt": "1 + 1?", "n_correct": 2, "n_scored": 6}
@@ -124,7 +125,7 @@ def test_a_labelled_pool_is_called_by_its_name() -> None:
 def test_importing_is_light() -> None:
     heavy = "torch", "matplotlib", "jinja2", "pyarrow", "pandas", "transformers"
     code = f"import sys, depo_rl.outcomes, depo_rl.report.results; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
     assert done.stdout.strip() == "[]"
 
 

@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from depo_rl.outcomes import LogRow, OutcomeLogWriter, read_log
-
-QUICK = 0.5  # seconds: far above what write() takes, far below the hang that it must not wait for
+from limits import AT_ONCE_S, HANG_S
 
 
 def row(step: int, key: str = "k", **fields: Any) -> LogRow:
@@ -59,7 +58,7 @@ class Disk:
         self.calls += 1
         self.reached.set()
         if self.gate is not None:
-            assert self.gate.wait(60)
+            assert self.gate.wait(HANG_S)
         if self.error is not None:
             raise self.error
         return self._write(fd, data[: self.short])
@@ -142,11 +141,11 @@ def test_a_disk_that_hangs_never_holds_up_training(tmp_path: Path, disk: Disk) -
     log.write([row(0)])
     assert disk.reached.wait(10)
     for i in range(1, 100):
-        assert seconds(lambda i=i: log.write([row(i)])) < QUICK  # type: ignore[misc]
-    assert seconds(log.metrics) < QUICK
+        assert seconds(lambda i=i: log.write([row(i)])) < AT_ONCE_S  # type: ignore[misc]
+    assert seconds(log.metrics) < AT_ONCE_S
     assert counts(log) == (0, 70, 0)
-    assert seconds(lambda: log.flush(0.05)) < QUICK
-    assert seconds(lambda: log.close(0.05)) < QUICK
+    assert seconds(lambda: log.flush(0.05)) < AT_ONCE_S
+    assert seconds(lambda: log.close(0.05)) < AT_ONCE_S
     assert counts(log)[1] == 100
     disk.gate.set()
     assert log._thread is not None
@@ -260,7 +259,7 @@ log.flush(30)
 
 def test_kill_in_mid_line(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", CHILD, str(path)], timeout=HANG_S, check=False)
     assert done.returncode == -signal.SIGKILL
     log = read_log(path)
     assert ([r.step for r in log], log.torn_lines, log.torn_bytes) == ([1, 2], 1, 40)
@@ -276,7 +275,7 @@ def test_rows_survive_a_program_that_forgets_to_close(tmp_path: Path) -> None:
         "import sys; from depo_rl.outcomes import *; log = OutcomeLogWriter(sys.argv[1]);"
         "log.write([LogRow('k', 'q', 's', i, 8, 1, 8, 0) for i in range(500)])"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.jsonl")], timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.jsonl")], timeout=HANG_S, check=True)
     assert len(read_log(tmp_path / "log.jsonl")) == 500
 
 
@@ -336,7 +335,7 @@ def test_resume_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, disk: Disk) 
     log.write([row(8)])
     assert disk.reached.wait(10)
     log.write([row(1), row(9)])
-    assert seconds(lambda: log.resume(after_step=3, timeout=0.05)) < QUICK
+    assert seconds(lambda: log.resume(after_step=3, timeout=0.05)) < AT_ONCE_S
     disk.gate.set()
     log.write([row(4)])
     assert log.close()

@@ -14,12 +14,13 @@ import pytest
 
 import depo_rl
 from depo_rl import errors
+from limits import HANG_S
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(depo_rl.__file__).parents[1])}
 
 
 def _python(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], env=ENV, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -85,12 +86,6 @@ def test_the_short_way_to_trl_gives_the_same_names():
     short, long = importlib.import_module("depo_rl.trl"), importlib.import_module("depo_rl.engines.trl")
     assert short.__all__ == long.__all__
     assert all(getattr(short, name) is getattr(long, name) for name in short.__all__)
-
-
-def test_importing_takes_no_time():
-    """The best of five, timed inside a fresh interpreter, so that its own start does not count."""
-    program = "import time; t = time.perf_counter(); import depo_rl; print(time.perf_counter() - t)"
-    assert min(float(_python(program)) for _ in range(5)) < 0.3
 
 
 ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.DepoError)]

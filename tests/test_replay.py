@@ -21,7 +21,7 @@ from depo_rl.commands.replay.simulate import simulate
 from depo_rl.engines.replay import LabelledPoolEngine
 from depo_rl.errors import ConfigError
 from depo_rl.methods import METHODS
-from depo_rl.outcomes.sources import LabelledPool
+from depo_rl.outcomes.tables import LabelledPool
 from depo_rl.report import RunResult, SkipAudit, read_results
 from depo_rl.report.curves import wilson
 from depo_rl.report.skips import pooled_audit

@@ -7,10 +7,10 @@ import pytest
 
 from depo_rl import GroupOutcome, Prompt
 from depo_rl.engines.replay import HistoryEngine, LabelledPoolEngine, make_replay_engine
+from depo_rl.engines.synthetic import SyntheticEngine, SyntheticSettings
 from depo_rl.errors import ConfigError
 from depo_rl.outcomes import LogRow
-from depo_rl.outcomes.sources import GroupHistory, LabelledPool
-from depo_rl.types import Engine
+from depo_rl.outcomes.tables import GroupHistory, LabelledPool
 
 
 def history(visits: dict[str, list[tuple[int, int, int, int]]]) -> GroupHistory:
@@ -29,13 +29,28 @@ def at(engine: HistoryEngine, step: int, key: str, group_size: int) -> tuple[int
     return o.n_correct, o.n_scored, o.n_failed
 
 
-def test_engines_keep_the_contract():
-    source = history({"a": [(1, 1, 4, 4)]})
-    pool = LabelledPool((Prompt("a", "a"),), np.array([0.5]))
-    assert isinstance(make_replay_engine(source, 4), HistoryEngine)
-    assert isinstance(make_replay_engine(pool, 4), LabelledPoolEngine)
-    assert isinstance(make_replay_engine(source, 4), Engine)
-    assert isinstance(make_replay_engine(pool, 4), Engine)
+A_AND_B = (Prompt("p1", "a"), Prompt("p0", "b"))  # as the synthetic world calls its own
+ENGINES = {
+    "history": lambda: make_replay_engine(history({key: [(s, 3, 8, 8) for s in (1, 2)] for key in ("p0", "p1")}), 8),
+    "labelled pool": lambda: make_replay_engine(LabelledPool(A_AND_B, np.array([0.5, 0.5])), 8),
+    "synthetic": lambda: SyntheticEngine(SyntheticSettings(n_prompts=2)),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_engines_keep_the_contract(name):
+    """A group for each prompt, in order, of the size that was asked for; the rest joins it; a step follows a step."""
+    engine = ENGINES[name]()
+    for step in (1, 2):
+        screened = engine.rollout(A_AND_B, 3)
+        whole = engine.extend(screened, 5)
+        for groups, size in ((screened, 3), (whole, 8)):
+            assert [(o.key, o.group_size, o.n_failed, o.policy_step) for o in groups] == [
+                (prompt.key, size, 0, step) for prompt in A_AND_B
+            ]
+        assert all(0 <= o.n_correct - s.n_correct <= 5 for s, o in zip(screened, whole, strict=True))
+        engine.advance(whole)
+    assert set(engine.metrics()) == set(ENGINES[name]().metrics())
 
 
 def test_a_labelled_pool_is_drawn_binomially():

@@ -187,8 +187,8 @@ ROWS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
-@pytest.mark.timeout(150)
 def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
     title = "Demo <b>& friends</b>"
     judged_too = {"accuracy_whole": 0.475, "accuracy_by_source": FELL, "most_visits": 7}

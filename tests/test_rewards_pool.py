@@ -17,6 +17,7 @@ import pytest
 
 from depo_rl.errors import ConfigError, DataError, RewardError
 from depo_rl.rewards import VerifierPool
+from limits import AT_ONCE_S, HANG_S
 from test_rewards_functions import (
     HANG,
     ExplodesWhenLoaded,
@@ -38,7 +39,7 @@ def pool() -> Iterator[VerifierPool]:
         yield shared
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = AT_ONCE_S) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -66,11 +67,11 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def run_script(code: str, seconds: float = 20.0) -> subprocess.CompletedProcess[str]:
+def run_script(code: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([SRC, str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, timeout=seconds
+        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S
     )
 
 
@@ -120,10 +121,10 @@ def test_order_is_kept_when_items_fail_in_between(pool):
 
 def test_hang_costs_its_own_limit_and_not_one_per_neighbour():
     with VerifierPool(behave, n_workers=2, timeout_s=1.0) as own:
-        own.start(10.0)
+        own.start(AT_ONCE_S)
         start = time.monotonic()
         assert own.score([HANG, *"abcdefgh"], ["?", *"abcdefgh"]) == [None] + [1.0] * 8
-        assert 0.9 < time.monotonic() - start < 3.0
+        assert time.monotonic() - start < 5.0  # one limit each would be nine
 
 
 def test_many_threads_at_once_get_their_own_results(pool):
@@ -147,7 +148,7 @@ def test_after_failures_all_workers_are_back_and_the_next_100_calls_succeed(pool
 
 def test_a_worker_killed_while_idle_costs_no_result():
     with VerifierPool(behave, n_workers=1) as own:
-        own.start(10.0)
+        own.start(AT_ONCE_S)
         os.kill(own.worker_pids()[0], signal.SIGKILL)
         time.sleep(0.1)
         assert own.score(["x"], ["x"]) == [1.0]
@@ -205,16 +206,14 @@ def test_losing_the_last_reference_ends_the_workers():
 
 
 def test_close_releases_a_call_that_is_waiting():
-    own = VerifierPool(behave, n_workers=1, timeout_s=60.0)
-    own.start(10.0)
+    own = VerifierPool(behave, n_workers=1, timeout_s=HANG_S)
+    own.start(AT_ONCE_S)
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(own.score, [HANG], [""])
         time.sleep(0.2)
-        start = time.monotonic()
         own.close()
         with pytest.raises(RewardError, match="closed"):
-            call.result(5.0)
-    assert time.monotonic() - start < 2.0
+            call.result(AT_ONCE_S)
 
 
 def test_setup_that_fails_is_one_typed_error_at_once():
@@ -285,7 +284,7 @@ def test_busy_worker_ends_by_itself_when_the_parent_is_killed():
 
 def test_forked_child_gets_workers_of_its_own_and_the_parent_keeps_its_own(pool):
     pool.score(["x"], ["x"])
-    pool.start(10.0)
+    pool.start(AT_ONCE_S)
     ours = pool.worker_pids()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn about any fork beside threads

@@ -73,6 +73,7 @@ def test_the_api_page_has_every_public_name(site: Path) -> None:
     assert "DEPOTrainer" in names and "make_curriculum" in names
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt-get install chromium)")
 @pytest.mark.timeout(300)
 def test_the_site_in_a_real_browser(site: Path, tmp_path: Path) -> None:

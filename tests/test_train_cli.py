@@ -241,17 +241,16 @@ def test_full_disk_at_the_end_leaves_no_half_model(
     assert not list((tmp_path / "out").glob("*model*")) and not (tmp_path / "out" / "results.json").exists()
 
 
-def test_help_is_quick_and_imports_nothing_heavy() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; start = time.perf_counter()\n"
+        "import sys\n"
         "from depo_rl.cli import main\n"
         "assert main(['train', '--help']) == 0\n"
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'pyarrow'} & set(sys.modules)\n"
-        "print(time.perf_counter() - start, sorted(heavy), file=sys.stderr)"
+        "print(sorted(heavy), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds, heavy = done.stderr.splitlines()[-1].split(" ", 1)
-    assert heavy == "[]" and float(seconds) < 3.0  # under 1 s on an idle machine
+    assert done.stderr.splitlines()[-1] == "[]"
     assert "--dry-run" in done.stdout and "--json" in done.stdout
 
 

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 import trl_toys as toys
 from depo_rl.engines.trl import TokenBudget, compat
 from depo_rl.errors import ConfigError, DataError, EngineError, PoolExhausted
+from limits import HANG_S
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
@@ -132,7 +133,7 @@ def test_an_unsupported_trl_is_refused_at_import(monkeypatch):
 
 def test_a_missing_trl_is_one_line():
     code = "import sys; sys.modules['trl'] = None\nfrom depo_rl.engines.trl import DEPOTrainer"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S)
     assert "EngineError: the TRL engine needs trl and torch" in done.stderr.splitlines()[-1]
 
 

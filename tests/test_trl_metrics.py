@@ -6,9 +6,12 @@ import pytest
 
 pytest.importorskip("trl")
 
+from datasets import Dataset
+
 import trl_toys as toys
 from depo_rl.breadth import BREADTH
 from depo_rl.outcomes import read_log
+from depo_rl.outcomes.tables import SourceOptions, Verdict, read_source
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
@@ -115,3 +118,25 @@ def test_graded_rewards_are_judged_by_their_variance(tmp_path):
     assert sum(0 < row["n_correct"] < 4 for row in rows) > len(rows) / 2
     for step in made.state.log_history[:3]:
         assert step["depo/mixed_share"] == 1 - step["frac_reward_zero_std"]
+
+
+CHATS = {
+    "text": lambda text: text,
+    "one message": lambda text: [{"role": "user", "content": text}],
+    "two messages": lambda text: [
+        {"role": "system", "content": "a: - a"},
+        {"role": "user", "content": text},
+    ],
+    "parts": lambda text: [{"role": "user", "content": [{"type": "text", "text": part} for part in ("1 + 1", text)]}],
+}
+
+
+@pytest.mark.parametrize("form", CHATS)
+def test_a_dump_of_completions_has_the_keys_of_the_runs_own_log(tmp_path, form):
+    rows = [row | {"prompt": CHATS[form](row["prompt"])} for row in toys.rows(32)]
+    plain = Dataset.from_list([{name: row[name] for name in ("prompt", "answer")} for row in rows])
+    toys.caught(toys.run, tmp_path, data=plain, max_steps=2, log_completions=True)
+    own = Counter((row.key, row.prompt) for row in read_log(tmp_path / "outcomes.jsonl"))
+    dump = read_source(tmp_path / "completions", SourceOptions(verdict=Verdict("digit_reward")))
+    assert Counter((row.key, row.prompt) for each in dump.visits.values() for row in each) == own
+    assert len(own) == 8

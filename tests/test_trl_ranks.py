@@ -13,11 +13,11 @@ pytest.importorskip("trl")
 import torch
 
 import trl_toys as toys
+from limits import HANG_S
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
+pytestmark = [pytest.mark.slow, *(pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY)]
 
 SCRIPT = Path(__file__).parent / "scripts_trl" / "ranks.py"
-LIMIT = 240  # seconds
 
 
 def launch(folder: Path, processes: int = 2) -> str:
@@ -39,11 +39,11 @@ def launch(folder: Path, processes: int = 2) -> str:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=LIMIT)
+        output, _ = process.communicate(timeout=HANG_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
-        pytest.fail(f"still running after {LIMIT} s: a deadlock?\n{output[-3000:]}")
+        pytest.fail(f"still running after {HANG_S} s: a deadlock?\n{output[-3000:]}")
     assert process.returncode == 0, output[-3000:]
     return output
 
@@ -55,22 +55,27 @@ def ranks(tmp_path_factory):
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("method", ["depo", "depo+", "dapo", "encoder"])
+@pytest.mark.parametrize("method", ["depo", "depo+", "dapo", "encoder", "filled"])
 def test_both_ranks_roll_out_the_same_decision(ranks, method):
     folder, (main, other) = ranks
     assert main[method]["decided"] == other[method]["decided"] and main[method]["decided"]
-    for rows, left, right in zip(main[method]["decided"], main[method]["read"], other[method]["read"], strict=False):
-        assert left + right == [toys.rows(32)[row]["prompt"] for row in rows for _ in range(4)] or method == "dapo"
+    decided = [[toys.rows(32)[row]["prompt"] for row in rows for _ in range(4)] for rows in main[method]["decided"]]
+    read = [left + right for left, right in zip(main[method]["read"], other[method]["read"], strict=True)]
+    if method in ("dapo", "filled"):  # after the rounds of each of four generations, its batch is read once more
+        later = iter(read)
+        assert all(prompts in later for prompts in decided) and len(read) == len(decided) + 4
+    else:
+        assert read == decided
     assert toys.differences(main[method]["weights"], other[method]["weights"]) == []
     assert main[method]["completion_tokens"] == other[method]["completion_tokens"]
     assert any(main[method]["losses"])
-    if method != "dapo":
+    if method not in ("dapo", "filled"):
         log = [row["prompt"] for row in toys.outcome_log(folder / method)]
         assert log == [toys.rows(32)[row]["prompt"] for rows in main[method]["decided"] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["encoder", "depo+"])  # the latter reads the policy's states there
-def test_defect_08_only_the_main_process_predicts(ranks, name):
+def test_only_the_main_process_predicts(ranks, name):
     _, (main, other) = ranks
     assert main[name]["n_predicted"] > 0 and main[name]["curriculum"]
     assert other[name]["n_predicted"] == 0 and other[name]["curriculum"] == {}

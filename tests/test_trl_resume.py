@@ -8,11 +8,13 @@ import pytest
 
 pytest.importorskip("trl")
 
+import safetensors.torch
 import torch
 from trl import GRPOConfig, GRPOTrainer
 
 import trl_toys as toys
 from depo_rl.engines.trl import TokenBudget
+from depo_rl.engines.trl.checkpoints import load_rank, save_rank
 from depo_rl.errors import CheckpointError, StateMismatch
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
@@ -224,3 +226,24 @@ def test_adaptive_entropy_goes_on(tmp_path):
     again = toys.run(tmp_path / "b", resume=True, **settings)
     assert again.entropy_coef == whole.entropy_coef
     assert toys.losses(again) == toys.losses(whole)
+
+
+def test_states_of_a_rank_come_back_whatever_their_keys(tmp_path):
+    """Two paths that read the same are two tensors: a key may hold a slash."""
+    state = {"a/b": torch.zeros(1), "a": {"b": torch.ones(2, dtype=torch.bfloat16), "c": [None, 3, ("x", 0.5)]}}
+    save_rank(tmp_path, 1, state)
+    again = load_rank(tmp_path, 1, "cpu")
+    assert torch.equal(again["a/b"], state["a/b"]) and torch.equal(again["a"]["b"], state["a"]["b"])
+    assert again["a"]["c"] == [None, 3, ["x", 0.5]]
+    with pytest.raises(TypeError, match=r"keys must be strings other than '\$tensor', got 3"):
+        save_rank(tmp_path, 1, {"a": {3: torch.zeros(1)}})
+    assert torch.equal(load_rank(tmp_path, 1, "cpu")["a/b"], state["a/b"])
+
+
+def test_a_rank_file_of_version_0_1_is_read(tmp_path):
+    """There a tensor was called by its path."""
+    tree = {"buffered": [{"ids": {"$tensor": "/buffered/0/ids"}, "n": 2}]}
+    data = safetensors.torch.save({"/buffered/0/ids": torch.arange(3)}, metadata={"state": json.dumps(tree)})
+    (tmp_path / "depo_rank0.safetensors").write_bytes(data)
+    (row,) = load_rank(tmp_path, 0, "cpu")["buffered"]
+    assert row["ids"].tolist() == [0, 1, 2] and row["n"] == 2

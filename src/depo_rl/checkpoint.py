@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from .errors import CheckpointError, StateMismatch
+from .files import write_atomically
 from .types import State
 
 _FORMAT = "depo-state-1"
 _ARRAY = "$array"  # key that stands for an array in the JSON part
+
+LeafT = TypeVar("LeafT")
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> None:
@@ -28,34 +30,10 @@ def save_state(path: str | os.PathLike[str], state: State) -> None:
     """
     from safetensors.numpy import save
 
-    arrays: dict[str, np.ndarray] = {}
-    tree = _split(state, "", arrays)
+    tree, leaves = split_leaves(state, np.ndarray, _ARRAY)
+    arrays = {name: np.asarray(array, order="C") for name, array in leaves.items()}
     # A single entry: safetensors writes several in an order that changes from save to save.
     write_atomically(path, save(arrays, metadata={_FORMAT: json.dumps(tree, allow_nan=True)}))
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Puts ``data`` under ``path`` all at once: a temporary file in the same folder, then ``os.replace``.
-
-    Raises CheckpointError if the disk fails; the previous file, if any, is then untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)  # gone already if all went well
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error.strerror or error}; the previous file, if any, is untouched: free space or "
-            "choose another folder"
-        ) from error
 
 
 def load_state(path: str | os.PathLike[str]) -> State:
@@ -71,7 +49,7 @@ def load_state(path: str | os.PathLike[str]) -> State:
                     "file that save_state wrote"
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        state: State = _join(json.loads(metadata[_FORMAT]), arrays)
+        state: State = join_leaves(json.loads(metadata[_FORMAT]), arrays, _ARRAY)
     except FileNotFoundError:
         raise CheckpointError(f"no state file at {path}: name an existing one, or start anew") from None
     except CheckpointError:
@@ -120,27 +98,36 @@ def load_all_or_nothing(parts: Mapping[str, Stateful], state: State) -> None:
         raise
 
 
-def _split(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
-    """``value`` with every array replaced by {"$array": name}; the arrays go to ``arrays``."""
-    if isinstance(value, np.ndarray):
-        name = f"{len(arrays):04d}{path}"  # numbered, for a path alone can be ambiguous: keys may hold slashes
-        arrays[name] = np.asarray(value, order="C")
-        return {_ARRAY: name}
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str) or key == _ARRAY:
-                raise TypeError(f"state{path}: keys must be strings other than {_ARRAY!r}, got {key!r}")
-        return {key: _split(inner, f"{path}/{key}", arrays) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_split(inner, f"{path}/{i}", arrays) for i, inner in enumerate(value)]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
+def split_leaves(state: Any, leaf: type[LeafT], mark: str) -> tuple[Any, dict[str, LeafT]]:
+    """``state`` with every ``leaf`` in it replaced by {mark: name}, ready for JSON; and the leaves by those names.
+
+    Raises TypeError for a key that is no string, or is ``mark`` itself.
+    """
+    leaves: dict[str, LeafT] = {}
+
+    def split(value: Any, path: str) -> Any:
+        if isinstance(value, leaf):
+            name = f"{len(leaves):04d}{path}"  # numbered: paths alone can be equal, for keys may hold slashes
+            leaves[name] = value
+            return {mark: name}
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str) or key == mark:
+                    raise TypeError(f"state{path}: keys must be strings other than {mark!r}, got {key!r}")
+            return {key: split(inner, f"{path}/{key}") for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [split(inner, f"{path}/{i}") for i, inner in enumerate(value)]
+        if isinstance(value, np.generic):
+            return value.item()
+        return value
+
+    return split(state, ""), leaves
 
 
-def _join(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {_ARRAY}:
-            return arrays[value[_ARRAY]]
-        return {key: _join(inner, arrays) for key, inner in value.items()}
-    return [_join(inner, arrays) for inner in value] if isinstance(value, list) else value
+def join_leaves(tree: Any, leaves: Mapping[str, Any], mark: str) -> Any:
+    """Undoes ``split_leaves``. Raises KeyError if a leaf is missing."""
+    if isinstance(tree, dict):
+        if set(tree) == {mark}:
+            return leaves[tree[mark]]
+        return {key: join_leaves(inner, leaves, mark) for key, inner in tree.items()}
+    return [join_leaves(inner, leaves, mark) for inner in tree] if isinstance(tree, list) else tree

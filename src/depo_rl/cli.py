@@ -139,8 +139,7 @@ def replay(
     paid, and writes results.json, figures and one page, report.html.
     """
     from .commands.replay.run import ReplayPlan, parse_seeds, parse_settings, show_replay
-    from .outcomes.dumps import Verdict
-    from .outcomes.sources import SourceOptions, parse_where
+    from .outcomes.tables import SourceOptions, Verdict, parse_where
 
     common, by_method = parse_settings(settings or ())
     plan = ReplayPlan(

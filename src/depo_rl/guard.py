@@ -29,8 +29,8 @@ import numpy as np
 
 from .errors import StateMismatch, expect_fields
 from .ledger import BY_PREDICTION
-from .metrics import PredictionTrack
-from .types import FloatArray, Settlement, State
+from .metrics import PredictionTrack, log_losses
+from .types import Settlement, State
 
 LEAST = 256  # two batches of 128: the standard error of d is then some 0.04 nats, an inverted estimator's d above 0.3
 RECORD = 512  # four batches of 128: enough to be sure, few enough that a good past does not hide a bad present for long
@@ -74,8 +74,8 @@ class Guard:
         _, p_mixed_P, _, mixed_P = self._record.columns()
         own = self.engaged or len(self._fair) < FAIR
         constant = float(mixed_P.mean()) if own else sum(self._fair) / len(self._fair)
-        loss_P = _log_loss(p_mixed_P, mixed_P)
-        constant_P = _log_loss(np.full_like(mixed_P, constant), mixed_P)
+        loss_P = log_losses(p_mixed_P, mixed_P)
+        constant_P = log_losses(np.full_like(mixed_P, constant), mixed_P)
         worse_P = loss_P - constant_P
         error = float(worse_P.std(ddof=1)) / math.sqrt(len(worse_P))
         sure = float(worse_P.mean()) > STANDARD_ERRORS * error and float(worse_P.sum()) > EXCESS
@@ -104,10 +104,3 @@ class Guard:
         self._record.load_state_dict(state["record"])
         self._fair = deque(fair, maxlen=RECORD)
         self.engaged = engaged
-
-
-def _log_loss(probability_P: FloatArray, truth_P: FloatArray) -> FloatArray:
-    """Of each group, in nats, shape (P,); probabilities are clipped as in ``metrics.log_loss``."""
-    p_P = np.clip(probability_P, 1e-6, 1 - 1e-6)
-    losses_P: FloatArray = -(truth_P * np.log(p_P) + (1 - truth_P) * np.log1p(-p_P))
-    return losses_P

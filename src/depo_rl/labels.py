@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-
-import numpy as np
 
 from .config import BOTSSettings, CurriculumConfig, OracleSettings
 from .errors import DataError
-from .types import Prompt
-
-
-def as_rate(value: object) -> float | None:
-    """``value`` as a float in [0, 1], or None if it is missing, not a number or out of range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        return None
-    return float(value) if math.isfinite(value) and 0.0 <= value <= 1.0 else None
+from .types import Prompt, as_rate
 
 
 def _rates(method: str, setting: str, column: str, prompts: Sequence[Prompt]) -> list[float | None]:

@@ -45,7 +45,7 @@ def _fused(settings: FusedSettings, pool: PromptPool, config: CurriculumConfig) 
 
     lesson = None
     if settings.warm_start is not None:
-        from .outcomes.lesson import read_lesson  # reads parquet, which is slow to import
+        from .outcomes.tables import read_lesson  # reads parquet, which is slow to import
 
         lesson = read_lesson(settings.warm_start, "estimator.warm_start")
     return FusedEstimator(pool.prompts, settings, config.group_size, config.seed, lesson)

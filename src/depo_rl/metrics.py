@@ -27,11 +27,18 @@ def auc(score_P: ArrayLike, truth_P: ArrayLike) -> float:
     return float((rankdata(score)[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_false))
 
 
-def log_loss(probability_P: ArrayLike, truth_P: ArrayLike) -> float:
-    """Mean negative log-likelihood (nats) of binary truths; probabilities are clipped to [1e-6, 1 - 1e-6]."""
-    p = np.clip(np.asarray(probability_P, dtype=np.float64), 1e-6, 1 - 1e-6)
+def log_losses(probability_P: ArrayLike, truth_P: ArrayLike) -> FloatArray:
+    """Of each binary truth its negative log-likelihood in nats, shape (P,); probabilities within [1e-6, 1 - 1e-6]."""
+    p_P = np.clip(np.asarray(probability_P, dtype=np.float64), 1e-6, 1 - 1e-6)
     truth = np.asarray(truth_P, dtype=np.float64)
-    return float(-np.mean(truth * np.log(p) + (1 - truth) * np.log1p(-p))) if len(p) else NAN
+    losses_P: FloatArray = -(truth * np.log(p_P) + (1 - truth) * np.log1p(-p_P))
+    return losses_P
+
+
+def log_loss(probability_P: ArrayLike, truth_P: ArrayLike) -> float:
+    """Mean of ``log_losses``; NaN without data."""
+    losses_P = log_losses(probability_P, truth_P)
+    return float(losses_P.mean()) if len(losses_P) else NAN
 
 
 def reliability(probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15) -> list[dict[str, float]]:

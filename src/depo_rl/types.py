@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, SupportsFloat, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,42 @@ State = dict[str, Any]
 """Nested dict of JSON values and numpy arrays, as ``state_dict()`` returns and ``checkpoint.save`` writes."""
 
 
+def finite(value: object) -> float | None:
+    """``value`` as a float; None for what is no number, NaN and infinities: not measured."""
+    if not isinstance(value, SupportsFloat):
+        return None
+    try:
+        number = float(value)
+    except (OverflowError, TypeError, ValueError):  # a whole number beyond floats; an array
+        return None
+    return number if math.isfinite(number) else None
+
+
+def as_rate(value: object) -> float | None:
+    """``value`` as a pass rate in [0, 1]; None if it is missing, not a number or out of range."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return None
+    number = finite(value)
+    return number if number is not None and 0.0 <= number <= 1.0 else None
+
+
 def prompt_key(text: str, source: str = "default") -> str:
     """Default key of a prompt: 16 hex digits of a hash of source and text, stable across runs and machines."""
     return hashlib.blake2b(f"{source}\x00{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def chat_text(messages: Iterable[Mapping[str, Any]]) -> str:
+    """A conversation as one string, the text of a ``Prompt``: what is said, turn by turn, without the roles.
+
+    Of a content in parts, each a text or a typed block, the texts; images have none. Keys of prompts depend on it.
+    """
+    return "\n".join(_said(message.get("content")) for message in messages)
+
+
+def _said(content: Any) -> str:
+    if not isinstance(content, list):
+        return str(content or "")
+    return " ".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,10 +330,3 @@ class ScreeningGate(Gate, Protocol):
     batches: int
 
     def passes(self, screened: GroupOutcome) -> bool: ...
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """Rolls prompts out. Synthetic and replay engines implement it; TRL and verl call the curriculum themselves."""
-
-    def rollout(self, prompts: Sequence[Prompt], group_size: int) -> Sequence[GroupOutcome]: ...

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 import trl_toys as toys
+from limits import HANG_S
 
 CHOOSY = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
 STATES = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
@@ -105,7 +106,7 @@ def follow(reading: int, until: float, word: str = "\0") -> str:
 def link(work, rng: random.Random | None, slow: float) -> str | None:
     """One child, killed at a random moment if ``rng`` is given; where that hit, None if it got to its end."""
     child, reading = fork(work)
-    ever = time.monotonic() + 120
+    ever = time.monotonic() + HANG_S
     text = ""
     if rng is not None:
         for _ in range(rng.randint(0, 2)):

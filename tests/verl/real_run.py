@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from limits import HANG_S
+
 HERE = Path(__file__).parent
 N_ROWS, BATCH, GROUP = 400, 8, 8
 MIX = {2: 0.40, 3: 0.15, 4: 0.10, 5: 0.35}  # digits of the sums: three digits can teach, four a little
@@ -142,13 +144,13 @@ def stop(run: subprocess.Popen[bytes]) -> None:
     for process in family:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
-    run.wait(30)
+    run.wait(HANG_S)
 
 
-def wait_for(run: subprocess.Popen[bytes], log: Path, limit_s: float) -> None:
+def wait_for(run: subprocess.Popen[bytes], log: Path) -> None:
     """Waits for the end of a run; shows its log if it failed."""
     try:
-        code = run.wait(limit_s)
+        code = run.wait(HANG_S)
     finally:
         stop(run)
     assert code == 0, log.read_text(errors="replace")[-6000:]
@@ -159,9 +161,9 @@ def outcomes(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_until(condition: Any, run: subprocess.Popen[bytes], log: Path, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
+def wait_until(condition: Any, run: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + HANG_S
     while not condition():
         assert run.poll() is None, log.read_text(errors="replace")[-6000:]
-        assert time.monotonic() < deadline, f"nothing within {limit_s} s: " + log.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < deadline, f"nothing within {HANG_S} s: " + log.read_text(errors="replace")[-3000:]
         time.sleep(0.2)

@@ -13,6 +13,7 @@ from depo_rl.config import CurriculumConfig
 from depo_rl.engines.verl.host import start_host
 from depo_rl.engines.verl.settings import parse_settings
 from depo_rl.errors import ConfigError, EngineError, StateMismatch
+from limits import HANG_S
 from world import CURRICULUM, can_teach, resume, save, step
 
 PROMPTS = [Prompt(f"p{i}", f"what is {i} + {i % 7}?") for i in range(40)]
@@ -29,8 +30,8 @@ def hosted(**host):
     return start_host(PROMPTS, settings, CONFIG)
 
 
-def until_back(estimator, prompts=PROMPTS, limit_s=60):
-    deadline = time.monotonic() + limit_s
+def until_back(estimator, prompts=PROMPTS):
+    deadline = time.monotonic() + HANG_S
     while np.isnan(estimator.predict(prompts).mean_P).any():
         assert time.monotonic() < deadline, "the actor did not come back"
         time.sleep(0.2)

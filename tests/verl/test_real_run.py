@@ -12,7 +12,7 @@ import real_run as real
 STEPS, SAVED_AT = 10, 5
 DEPO = ("depo", "warmup_steps=2", "band=auto")
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ class Runs:
         self.alive[name] = real.start(arguments, self.log(name))
 
     def end(self, name):
-        real.wait_for(self.alive[name], self.log(name), 300)
+        real.wait_for(self.alive[name], self.log(name))
 
     def kill_beyond_the_checkpoint(self, name):
         """SIGKILL, the driver and all of its Ray."""
         beyond, output = (SAVED_AT + 1) * real.BATCH, self.output(name)
-        real.wait_until(lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name), 300)
+        real.wait_until(lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name))
         real.stop(self.alive[name])
         assert (output / "latest_checkpointed_iteration.txt").read_text() == str(SAVED_AT)
 
@@ -112,7 +112,7 @@ def test_the_older_trainer_chooses_and_learns(world):
     ours = [argument for argument in real.plumbing(*DEPO) if "sampler" not in argument]
     arguments = real.overrides(world, output, steps, SAVED_AT) + ours + ["trainer.use_v1=False"]
     run = real.start(arguments, output / "log.txt")
-    real.wait_for(run, output / "log.txt", 300)
+    real.wait_for(run, output / "log.txt")
     found = real.outcomes(output)
     assert len(found) == (steps - 1) * real.BATCH and all(row["n_scored"] == real.GROUP for row in found)
     print(f"mixed share after the warm-up, older trainer: {mixed_share(output):.2f}")
@@ -127,7 +127,7 @@ def test_importance_reaches_the_advantages_that_the_actor_trains_on(world):
     drawn = ("warmup_steps=1", "band=auto", "temperature=1", "importance=1")
     arguments = real.overrides(world, output, steps, SAVED_AT) + real.plumbing("depo", *drawn)
     run = real.start([*arguments, "algorithm.adv_estimator=depo_grpo"], output / "log.txt")
-    real.wait_for(run, output / "log.txt", 300)
+    real.wait_for(run, output / "log.txt")
     inclusion = {step: [] for step in range(1, steps + 1)}
     for row in real.outcomes(output):
         inclusion[row["step"]].append(row["inclusion"])

@@ -8,7 +8,7 @@ import pytest
 
 from depo_rl.engines.verl import checks
 from depo_rl.errors import ConfigError, EngineError, RewardError
-from world import BATCH, CURRICULUM, step
+from world import BATCH, CURRICULUM, step, warm_up
 
 POLICY = "{type: fused, policy_features: 8}"
 DRAWN = [f"+data.depo.curriculum.{setting}" for setting in ("band=auto", "temperature=1", "importance=1")]
@@ -73,7 +73,12 @@ def test_a_method_that_extends_groups_is_refused_at_the_start(trainer_of):
 
 def test_hybrid_engine_off_is_fine_with_the_log_level_that_verl_needs(trainer_of, monkeypatch):
     monkeypatch.setenv("VERL_LOGGING_LEVEL", "WARN")
-    trainer_of(mode="separate_async", extra=["actor_rollout_ref.hybrid_engine=False"])
+    trainer = trainer_of(mode="separate_async", extra=["actor_rollout_ref.hybrid_engine=False"])
+    warm_up(trainer)
+    step(trainer)
+    driver = trainer.train_dataset.driver
+    driver.join()
+    assert driver.curriculum.metrics()["admitted"] >= BATCH
 
 
 @pytest.mark.parametrize(

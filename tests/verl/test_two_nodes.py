@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from limits import HANG_S
 from real_run import stop
 
 HERE = Path(__file__).parent
-LIMIT_S = 150
 
 
 def free_port() -> int:
@@ -61,8 +61,8 @@ def cluster(tmp_path):
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def wait_for_port(port, process, limit_s=60):
-    deadline = time.monotonic() + limit_s
+def wait_for_port(port, process):
+    deadline = time.monotonic() + HANG_S
     while True:
         assert process.poll() is None and time.monotonic() < deadline, "the head node did not start"
         with socket.socket() as s:
@@ -83,7 +83,7 @@ def go_on(run):
     run.stdin.flush()
 
 
-@pytest.mark.timeout(LIMIT_S)
+@pytest.mark.slow
 def test_the_loss_of_the_estimator_s_node(cluster, tmp_path):
     port, node, start_run = cluster
     head = node("head", "trainer", head=True)
@@ -109,5 +109,5 @@ def test_the_loss_of_the_estimator_s_node(cluster, tmp_path):
     assert after["can_teach"] > 0.6
     assert after["counts"]["admitted"] == 38 * 4 and after["counts"]["failed"] == 0
     go_on(run)
-    assert run.wait(60) == 0
+    assert run.wait(HANG_S) == 0
     print(f"seconds: {before['seconds']:.1f} before, {alone['seconds']:.1f} while lost, {after['seconds']:.1f} after")

@@ -13,7 +13,9 @@ from typing import Any
 
 import ray
 import transfer_queue
+from omegaconf import OmegaConf
 
+from limits import HANG_S
 from world import CURRICULUM, can_teach, make_trainer, step, write_files
 
 HOST = (
@@ -22,6 +24,8 @@ HOST = (
     "+data.depo.host.timeout_s=15",
     "+data.depo.host.snapshot_every=3",
 )
+
+QUEUE = {"backend": {"SimpleStorage": {"required_node_resource": "trainer"}}}  # it is not the queue that is to be lost
 
 
 def steps(trainer: Any, n: int) -> dict[str, Any]:
@@ -48,14 +52,14 @@ def tell(**what: Any) -> None:
 def main(address: str, folder: Path) -> None:
     ray.init(address=address, log_to_driver=False)
     try:
-        transfer_queue.init()
+        transfer_queue.init(OmegaConf.create(QUEUE))
         write_files(folder)
         trainer = make_trainer(folder, folder, extra=[*CURRICULUM, *HOST])
         driver = trainer.train_dataset.driver
         told = steps(trainer, 14)
         tell(here=ray.get_runtime_context().get_node_id(), there=driver.estimator.inner.node, **told)
         tell(**steps(trainer, 12))  # the estimator's node has been killed
-        deadline = time.monotonic() + 60  # another node with its resource has joined
+        deadline = time.monotonic() + HANG_S  # another node with its resource has joined
         prompts = driver.curriculum.pool.prompts
         driver.join()
         while not (driver.estimator.predict(prompts).mean_P > 0).all():

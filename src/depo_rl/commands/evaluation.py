@@ -15,6 +15,11 @@ from ..types import FloatArray
 _K = 8  # of pass@k: the usual group size
 
 
+def dead_share(rate_P: FloatArray, group_size: int) -> float:
+    """Expected share, in [0, 1], of groups that are all right or all wrong, for pass rates of shape (P,)."""
+    return float((rate_P**group_size + (1 - rate_P) ** group_size).mean())
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """One evaluation on held-out problems.

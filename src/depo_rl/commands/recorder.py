@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from ..engines.trl import DEPOTrainer
 from ..report import AccuracyPoint, RunResult, SourceAccuracy
 from ..report.results import forgotten_sources
 from .evaluation import Evaluation
-from .history import history_row, own_figures
+from .runs import HistoryRow, history_row, rollouts_of, trl_result
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
@@ -33,7 +32,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self._evaluate, self._every, self._target, self._on_change = evaluate, every, target, on_change
         self.trainer: DEPOTrainer | None = None
-        self.history: list[dict[str, float | None]] = []
+        self.history: list[HistoryRow] = []
         self.accuracy: list[AccuracyPoint] = []
         self.evaluations: list[Evaluation] = []  # where ``evaluate`` tells the sources, as many as ``accuracy``
         self._started, self._away = time.perf_counter(), 0.0
@@ -69,7 +68,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return
         seconds, started = self.seconds, time.perf_counter()
         tokens = self.trainer.completion_tokens_generated
-        rollouts = own_figures(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
+        rollouts = rollouts_of(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
         found = self._evaluate()
         accuracy = found.whole if isinstance(found, Evaluation) else found
         self.accuracy.append(
@@ -92,20 +91,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         crossed = next(
             (p for p in self.accuracy if self._target is not None and (p.accuracy or 0) >= self._target), None
         )
-        return RunResult(
-            **own_figures(self.trainer.curriculum),
-            seed=self.trainer.args.seed,
-            steps=int(self.trainer.state.global_step),
-            tokens=self.trainer.completion_tokens_generated,
-            **{name: self._share(name) for name in ("mixed_share", "all_pass_share", "all_fail_share")},  # type: ignore[arg-type]
-            **{name: self._sum(name) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
+        return trl_result(
+            self.trainer,
+            history=self.history,
             accuracy=self.accuracy or None,
             **self._by_source(),
             rollouts_to_target=crossed.rollouts if crossed else None,
             seconds_to_target=crossed.seconds if crossed else None,
             seconds_total=self.seconds,
             target=self._target,
-            history=self.history,
         )
 
     def _by_source(self) -> dict[str, Any]:
@@ -120,17 +114,3 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             "forgotten": forgotten_sources(by_source),
             "pass_at_8_whole": last.pass_at_8_whole,
         }
-
-    def _sum(self, name: str) -> float | None:
-        values = [row[name] for row in self.history]
-        known = [value for value in values if value is not None]
-        return sum(known) if known else None
-
-    def _share(self, name: str) -> float | None:
-        """Over all groups of the run: each step's share weighs by the rollouts of that step."""
-        spent = [0.0, *(row["rollouts"] or 0.0 for row in self.history)]
-        weights = [after - before for before, after in itertools.pairwise(spent)]
-        rows = [(w, row[name]) for w, row in zip(weights, self.history, strict=True)]
-        known = [(w, value) for w, value in rows if value is not None and w > 0]
-        total = sum(w for w, _ in known)
-        return sum(w * value for w, value in known) / total if total else None

@@ -34,7 +34,7 @@ from ..gates import AdmitAll
 from ..methods import get_method
 from ..types import Gate
 from ..validation import validated
-from .train.file import apply_override, find_config, read_yaml
+from .yaml_file import apply_override, find_config, read_yaml, ready_files
 
 READY = Path(__file__).parent / "verl_configs"
 OWNED = {
@@ -91,7 +91,7 @@ class VerlCommand:
 
 def ready_verl_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""
-    return {path.stem: path for path in sorted(READY.glob("*.yaml"))}
+    return ready_files(READY)
 
 
 def verl_command(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> VerlCommand:

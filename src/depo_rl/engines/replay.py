@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from ..outcomes import LogRow
-from ..outcomes.sources import GroupHistory, LabelledPool
+from ..outcomes.tables import GroupHistory, LabelledPool
 from ..types import GroupOutcome, Prompt
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import expect_fields
-from ..labels import as_rate
-from ..types import GroupOutcome, Prediction, Prompt, State
+from ..types import GroupOutcome, Prediction, Prompt, State, as_rate
 
 
 class ConstantEstimator:

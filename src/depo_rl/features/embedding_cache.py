@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..files import replacing
 
 Vectors = NDArray[np.float32]
 KEY_BYTES = 16
@@ -69,7 +70,8 @@ class EmbeddingCache:
         data = save({"keys": key_U_16, "vectors": vectors_U_D})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            _replace(self._folder / f"{digest(data).hex()}{_SUFFIX}", data)
+            with replacing(self._folder / f"{digest(data).hex()}{_SUFFIX}") as file:
+                file.write(data)
         except OSError as error:
             self._writable = False
             _log.warning(
@@ -105,18 +107,3 @@ def _read(path: Path) -> tuple[list[bytes], Vectors] | None:
         return None
     arrays = load(data)
     return [key.tobytes() for key in arrays["keys"]], arrays["vectors"]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """``data`` under ``path`` all at once; the temporary file is this call's own, whoever else writes."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise

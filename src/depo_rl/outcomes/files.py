@@ -1,56 +1,26 @@
-"""Files of the outcome log: lines out and in, healing after a crash, trimming on resume, replacing all at once."""
+"""Files of the outcome log: lines out, healing after a crash, trimming on resume."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from ..files import plain, replacing
+from .rows import is_json
 from .schema import LogRow
 
 _BLOCK = 1 << 16
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the name ``path`` when the block ends well and vanishes when it raises."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def encode_line(row: LogRow) -> bytes:
     """The row as one JSON line in UTF-8, newline included. Values JSON has no word for are written as text or null."""
     flat = plain(row.to_dict())
     try:
-        return (json.dumps(flat, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return (json.dumps(flat, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode()
     except UnicodeEncodeError:  # half a surrogate pair, as tokenisers cut them: escaped, it is valid JSON
-        return (json.dumps(flat, ensure_ascii=True, allow_nan=False) + "\n").encode()
-
-
-def plain(value: Any) -> Any:
-    """``value`` in JSON's words: NaN and infinity are null, numpy scalars and arrays are numbers and lists."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
-    if isinstance(value, float):
-        return float(value) if value - value == 0 else None
-    if value is None or isinstance(value, (str, int)):
-        return value
-    to_python = getattr(value, "tolist", None)  # numpy and torch, without importing either
-    return plain(to_python()) if callable(to_python) else str(value)
+        return (json.dumps(flat, ensure_ascii=True, allow_nan=False, default=str) + "\n").encode()
 
 
 def heal(path: Path) -> int:
@@ -81,15 +51,6 @@ def _start_of_last_line(file: BinaryIO, end: int) -> int:
             return begin + found + 1
         end = begin
     return 0
-
-
-def is_json(line: bytes) -> bool:
-    """Whether the line is complete: no proper prefix of a JSON object is JSON, so a torn row never passes."""
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def trim(path: Path, after_step: int) -> int:

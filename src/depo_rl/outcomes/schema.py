@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, SupportsFloat
+from typing import Any
 
 from ..errors import DataError
-from ..types import GroupOutcome, Prompt, Settlement, prompt_key
+from ..types import GroupOutcome, Prompt, Settlement, finite, prompt_key
 
 FIELD_PREFIX = "fields."
 REQUIRED = ("prompt", "n_correct", "n_scored")
@@ -170,15 +170,6 @@ class LogRow:
             self.key, self.n_correct, self.n_scored, self.n_failed, self.reward_mean, self.reward_std,
             self.mean_logprob, self.tokens,
         )  # fmt: skip
-
-
-def finite(value: SupportsFloat | None) -> float | None:
-    """``value`` as a float; None for None, NaN and infinities."""
-    try:
-        number = math.nan if value is None else float(value)
-    except OverflowError:  # a whole number beyond what a float can hold
-        return None
-    return number if math.isfinite(number) else None
 
 
 def show(value: object, limit: int = 60) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoint import write_atomically
+from ..files import write_atomically
 from .by_source import accuracy_by_source, shown_sources
 from .curves import accuracy_curve, as_curve, merge_bins, smooth, window_for
 from .drawing import (

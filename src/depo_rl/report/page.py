@@ -13,8 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import write_atomically
 from ..errors import ConfigError, DataError
+from ..files import write_atomically
 from .figures import FIGURES, FigureSpec
 from .form import form, form_median, form_points, form_range, form_ratio
 from .measures import BY_NAME, MEASURES, Measure

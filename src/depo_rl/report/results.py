@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -12,20 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..checkpoint import write_atomically
 from ..errors import DataError
-
-
-def _plain(value: Any) -> Any:
-    """``value`` in JSON's words: NaN and infinity (not measured) are None, numpy scalars and arrays are plain."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    to_python = getattr(value, "tolist", None)
-    if callable(to_python):
-        return _plain(to_python())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+from ..files import plain, write_atomically
 
 
 def _whole(value: Any) -> Any:
@@ -49,7 +36,7 @@ class _Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_any(cls, data: Any) -> Any:
-        return _plain(data)
+        return plain(data)
 
 
 class AccuracyPoint(_Record):

@@ -85,12 +85,6 @@ class Summary:
             ],
         }
 
-    def to_markdown(self) -> str:
-        """The table of ``cells`` in GitHub's Markdown."""
-        head, body = self.cells()
-        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
-        return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines) + "\n"
-
     def to_rich(self, names: Iterable[str] | None = None, width: int | None = None, caption: bool = True) -> Table:
         """The table of ``cells`` for a terminal; a spread stands under its median, each source on a line.
 
@@ -264,7 +258,3 @@ def _longest_word(column: Iterable[str]) -> int:
     """Characters that a column needs to break no word of its heading and no line of its cells."""
     heading, *cells = column
     return max(map(len, [*heading.split(), *(line for cell in cells for line in cell.split("\n"))]))
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

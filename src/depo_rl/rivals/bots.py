@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ..config import BOTSSettings
 from ..errors import StateMismatch, expect_fields
-from ..labels import as_rate
-from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
+from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State, as_rate
 
 _APART = 1e-3  # reference pass rates closer than this on a batch do not tell how capable the policy is
 

@@ -264,8 +264,3 @@ def _inference(model: Any) -> Any:
         yield
     finally:
         model.train(training)
-
-
-def dead_share(pass_rate_P: FloatArray, group_size: int = 8) -> float:
-    """Expected share of groups that are all right or all wrong, for known pass rates of shape (P,)."""
-    return float((pass_rate_P**group_size + (1 - pass_rate_P) ** group_size).mean())

@@ -1,7 +1,7 @@
 """``depo replay``: any method against what real models really did, with no model.
 
 The file says what a group of completions came to; each method chooses the prompts and pays for what it asks. See
-``outcomes.sources`` for what can be read, ``engines.replay`` for how it is answered, ``audit`` for what the
+``outcomes.tables`` for what can be read, ``engines.replay`` for how it is answered, ``audit`` for what the
 false-skip rate is.
 """
 
@@ -23,9 +23,10 @@ from ...errors import ConfigError
 from ...features.experimental.policy import no_policy
 from ...methods import METHODS, get_method, make_curriculum, shares
 from ...outcomes import OutcomeLogWriter
-from ...outcomes.sources import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
+from ...outcomes.tables import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
 from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
 from ...report.measures import BREADTH
+from ..yaml_file import yaml_value
 from .simulate import check_size, simulate
 
 _FOUND, _PREDICTED = ("mixed_share", "rollouts", "tokens"), ("auc_mixed", "false_skip_rate")
@@ -42,7 +43,7 @@ class ReplayPlan:
 
     settings: of the curriculum of every method that reads them. method_settings: of one method's, over those. max_gap:
     steps between a history's visit and the simulated step beyond which there is no answer. outcomes: also write each
-    run's outcome log. Raises ConfigError.
+    run's outcome log. configs: by method, as its first seed has it, made of the settings. Raises ConfigError.
     """
 
     file: Path
@@ -57,6 +58,7 @@ class ReplayPlan:
     options: SourceOptions = field(default_factory=SourceOptions)
     max_gap: int | None = None
     outcomes: bool = False
+    configs: Mapping[str, CurriculumConfig] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in (*self.methods, *self.method_settings):
@@ -67,16 +69,19 @@ class ReplayPlan:
             raise ConfigError(f"seeds = {self.seeds}: whole numbers, 0 or more, at least one and each once")
         if min(self.prompts_per_step, self.steps) < 1:
             raise ConfigError(f"prompts_per_step = {self.prompts_per_step}, steps = {self.steps}: each at least 1")
-        for name in self.methods:
-            self.config(name, self.seeds[0])
+        object.__setattr__(self, "configs", {name: self._config(name) for name in self.methods})
 
     def config(self, method: str, seed: int) -> CurriculumConfig:
-        """Settings of one run: the method's own, those given, and a warm-up that leaves steps to filter in."""
+        """Settings of one run."""
+        return self.configs[method].model_copy(update={"seed": seed})
+
+    def _config(self, method: str) -> CurriculumConfig:
+        """The method's own settings, those given, and a warm-up that leaves steps to filter in."""
         for name, option in (("group_size", "--group-size"), ("seed", "--seeds")):
             if name in self.settings or name in self.method_settings.get(method, {}):
                 raise ConfigError(f"--set {name}: set it with {option}")
         given = shares(self.settings, self.methods, self.method_settings)[method]
-        given |= {"group_size": self.group_size, "seed": seed}
+        given |= {"group_size": self.group_size, "seed": self.seeds[0]}
         config = get_method(method).config(given)
         longest = max(self.steps // _WARMUP_SHARE, 1)
         if "warmup_steps" not in given and config.warmup_steps > longest:
@@ -126,7 +131,7 @@ def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence
 def _check(plan: ReplayPlan, source: Source) -> None:
     """Raises what a run would raise at its start, of every method, before the first one writes anything."""
     for method in plan.methods:
-        curriculum = make_curriculum(method, source.prompts, plan.config(method, plan.seeds[0]))
+        curriculum = make_curriculum(method, source.prompts, plan.configs[method])
         check_size(curriculum, plan.prompts_per_step)
     make_replay_engine(source, plan.group_size, plan.seeds[0], plan.max_gap)
     if plan.out.exists() and not plan.out.is_dir():
@@ -204,7 +209,7 @@ def _notes(plan: ReplayPlan, source: Source) -> list[str]:
         *source.notes,
     ]
     for method in plan.methods:
-        config = plan.config(method, plan.seeds[0])
+        config = plan.configs[method]
         usual = get_method(method).config().warmup_steps
         given = plan.settings.keys() | plan.method_settings.get(method, {}).keys()
         if "warmup_steps" not in given and config.warmup_steps < usual:
@@ -212,7 +217,7 @@ def _notes(plan: ReplayPlan, source: Source) -> list[str]:
                 f"{method}: a warm-up of {config.warmup_steps} steps instead of its own {usual}, to leave steps to "
                 f"filter in; set it with --set {method}.warmup_steps=N."
             )
-    told = [m for m in plan.methods if m == "polaris" or plan.config(m, plan.seeds[0]).estimator.type == "oracle"]
+    told = [m for m in plan.methods if m == "polaris" or plan.configs[m].estimator.type == "oracle"]
     if told and isinstance(source, LabelledPool):
         notes.append(f"{', '.join(told)}: chooses by the very labels that outcomes are drawn from, an upper bound.")
     return notes
@@ -229,7 +234,7 @@ def _configuration(plan: ReplayPlan) -> dict[str, Any]:
         "seeds": ", ".join(map(str, plan.seeds)),
     }
     for method in plan.methods:
-        config = plan.config(method, plan.seeds[0])
+        config = plan.configs[method]
         named = (config.model_fields_set | {"warmup_steps", "explore"}) - {"seed", "group_size"}
         shared[method] = config.model_dump(include=named)
     return shared
@@ -256,7 +261,7 @@ def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]
             if not isinstance(target, dict):
                 raise ConfigError(f"--set {text}: {section} was set to {inner!r}, which has no settings of its own")
         try:
-            target[last] = yaml.safe_load(value)
+            target[last] = yaml_value(value)
         except yaml.YAMLError:
             raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from None
     return common, by_method

@@ -8,16 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
-from ...config import ConstantSettings
 from ...curriculum import Curriculum
 from ...errors import ConfigError
-from ...metrics import PredictionTrack, batch_shares, judged, reliability
+from ...metrics import PredictionTrack, batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
-from ...report import ReliabilityBin, RunResult
-from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement
-from ..history import OF_A_RUN, OF_A_STEP
+from ...report import RunResult
+from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement, finite
+from ..runs import OF_A_STEP, judgement, own_figures, predicts
 from .audit import SkipAuditor
 
 _UNFILTERED = ("uniform", "warmup")
@@ -79,8 +76,7 @@ class _Run:
     def __init__(self, curriculum: Curriculum, engine: SteppingEngine, prompts_per_step: int) -> None:
         self.curriculum, self.engine, self.n = curriculum, engine, prompts_per_step
         self.group_size = curriculum.config.group_size
-        # A constant belief is no prediction: there is nothing to judge.
-        self.predicts = not isinstance(curriculum.config.estimator, ConstantSettings)
+        self.predicts = predicts(curriculum)
         self.track = PredictionTrack(_EVERY_GROUP)
         self.auditor = SkipAuditor(self.group_size, curriculum.config.seed)
         self.history: list[dict[str, float | None]] = []
@@ -156,13 +152,13 @@ class _Run:
         row |= {name: self.seconds[name] - before[name] for name in self.seconds}
         figures = self.curriculum.breadth.metrics()
         row |= {name: figures[name] for name in OF_A_STEP}
-        self.history.append({name: _known(value) for name, value in row.items()})
+        self.history.append({name: finite(value) for name, value in row.items()})
 
     def result(self) -> RunResult:
-        metrics, engine = self.curriculum.metrics(), self.engine.metrics()
+        engine = self.engine.metrics()
         total = self.scored["all"]
         return RunResult(
-            method=self.curriculum.method,
+            **own_figures(self.curriculum),
             seed=self.curriculum.config.seed,
             steps=len(self.history),
             groups=self.groups,
@@ -171,29 +167,11 @@ class _Run:
             mixed_share=self.scored["mixed"] / total if total else None,
             all_pass_share=self.scored["all_pass"] / total if total else None,
             all_fail_share=self.scored["all_fail"] / total if total else None,
-            explored_share=_known(metrics["explored_share"]),
-            fallback_share=_known(metrics["fallback_share"]),
-            guarded_share=_known(metrics["guarded_share"]),
-            candidates_scored=int(metrics["drawn"]) if self.predicts else None,
             seconds_selecting=self.seconds["seconds_selecting"],
             seconds_learning=self.seconds["seconds_learning"],
-            **self._judged(),
+            **judgement(self.track),  # of all groups from the end of the warm-up on
             seconds_total=time.perf_counter() - self.started,
             history=self.history,
             skip_audit=self.auditor.result(),
-            distinct_prompts=int(np.count_nonzero(self.curriculum.breadth.visits)),
-            **{name: _known(metrics[name]) for name in OF_A_RUN},  # type: ignore[arg-type]
             unanswered=int(engine["unanswered"]) if "unanswered" in engine else None,
         )
-
-    def _judged(self) -> dict[str, Any]:
-        """Of all groups from the end of the warm-up on; nothing if the method predicts nothing."""
-        _, p_mixed, _, mixed = self.track.columns()
-        if not len(mixed):
-            return {}
-        bins = [ReliabilityBin(**row) for row in reliability(p_mixed, mixed)]  # type: ignore[arg-type]
-        return {**{name: _known(value) for name, value in judged(p_mixed, mixed).items()}, "reliability": bins}
-
-
-def _known(value: Any) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(value)

@@ -1,6 +1,6 @@
 """The settings of ``depo train``, torch-free and closed: unknown names are refused with the nearest right one.
 
-``train_file`` reads them from YAML. Those of the section ``trl`` are fields of ``DEPOConfig``, checked against it
+``file`` reads them from YAML. Those of the section ``trl`` are fields of ``DEPOConfig``, checked against it
 in ``trl_args``, because that needs TRL.
 """
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, DepoError
 from ...rewards.gold import is_number, number_text, plain
-from ...types import prompt_key
+from ...types import as_rate, prompt_key
 from ...validation import nearest
 from .chat import chat_of_text, needs_json, read_chat
 from .config import Columns, DataSettings, DataSource
@@ -267,10 +267,10 @@ def _as_rate(value: Any, where: str) -> float | None:
     if _is_blank(value):
         return None
     try:
-        rate = float(value)
-    except (TypeError, ValueError):
-        rate = math.nan
-    if not 0.0 <= rate <= 1.0:
+        rate = as_rate(float(value) if isinstance(value, str) else value)
+    except ValueError:
+        rate = None
+    if rate is None:
         raise DataError(f"{where}: {value!r} is no pass rate; it must be a number in [0, 1] or empty")
     return rate
 

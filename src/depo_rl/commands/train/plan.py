@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint import write_atomically
+import numpy as np
+
 from ...config import EncoderSettings, FusedSettings
 from ...errors import ConfigError, DataError, EngineError, StateMismatch
 from ...features.columns import ColumnFeatures
+from ...files import write_atomically
 from ...methods import get_method
+from ..evaluation import dead_share
 from .chat import left_out
 from .config import TrainConfig
 from .data import PromptTable
@@ -358,12 +361,11 @@ def _method(prepared: Prepared) -> dict[str, Any]:
 
 
 def _dead_share(prepared: Prepared) -> float | None:
-    """Mean of p^G + (1-p)^G over the published pass rates: what a uniform choice would waste; None without them."""
+    """What a uniform choice would waste by the published pass rates; None without them."""
     rates = [row["pass_rate"] for row in prepared.table.rows if row.get("pass_rate") is not None]
     if prepared.config.data.columns.pass_rate is None or not rates:
         return None
-    size = prepared.layout.group_size
-    return round(sum(p**size + (1 - p) ** size for p in rates) / len(rates), 4)
+    return round(dead_share(np.array(rates), prepared.layout.group_size), 4)
 
 
 def _resume(config: TrainConfig) -> str:

@@ -59,9 +59,9 @@ def _build(reward: RewardSettings, where: str, config: TrainConfig) -> RewardCal
         longest = reward.max_completion_length or config.trl.get("max_completion_length") or 512
         if reward.cache > longest:
             raise ConfigError(f"{where}.cache = {reward.cache}: must be at most max_completion_length = {longest}")
-        # By name: TRL is imported by the engine alone, this is one more function found by its address.
-        factory = find_function("trl.rewards:get_soft_overlong_punishment", where)
-        punishment: RewardCallable = factory(max_completion_len=longest, soft_punish_cache=reward.cache)
+        from ...engines.trl.rewards import get_soft_overlong_punishment
+
+        punishment: RewardCallable = get_soft_overlong_punishment(longest, reward.cache)
         return punishment
     return _python(reward, where)
 

@@ -1,8 +1,4 @@
-"""What a finished run came to: the record of ``results.json`` and what ``depo train`` prints.
-
-Everything comes from what checkpoints carry (the trainer's log, the curriculum, the outcome log), so that a resumed run
-sums up to the same as one that never stopped.
-"""
+"""What a finished run came to: the record of ``results.json`` and what ``depo train`` prints."""
 
 from __future__ import annotations
 
@@ -11,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...report import AccuracyPoint, RunResult
-from ..history import finite, history_row, own_figures
+from ...types import finite
+from ..runs import trl_result
 from .config import MathReward
 from .plan import Prepared
 from .rewards import reward_name
@@ -19,17 +16,8 @@ from .rewards import reward_name
 
 def run_result(trainer: Any, prepared: Prepared) -> RunResult:
     """The run's record; main process only. A value that was not measured is None."""
-    history, rows = trainer.state.log_history, _logged(prepared)
-    return RunResult(
-        **own_figures(trainer.curriculum),
-        seed=int(prepared.args.seed),
-        steps=int(trainer.state.global_step),
-        tokens=int(trainer.completion_tokens_generated),
-        **{f"{name}_share": _share(rows, name) for name in ("mixed", "all_pass", "all_fail")},  # type: ignore[arg-type]
-        **{name: _total(history, name, prepared) for name in ("seconds_selecting", "seconds_learning")},  # type: ignore[arg-type]
-        accuracy=_accuracy(history, prepared, rows) or None,
-        history=_history(history) or None,
-    )
+    rows = _logged(prepared)
+    return trl_result(trainer, rows, accuracy=_accuracy(trainer.state.log_history, prepared, rows) or None)
 
 
 def describe_end(trainer: Any, result: RunResult, output: Path) -> dict[str, Any]:
@@ -50,27 +38,6 @@ def _logged(prepared: Prepared) -> Sequence[Any]:
     from ...outcomes import read_log
 
     return read_log(log)
-
-
-def _share(rows: Sequence[Any], name: str) -> float | None:
-    scored = [row for row in rows if row.n_scored]
-    return sum(getattr(row.to_outcome(), name) for row in scored) / len(scored) if scored else None
-
-
-def _total(history: Sequence[Mapping[str, Any]], name: str, prepared: Prepared) -> float | None:
-    """Seconds over the run: the log holds the mean over the generations since the entry before."""
-    total, known, before = 0.0, False, 0
-    for entry in history:
-        value = finite(entry.get(f"depo/{name}"))
-        if value is not None:
-            total, known = total + value * (entry["step"] - before) / prepared.layout.steps_per_generation, True
-            before = entry["step"]
-    return total if known else None
-
-
-def _history(history: Sequence[Mapping[str, Any]]) -> list[dict[str, float | None]]:
-    rows = (history_row(entry, entry["step"]) for entry in history if "step" in entry)
-    return [row for row in rows if row is not None]
 
 
 def _accuracy(history: Sequence[Mapping[str, Any]], prepared: Prepared, rows: Sequence[Any]) -> list[AccuracyPoint]:

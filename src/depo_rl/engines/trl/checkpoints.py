@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ...checkpoint import write_atomically
+from ...checkpoint import join_leaves, split_leaves
 from ...errors import CheckpointError
+from ...files import write_atomically
 
 STATE_FILE = "depo_state.safetensors"
 _RANK_FILE = "depo_rank{rank}.safetensors"
+_TENSOR = "$tensor"  # key that stands for a tensor in the JSON part
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -50,9 +52,10 @@ def save_rank(checkpoint: str | Path, rank: int, state: dict[str, Any]) -> None:
     """Writes one rank's nested ``state`` of tensors, lists, numbers and None, any dtype; atomically."""
     from safetensors.torch import save
 
-    tensors: dict[str, torch.Tensor] = {}
-    tree = json.dumps(_split(state, "", tensors))
-    write_atomically(Path(checkpoint) / _RANK_FILE.format(rank=rank), save(tensors, metadata={"state": tree}))
+    tree, leaves = split_leaves(state, torch.Tensor, _TENSOR)
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in leaves.items()}
+    data = save(tensors, metadata={"state": json.dumps(tree)})
+    write_atomically(Path(checkpoint) / _RANK_FILE.format(rank=rank), data)
 
 
 def load_rank(checkpoint: str | Path, rank: int, device: Any) -> dict[str, Any]:
@@ -66,24 +69,5 @@ def load_rank(checkpoint: str | Path, rank: int, device: Any) -> dict[str, Any]:
             tree = json.loads((file.metadata() or {})["state"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; resume from an older checkpoint") from error
-    state: dict[str, Any] = _join(tree, tensors)
+    state: dict[str, Any] = join_leaves(tree, tensors, _TENSOR)
     return state
-
-
-def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().contiguous().clone()
-        return {"$tensor": path}
-    if isinstance(value, dict):
-        return {key: _split(inner, f"{path}/{key}", tensors) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_split(inner, f"{path}/{i}", tensors) for i, inner in enumerate(value)]
-    return value
-
-
-def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, dict):
-        return (
-            tensors[value["$tensor"]] if set(value) == {"$tensor"} else {k: _join(v, tensors) for k, v in value.items()}
-        )
-    return [_join(inner, tensors) for inner in value] if isinstance(value, list) else value

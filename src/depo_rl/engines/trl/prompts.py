@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import DataError
-from ...types import Prompt, prompt_key
-from ..rows import SCALAR, chat_text, occurrence_keys
+from ...types import Prompt, chat_text, prompt_key
+from ..rows import SCALAR, occurrence_keys
 
 
 def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> list[Prompt]:

@@ -118,14 +118,12 @@ class CurriculumDriver:
 
     @property
     def sizes_vary(self) -> bool:
-        """Whether groups may differ in size: the method says so, or the data set has a column for it."""
-        by_method = callable(getattr(self.curriculum.selector, "group_size_of", None))
-        return by_method or GROUP_SIZE_COLUMN in self._table.prompts[0].fields
+        """Whether groups may differ in size: the data set has a column for it."""
+        return GROUP_SIZE_COLUMN in self._table.prompts[0].fields
 
     def group_size(self, prompt: Prompt) -> int:
-        """Completions to roll out: what the method asks for, else the row's own column, else the run's."""
-        asks = getattr(self.curriculum.selector, "group_size_of", None)
-        size = asks(prompt) if callable(asks) else prompt.fields.get(GROUP_SIZE_COLUMN)
+        """Completions to roll out: as the row's own column says, else the run's."""
+        size = prompt.fields.get(GROUP_SIZE_COLUMN)
         return int(size) if size else self.curriculum.config.group_size
 
     # -- observe ------------------------------------------------------------------------------------------------------

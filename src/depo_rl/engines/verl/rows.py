@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DataError
-from ...types import Prompt, prompt_key
-from ..rows import SCALAR, chat_text, occurrence_keys
+from ...types import Prompt, chat_text, prompt_key
+from ..rows import SCALAR, occurrence_keys
 
 GROUP_SIZE_COLUMN = "__rollout_n__"
 """verl's own name: a row that has it is rolled out that many times."""

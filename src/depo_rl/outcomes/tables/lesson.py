@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, DepoError
-from ..types import FloatArray, Lesson
-from .schema import finite
+from ...errors import ConfigError, DepoError
+from ...types import FloatArray, Lesson, finite
 from .sources import LabelledPool, Source, hidden_columns, read_source
 
 

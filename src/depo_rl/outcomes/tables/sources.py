@@ -2,7 +2,7 @@
 
 | columns                                      | what it is                                                        |
 |----------------------------------------------|-------------------------------------------------------------------|
-| prompt, n_correct, n_scored                  | our own outcome log, read strictly (``read_log``)                 |
+| prompt, n_correct, n_scored                  | our own outcome log, read strictly (``log_row``)                  |
 | prompt, n_correct, group_size, step          | a history of another trainer; further columns become fields       |
 | step, prompt, completion, rewards, advantage | TRL's logged completions                                          |
 | input, output, score, step                   | verl's rollout dump                                               |
@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
-from ..types import FloatArray, Prompt, prompt_key
-from ..validation import nearest
+from ...errors import ConfigError, DataError
+from ...types import FloatArray, Prompt, as_rate, finite, prompt_key
+from ...validation import nearest
+from ..reader import log_row
+from ..rows import TableRow
+from ..schema import COLUMNS, REQUIRED, LogRow, count, show
 from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
 from .leaks import Told, telling_columns
-from .reader import read_log
-from .schema import COLUMNS, REQUIRED, LogRow, count, finite, show
-from .tables import Table, TableRow, keep_rows, read_table
+from .table import Table, keep_rows, read_table
 
 _KINDS = (
     "an outcome log (prompt, n_correct, n_scored), a history (prompt, n_correct, group_size, step), a labelled pool "
@@ -88,7 +89,7 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     table = read_table(path)
     columns = set(table.columns)
     if set(REQUIRED) <= columns:
-        return _own_log(path, table, options)
+        return _own_log(table, options)
     if options.where:
         table = Table(table.path, keep_rows(table.rows, options.where), table.torn)
     notes = _torn(table.torn)
@@ -108,15 +109,15 @@ def _torn(n: int) -> tuple[str, ...]:
     return (f"{n} file{'s' * (n > 1)} ended in half a line, torn when writing stopped: left out.",) if n else ()
 
 
-def _own_log(path: Path, table: Table, options: SourceOptions) -> Source:
-    files = list(dict.fromkeys(row.file for row in table.rows))
-    logs = [read_log(file) for file in files]
-    rows, places = [row for log in logs for row in log], _places(table.rows)  # of the same lines
+def _own_log(table: Table, options: SourceOptions) -> Source:
+    rows = [log_row(row) for row in table.rows]
+    places = _places(table.rows)
     if options.where:
-        numbered = [TableRow(path, i, row.to_dict()) for i, row in enumerate(rows)]
+        numbered = [TableRow(table.path, i, row.to_dict()) for i, row in enumerate(rows)]
         kept = [row.number for row in keep_rows(numbered, options.where)]
-        rows, places = [rows[i] for i in kept], [places[i] for i in kept]
-    return _history(rows, _torn(sum(log.torn_lines for log in logs)), places)
+        rows = [rows[i] for i in kept]
+        places = [places[i] for i in kept]
+    return _history(rows, _torn(table.torn), places)
 
 
 def _places(rows: Sequence[TableRow]) -> list[str]:
@@ -221,11 +222,10 @@ def _prompt(key: str, row: TableRow) -> Prompt:
 
 
 def _rate(row: TableRow, column: str) -> float:
-    value = row.get(column)
-    number = finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-    if number is None or not 0.0 <= number <= 1.0:
-        raise row.bad(f"{column} = {show(value)}: a pass rate is a number in [0, 1]")
-    return number
+    rate = as_rate(row.get(column))
+    if rate is None:
+        raise row.bad(f"{column} = {show(row.get(column))}: a pass rate is a number in [0, 1]")
+    return rate
 
 
 def _weight(row: TableRow) -> float:

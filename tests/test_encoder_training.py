@@ -1,5 +1,7 @@
-"""The defects of DEPO's released code (numbered as in the project's notes on arXiv 2602.06375), each as a test that
-would have caught it in the encoder estimator. Defect 9 (no exploration) is the curriculum's and tested there."""
+"""The encoder learns from what it should: labels from counts, known confidences, one mask, the weights that predict.
+
+DEPO's first public code (arXiv 2602.06375) fails each of these.
+"""
 
 import ast
 import copy
@@ -70,7 +72,7 @@ def same(one, other):
     return one == other
 
 
-def test_defect_01_it_imports_builds_and_runs_in_a_fresh_process():
+def test_it_imports_builds_and_runs_in_a_fresh_process():
     code = (
         "from depo_rl.config import EncoderSettings; from depo_rl.types import GroupOutcome, Prompt\n"
         "from depo_rl.estimators.encoder import EncoderEstimator\n"
@@ -84,7 +86,7 @@ def test_defect_01_it_imports_builds_and_runs_in_a_fresh_process():
     assert done.returncode == 0, done.stderr
 
 
-def test_defect_02_asking_for_the_encoder_gives_an_encoder_that_learns():
+def test_asking_for_the_encoder_gives_an_encoder_that_learns():
     config = {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 32}, "group_size": 8}
     curriculum = make_curriculum("depo", PROMPTS, config)
     estimator = curriculum.estimator
@@ -95,7 +97,7 @@ def test_defect_02_asking_for_the_encoder_gives_an_encoder_that_learns():
     assert estimator.metrics()["n_updates"] == 1 and not np.array_equal(before, means(estimator))
 
 
-def test_defect_03_labels_come_from_counts_not_a_missing_field():
+def test_labels_come_from_counts_not_a_missing_field():
     batch = make()._batch([GroupOutcome("k1", 6, 8), GroupOutcome("k2", 1, 2, 6), GroupOutcome("k3", 8, 8)])
     assert batch.pass_rate_P.tolist() == [0.75, 0.5, 1.0]
     # a shaped reward is not a label
@@ -108,7 +110,7 @@ def test_defect_03_labels_come_from_counts_not_a_missing_field():
     assert means(estimator).min() > 0.7
 
 
-def test_defect_04_unknown_logprobs_are_masked_and_counted_never_a_target():
+def test_unknown_logprobs_are_masked_and_counted_never_a_target():
     unknown = [GroupOutcome(o.key, o.n_correct, o.n_scored, mean_logprob=None) for o in OUTCOMES]
     assert np.abs(gradients(make(), unknown)["distill_head.weight"]).max() == 0.0
     estimator, undistilled = make(), make(distill_weight=0.0)
@@ -118,14 +120,14 @@ def test_defect_04_unknown_logprobs_are_masked_and_counted_never_a_target():
     assert means(estimator) == pytest.approx(means(undistilled), abs=1e-6)
 
 
-def test_defect_04_only_real_logprobs_become_confidences():
+def test_only_real_logprobs_become_confidences():
     rows = [GroupOutcome("k1", 1, 8, mean_logprob=value) for value in (-0.5, None, float("nan"), 0.3, -1e9, 0.0)]
     batch = make()._batch(rows)
     assert batch.known_P.tolist() == [True, False, False, False, True, True]
     assert batch.confidence_P[batch.known_P].tolist() == pytest.approx([np.exp(-0.5), 1e-4, 1 - 1e-4])
 
 
-def test_defect_05_after_a_resume_the_optimizer_trains_the_weights_that_predict():
+def test_after_a_resume_the_optimizer_trains_the_weights_that_predict():
     saved = make()
     saved.observe(OUTCOMES)
     resumed = make(seed=1)
@@ -138,7 +140,7 @@ def test_defect_05_after_a_resume_the_optimizer_trains_the_weights_that_predict(
     assert np.abs(means(resumed) - before).max() > 1e-5
 
 
-def test_defect_06_small_updates_do_not_vanish_under_bfloat16():
+def test_small_updates_do_not_vanish_under_bfloat16():
     # the first AdamW step is about the learning rate, here 1e-6 (backbone) against layer norms of 1.0, where bfloat16
     # weights cannot move by less than 4e-3
     settings = {"learning_rate": 5e-6, "weight_decay": 0.0}
@@ -156,7 +158,7 @@ def test_defect_06_small_updates_do_not_vanish_under_bfloat16():
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 7, 64])
-def test_defect_07_the_ranking_weight_is_the_setting_whatever_the_micro_batch(micro_batch):
+def test_the_ranking_weight_is_the_setting_whatever_the_micro_batch(micro_batch):
     none, unit, full = (gradients(make(ranking_weight=w, micro_batch=micro_batch)) for w in (0.0, 1.0, 3.0))
     reference = gradients(make(ranking_weight=1.0, micro_batch=64))
     for name in full:
@@ -165,7 +167,7 @@ def test_defect_07_the_ranking_weight_is_the_setting_whatever_the_micro_batch(mi
         np.testing.assert_allclose(unit[name], reference[name], atol=1e-4 * scale)
 
 
-def test_defect_07_all_three_losses_come_from_one_dropout_mask():
+def test_all_three_losses_come_from_one_dropout_mask():
     split, whole = make(micro_batch=2, dropout=0.5), make(dropout=0.5)
     ids = whole._read([POOL[outcome.key] for outcome in OUTCOMES])
     whole._network.trunk.train()
@@ -183,7 +185,7 @@ def test_defect_07_all_three_losses_come_from_one_dropout_mask():
         np.testing.assert_allclose(grads[name], p.grad.numpy(), rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_defect_08_two_processes_of_one_seed_would_agree_bit_for_bit():
+def test_two_processes_of_one_seed_would_agree_bit_for_bit():
     one, other = make(seed=3), make(seed=3)
     torch.rand(7)  # what else a process draws does not matter
     for step in range(3):
@@ -194,14 +196,14 @@ def test_defect_08_two_processes_of_one_seed_would_agree_bit_for_bit():
 
 
 @pytest.mark.parametrize("module", [encoder, losses, network, backbone])
-def test_defect_08_the_estimator_makes_no_distributed_calls(module):
+def test_the_estimator_makes_no_distributed_calls(module):
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         names = [getattr(node, field, None) for field in ("attr", "id", "module", "name")]
         assert not any(isinstance(n, str) and ("distributed" in n or "accelerate" in n) for n in names)
 
 
 @pytest.mark.parametrize("given", [{}, {"precision": "bfloat16", "micro_batch": 4, "updates_per_observe": 2}])
-def test_defect_10_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(given):
+def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(given):
     whole, first, second = make(**given), make(**given), make(seed=99, **given)
     for step in range(6):
         whole.predict(PROMPTS)
@@ -215,7 +217,7 @@ def test_defect_10_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(given):
     assert same(second.state_dict(), whole.state_dict()) and second.metrics() == whole.metrics()
 
 
-def test_defect_10_state_is_json_values_and_arrays_and_a_copy():
+def test_state_is_json_values_and_arrays_and_a_copy():
     estimator = make()
     estimator.observe(OUTCOMES)
     state = estimator.state_dict()
@@ -229,7 +231,7 @@ def test_defect_10_state_is_json_values_and_arrays_and_a_copy():
     assert same(estimator.state_dict(), kept)
 
 
-def test_defect_10_state_survives_a_file(tmp_path):
+def test_state_survives_a_file(tmp_path):
     saved, resumed = make(), make(seed=1)
     saved.observe(OUTCOMES)
     save_state(tmp_path / "estimator.safetensors", saved.state_dict())
@@ -296,7 +298,7 @@ def pair():
 
 
 @pytest.mark.parametrize("how", SPOILT)
-def test_defect_10_a_state_that_is_not_ours_is_refused_and_changes_nothing(how, pair):
+def test_a_state_that_is_not_ours_is_refused_and_changes_nothing(how, pair):
     state, estimator = pair
     before = estimator.state_dict()
     with pytest.raises(StateMismatch, match=r"this (run|version)|must map"):
@@ -304,7 +306,7 @@ def test_defect_10_a_state_that_is_not_ours_is_refused_and_changes_nothing(how, 
     assert same(estimator.state_dict(), before)
 
 
-def test_defect_10_another_width_or_a_frozen_backbone_is_refused(pair):
+def test_another_width_or_a_frozen_backbone_is_refused(pair):
     state, _ = pair
     for other in (make(width=16), make(backbone_lr_scale=0.0)):
         with pytest.raises(StateMismatch):

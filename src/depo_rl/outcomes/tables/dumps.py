@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
-from ..types import prompt_key
-from .schema import LogRow, show
-from .tables import Table, TableRow
+from ...errors import ConfigError
+from ...types import chat_text, finite, prompt_key
+from ..rows import TableRow
+from ..schema import LogRow, show
+from .table import Table
 
 _TRL = ("step", "prompt", "completion", "advantage")
 _VERL = ("input", "output", "score", "step")
@@ -85,7 +86,7 @@ def _only_verdict(table: Table, rewards: Sequence[str], verdict: Verdict) -> str
     """The one reward column that can be a verdict. Raises ConfigError if there is none, or more than one."""
     usable = rewards
     if verdict.at is None:
-        usable = [c for c in rewards if _scale({float(v) for v in _values(table.rows, c) if _known(v)})]
+        usable = [c for c in rewards if _scale({finite(v) for v in _values(table.rows, c)} - {None})]
     if len(usable) == 1:
         return usable[0]
     raise ConfigError(
@@ -95,11 +96,7 @@ def _only_verdict(table: Table, rewards: Sequence[str], verdict: Verdict) -> str
     )
 
 
-def _known(value: Any) -> bool:
-    return value is not None and not (isinstance(value, float) and math.isnan(value))
-
-
-def _scale(values: set[float]) -> bool:
+def _scale(values: set[float | None]) -> bool:
     """Whether nothing but 0 and 1, or -1 and 1, is there."""
     return values <= {0.0, 1.0} or values <= {-1.0, 1.0}
 
@@ -135,9 +132,9 @@ def _groups(rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict
     if column not in rows[0].values:
         names = ", ".join(rows[0].values)
         raise ConfigError(f"{rows[0].file}: no column {column!r} (--correct-column); there are {names}")
-    scale = {float(v) for row in rows if _known(v := _number(row, column))}
+    scale = {_number(row, column) for row in rows} - {None}
     if verdict.at is None and not _scale(scale):
-        odd = next(row for row in rows if _known(v := row.values[column]) and float(v) not in (0.0, 1.0))
+        odd = next(row for row in rows if _number(row, column) not in (None, 0.0, 1.0))
         raise odd.bad(
             f"{column} = {show(odd.values[column])}: a verdict is 0 or 1; of a graded reward say with --correct-at "
             "from which value on it means correct, or name another column with --correct-column"
@@ -158,8 +155,8 @@ def _groups(rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict
 
 
 def _group(step: int, text: str, rows: Sequence[TableRow], column: str, threshold: float, reward: str | None) -> LogRow:
-    judged = [float(v) for row in rows if _known(v := row.values[column])]
-    shaped = [float(v) for row in rows if reward and _known(v := _number(row, reward))]
+    judged = [v for row in rows if (v := _number(row, column)) is not None]
+    shaped = [v for row in rows if reward and (v := _number(row, reward)) is not None]
     return LogRow(
         key=prompt_key(text),
         prompt=text,
@@ -174,28 +171,21 @@ def _group(step: int, text: str, rows: Sequence[TableRow], column: str, threshol
     )
 
 
-def _number(row: TableRow, column: str) -> Any:
-    """The value if it is a finite number, NaN or null; else DataError."""
+def _number(row: TableRow, column: str) -> float | None:
+    """The value if it is a finite number, None for NaN and null; else DataError."""
     value = row.get(column)
     if value is None or isinstance(value, (bool, int, float)):
         if isinstance(value, float) and math.isinf(value):
             raise row.bad(f"{column} = {value}: must be finite, or null if it could not be judged")
-        return value
+        return finite(value)
     raise row.bad(f"{column} = {show(value)}: must be a number")
 
 
 def _text(row: TableRow, column: str) -> str:
-    """The prompt as one text; of a chat the messages' texts, with their roles if there are several."""
+    """The prompt as one text, a chat as the engines read it: so its key is that of the run's own log."""
     value = row.get(column)
-    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
-        said = [(str(m.get("role")), _content(m["content"])) for m in value]
-        value = said[0][1] if len(said) == 1 else "\n".join(f"{role}: {text}" for role, text in said)
+    if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
+        value = chat_text(value)
     if not isinstance(value, str) or not value:
         raise row.bad(f"{column} = {show(value)}: must be a text or a list of messages, and not empty")
     return value
-
-
-def _content(content: Any) -> str:
-    if isinstance(content, list):  # parts of a multimodal message
-        return " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict)).strip()
-    return content if isinstance(content, str) else ""

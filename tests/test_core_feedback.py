@@ -1,4 +1,7 @@
-"""Defects of the method's first public code (arXiv 2602.06375) that the curriculum must not have."""
+"""The estimator is used, is told what the verifier said, and gets every prompt back: what code of this kind got wrong.
+
+The method's first public code (arXiv 2602.06375) fails each of these.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ BLIND = {"exclude": ["pass_rate"]}  # the column that outcomes are drawn from
 
 
 @pytest.mark.parametrize("band", ["window", "auto"])
-def test_defect_02_method_depo_really_uses_its_estimator(band):
+def test_method_depo_really_uses_its_estimator(band):
     """Not plain GRPO under another name: the estimator is asked, told, and decides."""
     prompts, shares = _arithmetic(), {}
     for method, config in (("grpo", {}), ("depo", {"band": band, "warmup_steps": 3, "estimator": BLIND})):
@@ -50,7 +53,7 @@ def test_defect_02_method_depo_really_uses_its_estimator(band):
 
 
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
-def test_defect_03_the_estimator_is_told_what_the_verifier_said(method, config):
+def test_the_estimator_is_told_what_the_verifier_said(method, config):
     """Counts reach the estimator as they came: unscored as unscored, not as wrong; shaped rewards play no part."""
     told = FakeEstimator(rate)
     curriculum = build(method, make_prompts([100]), config, told, {"keep": (0.0, 1.0)})
@@ -65,7 +68,7 @@ def test_defect_03_the_estimator_is_told_what_the_verifier_said(method, config):
     assert curriculum.metrics()["all_fail_share"] == pytest.approx(1 / 3)
 
 
-def test_defect_04_an_unknown_log_probability_stays_unknown():
+def test_an_unknown_log_probability_stays_unknown():
     told = FakeEstimator(rate)
     curriculum = build("depo", make_prompts([100]), {}, told)
     first, second = curriculum.propose(2)
@@ -75,7 +78,7 @@ def test_defect_04_an_unknown_log_probability_stays_unknown():
 
 
 @pytest.mark.parametrize("band", ["window", "auto"])
-def test_defect_09_a_wrongly_rejected_prompt_is_visited_again(band):
+def test_a_wrongly_rejected_prompt_is_visited_again(band):
     """Exploration: what the estimator rejects still yields labels, by a known bound, at the promised share."""
     prompts = make_prompts([80])
     config = {"warmup_steps": 0, "band": band, "explore": 0.1}
@@ -92,7 +95,7 @@ def test_defect_09_a_wrongly_rejected_prompt_is_visited_again(band):
 
 @pytest.mark.parametrize("estimator", ["all dead", "nan", "few alive"])
 @pytest.mark.parametrize("n", [1, 7, 10, 64])
-def test_defect_09_when_nothing_passes_the_batch_is_full_and_without_duplicates(n, estimator):
+def test_when_nothing_passes_the_batch_is_full_and_without_duplicates(n, estimator):
     """And whatever n is: no divisor, no padding, no skipped batch."""
     curriculum = build("depo", make_prompts([67]), {"warmup_steps": 0, "candidate_factor": 2}, ESTIMATORS[estimator]())
     for _ in range(10):
@@ -105,7 +108,7 @@ def test_defect_09_when_nothing_passes_the_batch_is_full_and_without_duplicates(
         assert metrics["fallback"] == metrics["chosen"] - metrics["explored"]
 
 
-def test_defect_10_all_state_is_in_the_checkpoint(tmp_path):
+def test_all_state_is_in_the_checkpoint(tmp_path):
     """Warm-up, position in the data, what is in flight, exploration, estimator, counts: nothing starts again."""
     prompts = make_prompts([60, 20])
     config = {"warmup_steps": 3, "band": "auto", "explore": 0.15, "estimator": {"n_buckets": 512}}

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .schema import finite
+from ...types import finite
 
 _TOLERANCE = 1e-4  # of rates, which may have been written in few digits
 
@@ -38,7 +38,7 @@ def _of_the_visit(name: str, rows: Iterable[Told]) -> bool:
 
 def _of_the_outcome(name: str, rows: Iterable[Told]) -> bool:
     """Whether one and the same function of the outcome gives all values that are there."""
-    known = [(_number(row.fields.get(name)), row) for row in rows if row.fields.get(name) is not None]
+    known = [(finite(row.fields.get(name)), row) for row in rows if row.fields.get(name) is not None]
     if any(value is None for value, _ in known):
         return False
     pairs = [(value, _functions(row)) for value, row in known if value is not None]
@@ -51,7 +51,3 @@ def _of_the_outcome(name: str, rows: Iterable[Told]) -> bool:
 def _functions(row: Told) -> tuple[float, ...]:
     p, n = row.rate, row.n or math.nan  # NaN equals nothing
     return (p, 1 - p, 100 * p, 100 * (1 - p), n * p, n * (1 - p))
-
-
-def _number(value: Any) -> float | None:
-    return finite(value) if isinstance(value, (int, float)) else None

@@ -1,4 +1,7 @@
-"""What is wrong with the code released with the paper, each shown to be right here at the level of the TRL engine."""
+"""On TRL the estimator is on, learns what the verifier said and the policy's confidence, and resumes with all it knew.
+
+The paper's first public code (arXiv 2602.06375) fails each of these.
+"""
 
 import copy
 
@@ -16,7 +19,7 @@ ENCODER = {"type": "encoder", "backbone": "tiny-random", "width": 16}
 SMALL = {"per_device_train_batch_size": 8}
 
 
-def test_defect_02_the_estimator_is_on(tmp_path):
+def test_the_estimator_is_on(tmp_path):
     """The default is method depo, and it filters: prompts are skipped by prediction once the warm-up is over."""
     curriculum = {"warmup_steps": 1, "window": [0.9, 1.0], "estimator": ENCODER}
     made = toys.run(tmp_path, curriculum=curriculum, max_steps=6)
@@ -30,7 +33,7 @@ def test_defect_02_the_estimator_is_on(tmp_path):
     assert because[3] <= {"selected", "explored", "fallback"}
 
 
-def test_defect_03_labels_are_what_the_verifier_said(tmp_path):
+def test_labels_are_what_the_verifier_said(tmp_path):
     judged = []
 
     def reward(completions, answer, **_):
@@ -54,7 +57,7 @@ def test_defect_03_labels_are_what_the_verifier_said(tmp_path):
         pytest.param({"temperature": 0.7, "loss_type": "grpo"}, id="temperature"),
     ],
 )
-def test_defect_04_the_distillation_target_is_the_sampling_policys_confidence(tmp_path, settings):
+def test_the_distillation_target_is_the_sampling_policys_confidence(tmp_path, settings):
     """mean_logprob of each group against a forward of our own, one completion at a time, at the moment of sampling."""
     expected, holder = [], {}
 
@@ -81,13 +84,13 @@ def test_defect_04_the_distillation_target_is_the_sampling_policys_confidence(tm
     assert made.curriculum.in_flight == frozenset()
 
 
-def test_defect_04_unknown_confidence_is_unknown(tmp_path):
+def test_unknown_confidence_is_unknown(tmp_path):
     """Where nobody computes log-probabilities and nobody asked for them, the log says null, not 0 and not 0.9999."""
     toys.run(tmp_path, method="grpo", max_steps=1)
     assert all(row["mean_logprob"] is None for row in toys.outcome_log(tmp_path))
 
 
-def test_defect_05_the_estimator_learns_after_a_resume(tmp_path):
+def test_the_estimator_learns_after_a_resume(tmp_path):
     settings = {"curriculum": {"estimator": ENCODER}, "save_strategy": "steps", "save_steps": 2}
     toys.run(tmp_path, max_steps=2, **settings)
     made = toys.trainer(tmp_path, max_steps=4, **settings)
@@ -101,7 +104,7 @@ def test_defect_05_the_estimator_learns_after_a_resume(tmp_path):
     assert all(moments["step"] == 4 for moments in after["optimizer"].values())
 
 
-def test_defect_10_nothing_is_left_out_of_a_checkpoint(tmp_path):
+def test_nothing_is_left_out_of_a_checkpoint(tmp_path):
     """The walk through the data, the warm-up, what exploration is owed, what is in flight: equal after a resume."""
     settings = {"curriculum": {"warmup_steps": 3, "explore": 0.1}, "save_strategy": "steps", "save_steps": 3}
     made = toys.run(tmp_path, max_steps=3, **settings)
