@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -92,24 +91,15 @@ def group_outcomes(
     correct_S: 1, 0 or NaN. rewards_S: total reward, NaN where unscorable. tokens_S: completion tokens.
     logprob_S_2: per completion the sum of its token log-probabilities (nats) and their number; None if unknown.
     """
-    outcomes = []
-    groups = [t.view(len(keys), -1) for t in (correct_S, rewards_S.double().cpu(), tokens_S.double().cpu())]
-    logprob_P_2 = None if logprob_S_2 is None else logprob_S_2.double().cpu().view(len(keys), -1, 2).sum(1)
-    for i, key in enumerate(keys):
-        correct_G, rewards_G, tokens_G = (group[i] for group in groups)
-        scored_G, known_G = correct_G[~correct_G.isnan()], rewards_G[~rewards_G.isnan()]
-        mean_logprob = None if logprob_P_2 is None else float(logprob_P_2[i, 0] / logprob_P_2[i, 1])
-        outcomes.append(
-            GroupOutcome(
-                key=key,
-                n_correct=int(scored_G.sum()),
-                n_scored=len(scored_G),
-                n_failed=len(correct_G) - len(scored_G),
-                reward_mean=float(known_G.mean()) if len(known_G) else None,
-                reward_std=float(known_G.std(unbiased=False)) if len(known_G) else None,
-                mean_logprob=mean_logprob if mean_logprob is not None and math.isfinite(mean_logprob) else None,
-                n_tokens=int(tokens_G.sum()),
-                policy_step=policy_step,
-            )
-        )
-    return outcomes
+    n = len(keys)
+    verdicts_P_G = correct_S.view(n, -1).tolist()
+    rewards_P_G = rewards_S.double().cpu().view(n, -1).tolist()
+    tokens_P = tokens_S.cpu().view(n, -1).sum(1).tolist()
+    logprobs_P: list[Any] = [()] * n
+    if logprob_S_2 is not None:
+        logprobs_P = logprob_S_2.double().cpu().view(n, -1, 2).tolist()
+    columns = zip(keys, verdicts_P_G, rewards_P_G, logprobs_P, tokens_P, strict=True)
+    return [
+        GroupOutcome.of(key, verdicts, rewards, logprobs=logprobs, n_tokens=tokens, policy_step=policy_step)
+        for key, verdicts, rewards, logprobs, tokens in columns
+    ]
