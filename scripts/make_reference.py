@@ -42,7 +42,6 @@ from depo_rl.engines.trl import driver as trl
 from depo_rl.engines.trl.sampling import DynamicSampler
 from depo_rl.engines.verl import driver as verl
 from depo_rl.engines.verl.settings import HostSettings, VerlSettings
-from depo_rl.engines.verl.survival import SurvivingEstimator
 from depo_rl.estimators.encoder import EncoderEstimator
 from depo_rl.estimators.fused import FusedEstimator
 from depo_rl.estimators.history import HistoryEstimator
@@ -53,6 +52,7 @@ from depo_rl.rivals.bots import BOTSEstimator
 from depo_rl.rivals.dps import DPSEstimator
 from depo_rl.rivals.greso import GRESOSkip
 from depo_rl.rivals.pools import DifficultyPools
+from depo_rl.survival import SurvivingEstimator
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by scripts/make_reference.py from the code: change it there. -->"
@@ -292,16 +292,18 @@ SELECTOR_FIGURES = {
     "pools": described(DifficultyPools.metrics.__doc__),
 }
 _WEIGHTS = ("importance_max", "effective_share")
+_SURVIVED = {f"estimator/{name}": told for name, told in described(SurvivingEstimator.metrics.__doc__).items()}
 TRL_ONLY = {
     **described(trl.CurriculumDriver.metrics.__doc__),
     **described(DEPOTrainer._publish.__doc__),
     **described(DynamicSampler.fill.__doc__),
     **{name: described(DEPOTrainer.weigh.__doc__)[name] for name in _WEIGHTS},
+    **_SURVIVED,
 }
 _HOST = docstring_in(Path(str(verl.__file__)).with_name("host.py"), "metrics")
 VERL_ONLY = {
     **described(verl.CurriculumDriver._metrics.__doc__),
-    **{f"estimator/{name}": told for name, told in described(SurvivingEstimator.health.__doc__).items()},
+    **_SURVIVED,
     **{f"estimator/{name}": told for name, told in described(_HOST).items()},
 }
 

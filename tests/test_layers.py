@@ -18,7 +18,7 @@ LEVEL = {
         ],
         1,
     ),
-    **dict.fromkeys(["curriculum", "filling", "ledger", "guard", "futility", "methods", "checkpoint"], 2),
+    **dict.fromkeys(["curriculum", "filling", "ledger", "guard", "futility", "survival", "methods", "checkpoint"], 2),
     **dict.fromkeys(["engines", "report"], 3),
     **dict.fromkeys(["commands", "routing"], 4),
     **dict.fromkeys(["trl", "cli"], 5),

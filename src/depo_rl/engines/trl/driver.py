@@ -12,10 +12,11 @@ from ...breadth import BREADTH
 from ...config import EncoderSettings
 from ...curriculum import Curriculum, Settlement
 from ...errors import EngineError, PoolExhausted, RewardError
-from ...methods import METHODS, make_curriculum
+from ...methods import METHODS
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
 from ...types import Gate, GroupOutcome, Prompt, ScreeningGate
+from ..session import live_curriculum
 from .config import DEPOConfig
 from .prompts import prompts_of
 from .ranks import on_main
@@ -61,7 +62,7 @@ class CurriculumDriver:
         config = self._args.curriculum_config()
         self._prompts = prompts_of(dataset, self._args.source_column, needs_prompt)
         self._row_of = {prompt.key: row for row, prompt in enumerate(self._prompts)}
-        self.curriculum = make_curriculum(self._args.method, self._prompts, config)
+        self.curriculum = live_curriculum(self._args.method, self._prompts, config)
         self._check_size(len(self.curriculum.pool))
         check_gate(self._args.method, self.curriculum.gate)
         return self.curriculum.gate.max_rounds

@@ -39,9 +39,10 @@ def attach_policy_states(trainer: DEPOTrainer) -> None:
     if reason := _hindrance(trainer):
         raise EngineError(f"estimator.{name} = {getattr(settings, name)}: {reason}; set estimator.{name} to {off}")
     if trainer.curriculum is not None:
+        states = PolicyStates(trainer) if settings.policy_features else None
+        answers = AnswerLogprobs(trainer, settings.answer_field) if settings.answer_logprob else None
         estimator: Any = trainer.curriculum.estimator
-        estimator.policy_states = PolicyStates(trainer) if settings.policy_features else None
-        estimator.answer_logprobs = AnswerLogprobs(trainer, settings.answer_field) if settings.answer_logprob else None
+        estimator.read_policy(states, answers)
 
 
 def _hindrance(trainer: DEPOTrainer) -> str | None:

@@ -15,18 +15,17 @@ from pathlib import Path
 
 from ...breadth import BREADTH
 from ...config import CurriculumConfig
-from ...curriculum import Curriculum
 from ...errors import RewardError, StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
-from ...methods import get_method, make_curriculum, make_estimator
+from ...methods import get_method, make_estimator
 from ...metrics import batch_shares
 from ...outcomes import LogRow, OutcomeLogWriter
 from ...pool import PromptPool
 from ...types import GroupOutcome, PassRateEstimator, Prompt, Settlement, State
+from ..session import live_curriculum
 from .outcomes import Completion, Judge, group_outcome
 from .rows import GROUP_SIZE_COLUMN, PromptTable
 from .settings import VerlSettings
-from .survival import SurvivingEstimator
 
 _VERSION = 1
 _FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
@@ -56,7 +55,11 @@ class CurriculumDriver:
         self.judge = Judge(settings.correct_key, settings.correct_threshold)
         self._table, self._log_path = table, log_path
         self._log: OutcomeLogWriter | None = None
-        self.curriculum, self.estimator = _surviving(table.prompts, settings, config, make_host)
+
+        def make(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
+            return make_host(table.prompts, settings, config) if make_host else make_estimator(pool, config)
+
+        self.curriculum = live_curriculum(settings.method, table.prompts, config, make)
         self.own_order = get_method(settings.method).own_order  # verl's: then the run is GRPO, row by row
         self._queue: list[str] = []  # proposed, not handed to verl yet
         self._asked: dict[str, int] = {}  # key in flight -> completions asked for
@@ -258,7 +261,6 @@ class CurriculumDriver:
         if self._weights:
             told |= {"importance_max": max(self._weights), "effective_share": effective_share(self._weights)}
         told |= {f"seconds_{name}": value for name, value in self._seconds.items()}
-        told |= {f"estimator/{name}": value for name, value in self.estimator.health().items()}
         if self._log is not None:
             told |= {f"log_{name}": value for name, value in self._log.metrics().items() if name != "rows_written"}
         self._published, self._weights = now, []
@@ -319,23 +321,6 @@ class CurriculumDriver:
         if not keeps_in_flight:
             self.curriculum.release(self.curriculum.in_flight - set(self._queue))
         self._published = self.curriculum.metrics()
-
-
-def _surviving(
-    prompts: Sequence[Prompt],
-    settings: VerlSettings,
-    config: CurriculumConfig,
-    make_host: MakeHost | None,
-) -> tuple[Curriculum, SurvivingEstimator]:
-    """The method's curriculum with an estimator whose failures cannot end the run, and that estimator."""
-
-    def make(pool: PromptPool, config: CurriculumConfig) -> SurvivingEstimator:
-        inner = make_host(prompts, settings, config) if make_host else make_estimator(pool, config)
-        return SurvivingEstimator(inner)
-
-    made = make_curriculum(settings.method, prompts, config, make)
-    assert isinstance(made.estimator, SurvivingEstimator)
-    return made, made.estimator
 
 
 def _open_log(path: Path, resumed_at: int | None) -> OutcomeLogWriter:
