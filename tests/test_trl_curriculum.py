@@ -108,7 +108,7 @@ def test_selection_leaves_the_global_generators_alone(tmp_path):
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
     before = states()
-    type(made._driver)(made.accelerator, made.train_dataset, made.args).propose(4)
+    type(made._driver)(made.accelerator, made.train_dataset, made.args, made.curriculum.config).propose(4)
     made._driver.propose(4)
     assert states() == before
 
@@ -316,7 +316,7 @@ def test_nothing_grows_with_the_run(tmp_path):
     made = toys.trainer(tmp_path, curriculum=WARM | {"estimator": {"type": "fused", "replay_prompts": 8}}, max_steps=6)
     made.train()
     driver = made._driver
-    assert driver._outcomes == [] and made._waiting is None
+    assert driver.session._received == [] and made._waiting is None
     assert all(len(values) <= 1 for values in made._metrics["train"].values())
     assert sum(len(values) for values in made._pending_extra_logs.values()) == 0
     assert len(made.curriculum.estimator.state_dict()) < 20

@@ -12,6 +12,7 @@ from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...gates import AdmitAll
 from ...methods import METHODS, get_method
+from ..session import engine_config
 
 
 @dataclass
@@ -71,13 +72,8 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
         given = (
             dict(self.curriculum or {}) if isinstance(self.curriculum, dict | None) else _parse_json(self.curriculum)
         )
-        for name, own_name in (("group_size", "num_generations"), ("seed", "seed")):
-            own = getattr(self, own_name)
-            if given.setdefault(name, own) != own:
-                raise ConfigError(
-                    f"curriculum.{name} = {given[name]!r} contradicts {own_name} = {own!r}: set {own_name} only"
-                )
-        config = get_method(self.method).config(given, where=f"method {self.method!r}, curriculum")
+        owned = {"group_size": ("num_generations", self.num_generations), "seed": ("seed", self.seed)}
+        config = engine_config(self.method, given, owned, "curriculum")
         if self.own_order and not isinstance(get_method(self.method).gate(config), AdmitAll):
             raise ConfigError(
                 f"curriculum.gate = {config.gate!r}: method {self.method!r} keeps TRL's own order, which has no prompt "

@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import gather_object
 
 from ...errors import EngineError
+from ..session import next_round
 from . import rollouts
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class DynamicSampler:
         spare: list[rollouts.RolledGroup] = []
         rounds = 0
         while len(kept) < n_groups and rounds < max_rounds:
-            drawn = len(kept) + len(spare)
-            share = max(len(kept), 1) / drawn if drawn else 1.0
-            size = min(n_groups, -int(-(n_groups - len(kept)) // share))
+            size = next_round(n_groups, len(kept), len(kept) + len(spare))
             groups, admitted = self._round(self._pad_to_world(size))
             for group, keep in zip(groups, admitted, strict=True):
                 (kept if keep else spare).append(group)
@@ -84,7 +83,7 @@ class DynamicSampler:
         trainer = self._trainer
         world, size = trainer.accelerator.num_processes, trainer.num_generations
         n_local = n_groups * size // world
-        rows = trainer.propose(n_groups)
+        rows, keys = trainer.propose(n_groups)
         inputs = trainer.local_rows(rows, n_local)
         if any("image" in row or "images" in row for row in inputs):
             raise EngineError(
@@ -101,12 +100,12 @@ class DynamicSampler:
         rewards_P_G_F = trainer._calculate_rewards(inputs, prompts, completions, ids).view(n_groups, size, -1)
         local = rollouts.split(generated, n_local, trainer._pending_extra_logs)
         samples = gather_object(local) if world > 1 else local
-        weights = trainer.importance(rows)  # before the groups are settled
+        weights = trainer.importance(keys)  # before the groups are settled
         groups = [
             rollouts.RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i])
             for i, row in enumerate(rows)
         ]
-        return groups, trainer.settle(rows)
+        return groups, trainer.settle(keys)
 
     def _score(self, batch: list[rollouts.RolledGroup], n_kept: int, n_local: int) -> dict[str, Any]:
         """TRL's own advantages, log-probabilities, masks and metrics for groups that were generated before."""

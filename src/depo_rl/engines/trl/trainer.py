@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,11 @@ from ...errors import EngineError
 from ...importance import effective_share
 from ...types import GroupOutcome
 from ..rows import occurrence_keys
+from ..session import Proposal
 from .callbacks import TokenBudget
 from .config import DEPOConfig
 from .correctness import CorrectFn, Correctness, group_outcomes
-from .driver import CurriculumDriver
+from .driver import TrlDriver
 from .policy_states import attach_policy_states
 from .prompts import has_random_access, key_of
 from .resume import ResumableTrainer
@@ -57,7 +57,7 @@ class DEPOTrainer(ResumableTrainer):
         **kwargs: Any,
     ) -> None:
         args = _as_depo_config(args, model)
-        self._driver: CurriculumDriver | None = None  # method grpo on a stream of rows has none: it is GRPOTrainer
+        self._driver: TrlDriver | None = None  # method grpo on a stream of rows has none: it is GRPOTrainer
         self._sampler: DynamicSampler | None = None
         self._rolled: tuple[tuple[Any, ...], torch.Tensor] | None = None  # generated before, to be scored now
         self._scored: dict[str, torch.Tensor] = {}  # of the generation under way: correct, rewards, tokens; all ranks'
@@ -71,7 +71,9 @@ class DEPOTrainer(ResumableTrainer):
             self._rows = self._training_rows()
             # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the row it is given
             known = self._rows if args.own_order else self.train_dataset
-            self._driver = CurriculumDriver(self.accelerator, known, args, self.environment_factories is None)
+            self._driver = TrlDriver(
+                self.accelerator, known, args, args.curriculum_config(), self.environment_factories is None
+            )
             attach_policy_states(self)
             if self.max_rounds > 1:
                 self._sampler = DynamicSampler(self)
@@ -108,22 +110,22 @@ class DEPOTrainer(ResumableTrainer):
             keys = self._adopt(inputs)
             output = super()._generate_and_score_completions(inputs)
         else:
-            rows = self._driver.propose(n_groups)
-            keys, inputs = self._driver.keys_of(rows), self.local_rows(rows, len(inputs))
+            rows, keys = self._driver.propose(n_groups)
+            inputs = self.local_rows(rows, len(inputs))
             output = super()._generate_and_score_completions(inputs)
-            self.weigh(output, self.importance(rows), n_groups)
+            self.weigh(output, self.importance(keys), n_groups)
         self._settle_or_wait(keys, output)
         return output
 
-    def propose(self, n_groups: int) -> list[int]:
-        """Rows to roll out, the same on all ranks."""
+    def propose(self, n_groups: int) -> Proposal:
+        """What to roll out, the same on all ranks."""
         assert self._driver is not None
         return self._driver.propose(n_groups)
 
-    def importance(self, rows: list[int]) -> list[float]:
-        """Importance of each row's group, the same on all ranks; asked for before the group is settled."""
+    def importance(self, keys: list[str]) -> list[float]:
+        """Importance of each group, the same on all ranks; asked for before the group is settled."""
         assert self._driver is not None
-        return self._driver.importance(rows)
+        return self._driver.importance(keys)
 
     def weigh(self, output: dict[str, Any], weights: list[float], n_groups: int) -> None:
         """Multiplies the advantages of this rank's completions in a scored batch by their groups' weights, once.
@@ -224,10 +226,10 @@ class DEPOTrainer(ResumableTrainer):
             self._rolled = None
         return output
 
-    def settle(self, rows: list[int]) -> list[bool]:
+    def settle(self, keys: list[str]) -> list[bool]:
         """Hands the groups that were just rewarded to the curriculum; True for each one admitted."""
         assert self._driver is not None
-        return self._settle(self._driver.keys_of(rows), self._scored, self.state.global_step, None)
+        return self._settle(keys, self._scored, self.state.global_step, None)
 
     def _settle(
         self, keys: list[str], scored: dict[str, torch.Tensor], step: int, logprob_B_2: torch.Tensor | None
@@ -246,15 +248,12 @@ class DEPOTrainer(ResumableTrainer):
         completion_tokens: generated for training since the start, on all ranks, groups dropped later included.
         """
         assert self._driver is not None
-        of_generation, so_far = self._driver.metrics()
+        of_generation, so_far = self._driver.figures()
         so_far["completion_tokens"] = float(self.completion_tokens_generated)
-        logged = self._metrics[
-            "train"
-        ]  # of which TRL logs means; NaN is left out: at a None TensorBoard warns each time
+        logged = self._metrics["train"]  # of which TRL logs means
         for name, value in of_generation.items():
-            if not math.isnan(value):
-                logged[f"depo/{name}"].append(value)
-        logged.update({f"depo/{name}": [value] for name, value in so_far.items() if not math.isnan(value)})
+            logged[f"depo/{name}"].append(value)
+        logged.update({f"depo/{name}": [value] for name, value in so_far.items()})
 
     # -- the policy's own log-probabilities, from the loss that computes them anyway ----------------------------------
 
@@ -334,7 +333,6 @@ class DEPOTrainer(ResumableTrainer):
         tokens = {"completion_tokens_generated": self.completion_tokens_generated}
         if self._driver is None:
             return tokens
-        self._driver.flush_log()
         return tokens | {"driver": self._driver.state_dict()}
 
     def _load_own_state(self, state: dict[str, Any]) -> int:

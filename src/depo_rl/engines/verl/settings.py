@@ -18,6 +18,7 @@ from ...gates import AdmitAll, DynamicSampling
 from ...methods import METHODS, get_method
 from ...types import Gate, ScreeningGate
 from ...validation import Settings, validated
+from ..session import engine_config
 
 WHERE = "data.depo"
 
@@ -59,16 +60,8 @@ class VerlSettings(Settings):
 
     def curriculum_config(self, group_size: int, seed: int) -> CurriculumConfig:
         """The method's defaults with the given settings over them. Raises ConfigError."""
-        given = dict(self.curriculum)
-        fixed = {"group_size": group_size, "seed": seed}
-        homes = {"group_size": "actor_rollout_ref.rollout.n", "seed": "data.seed"}
-        for name, value in fixed.items():
-            if given.setdefault(name, value) != value:
-                raise ConfigError(
-                    f"{WHERE}.curriculum.{name} = {given[name]!r} contradicts {homes[name]} = {value!r}: "
-                    f"set {homes[name]} only"
-                )
-        return get_method(self.method).config(given, where=f"{WHERE}.curriculum, method {self.method!r}")
+        owned = {"group_size": ("actor_rollout_ref.rollout.n", group_size), "seed": ("data.seed", seed)}
+        return engine_config(self.method, self.curriculum, owned, f"{WHERE}.curriculum")
 
     def hosted(self, config: CurriculumConfig) -> bool:
         """Whether the estimator lives in a Ray actor of its own."""
