@@ -316,7 +316,7 @@ def test_nothing_grows_with_the_run(tmp_path):
     made = toys.trainer(tmp_path, curriculum=WARM | {"estimator": {"type": "fused", "replay_prompts": 8}}, max_steps=6)
     made.train()
     driver = made._driver
-    assert driver.session._received == [] and made._waiting is None
+    assert driver.session._received == [] and made._generation is None
     assert all(len(values) <= 1 for values in made._metrics["train"].values())
     assert sum(len(values) for values in made._pending_extra_logs.values()) == 0
     assert len(made.curriculum.estimator.state_dict()) < 20

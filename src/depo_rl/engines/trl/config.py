@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
+from trl.trainer.utils import get_config_model_id
 
 from ...config import CurriculumConfig
 from ...errors import ConfigError
@@ -85,6 +88,21 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
     def own_order(self) -> bool:
         """Whether prompts come in TRL's own order."""
         return get_method(self.method).own_order
+
+
+def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
+    """A ``DEPOConfig`` with the values of ``args``."""
+    if isinstance(args, DEPOConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
+    promoted = copy.copy(args)  # values are kept as they are: __post_init__ has run and would refuse to run twice
+    promoted.__class__ = DEPOConfig
+    for each in dataclasses.fields(DEPOConfig):
+        if not hasattr(args, each.name):
+            setattr(promoted, each.name, each.default)
+    return promoted
 
 
 def _parse_json(text: str) -> dict[str, Any]:

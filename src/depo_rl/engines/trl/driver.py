@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ...config import CurriculumConfig, EncoderSettings
 from ...curriculum import Curriculum
 from ...errors import EngineError, PoolExhausted
-from ...methods import METHODS
-from ...types import Gate, GroupOutcome, ScreeningGate, State
+from ...methods import METHODS, make_estimator
+from ...pool import PromptPool
+from ...types import Gate, GroupOutcome, PassRateEstimator, ScreeningGate, State
 from ..session import Patience, Proposal, Session, live_curriculum
 from .config import DEPOConfig
+from .policy_states import Readings
 from .prompts import prompts_of
 from .ranks import on_main
 
@@ -33,7 +35,8 @@ def check_gate(method: str, gate: Gate) -> None:
 class TrlDriver:
     """Proposes rows of the data set and settles their outcomes, the same on all ranks.
 
-    The main process has the run's ``session``; on the others it is None, and decisions arrive by broadcast.
+    The main process has the run's ``session``; on the others it is None, and decisions arrive by broadcast. readings:
+    of the policy, for an estimator whose settings ask for them.
     """
 
     def __init__(
@@ -43,19 +46,27 @@ class TrlDriver:
         args: DEPOConfig,
         config: CurriculumConfig,
         needs_prompt: bool = True,
+        readings: Readings | None = None,
     ) -> None:
         self._accelerator = accelerator
         self._args = args
         self._config = config
         self._row_of: dict[str, int] = {}
         self.session: Session | None = None
-        self.max_rounds: int = on_main(accelerator, lambda: self._start(dataset, needs_prompt))
+        self.max_rounds: int = on_main(accelerator, lambda: self._start(dataset, needs_prompt, readings))
 
-    def _start(self, dataset: Any, needs_prompt: bool) -> int:
+    def _start(self, dataset: Any, needs_prompt: bool, readings: Readings | None) -> int:
         args = self._args
         prompts = prompts_of(dataset, args.source_column, needs_prompt)
         self._row_of = {prompt.key: row for row, prompt in enumerate(prompts)}
-        curriculum = live_curriculum(args.method, prompts, self._config)
+
+        def make(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
+            estimator = make_estimator(pool, config)
+            if readings is not None:
+                cast(Any, estimator).read_policy(*readings)
+            return estimator
+
+        curriculum = live_curriculum(args.method, prompts, self._config, make)
         self._check_size(len(curriculum.pool))
         check_gate(args.method, curriculum.gate)
         patience = Patience(
