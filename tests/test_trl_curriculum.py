@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 import trl_toys as toys
+from depo_rl import config
 from depo_rl.errors import ConfigError, RewardError
 from depo_rl.features.columns import ColumnBlock
 
@@ -195,6 +196,23 @@ def test_every_method_runs_when_trl_removes_columns(tmp_path, method):
     assert made.curriculum.metrics()["admitted"] + made.curriculum.metrics()["rejected"] >= 8
     sources = {row["source"] for row in toys.outcome_log(tmp_path)}
     assert sources == ({"default"} if method == "grpo" else {"even", "odd"})
+
+
+@pytest.mark.parametrize("method", ["depo", "dapo", "grpo"])
+def test_settings_are_parsed_once_and_kept(tmp_path, monkeypatch, method):
+    """Not at each generation, nor by each part that reads one of them."""
+    parsed, validated = [], config.validated
+
+    def counted(model, given, where):
+        parsed.extend([where] if model is config.CurriculumConfig else [])
+        return validated(model, given, where)
+
+    monkeypatch.setattr(config, "validated", counted)
+    args = toys.config(tmp_path, method=method, max_steps=3)
+    assert len(parsed) == 1, "so that a mistake is said before a model is loaded"
+    made = toys.DEPOTrainer(toys.policy(), toys.digit_reward, args, toys.dataset(), processing_class=toys.tokenizer())
+    toys.caught(made.train)
+    assert len(parsed) == 2 and made.curriculum.metrics()["admitted"] >= 12
 
 
 # -- correctness ------------------------------------------------------------------------------------------------------

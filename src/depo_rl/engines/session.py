@@ -27,7 +27,7 @@ from ..breadth import BREADTH
 from ..config import CurriculumConfig
 from ..curriculum import Curriculum
 from ..errors import ConfigError, RewardError, expect_fields
-from ..methods import MakeEstimator, get_method, make_curriculum, make_estimator
+from ..methods import MakeEstimator, curriculum_of, get_method, make_estimator
 from ..metrics import batch_shares
 from ..outcomes import LogRow, OutcomeLogWriter
 from ..pool import PromptPool
@@ -62,12 +62,15 @@ def engine_config(
 def live_curriculum(
     method: str, prompts: Sequence[Prompt], config: CurriculumConfig, make: MakeEstimator = make_estimator
 ) -> Curriculum:
-    """As ``make_curriculum``, for a run that a failing estimator must not end (``SurvivingEstimator``)."""
+    """As ``make_curriculum``, for a run that a failing estimator must not end (``SurvivingEstimator``).
+
+    config: of ``engine_config``. make: the estimator, in the place of what ``config.estimator`` describes.
+    """
 
     def surviving(pool: PromptPool, config: CurriculumConfig) -> SurvivingEstimator:
         return SurvivingEstimator(make(pool, config))
 
-    return make_curriculum(method, prompts, config, surviving)
+    return curriculum_of(method, prompts, config, surviving)
 
 
 def next_round(n: int, n_admitted: int, n_drawn: int) -> int:
