@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 from ..breadth import BREADTH
 from ..config import CurriculumConfig
 from ..curriculum import Curriculum
-from ..errors import ConfigError, RewardError, expect_fields
-from ..methods import MakeEstimator, curriculum_of, get_method, make_estimator
+from ..errors import ConfigError, EngineError, RewardError, expect_fields
+from ..methods import METHODS, MakeEstimator, curriculum_of, get_method, make_estimator
 from ..metrics import batch_shares
 from ..outcomes import LogRow, OutcomeLogWriter
 from ..pool import PromptPool
 from ..survival import SurvivingEstimator
-from ..types import GroupOutcome, Prompt, Settlement, State
+from ..types import Gate, GroupOutcome, Prompt, ScreeningGate, Settlement, State
 
 COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
 SO_FAR = (
@@ -71,6 +71,16 @@ def live_curriculum(
         return SurvivingEstimator(make(pool, config))
 
     return curriculum_of(method, prompts, config, surviving)
+
+
+def refuse_screening(method: str, gate: Gate, engine: str, but: Collection[str] = ()) -> None:
+    """Raises EngineError if the method extends groups, for an engine that cannot. but: what it cannot run either."""
+    if isinstance(gate, ScreeningGate):
+        able = ", ".join(name for name in sorted(METHODS) if name != method and name not in but)
+        raise EngineError(
+            f"method {method!r} extends a group after its first {gate.screen} completions, which {engine} cannot: on "
+            f"{engine} choose one of {able}; 'depo replay' runs {method!r}"
+        )
 
 
 def next_round(n: int, n_admitted: int, n_drawn: int) -> int:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ...config import CurriculumConfig, EncoderSettings
 from ...curriculum import Curriculum
-from ...errors import EngineError, PoolExhausted
-from ...methods import METHODS, make_estimator
+from ...errors import PoolExhausted
+from ...methods import make_estimator
 from ...pool import PromptPool
-from ...types import Gate, GroupOutcome, PassRateEstimator, ScreeningGate, State
-from ..session import Patience, Proposal, Session, live_curriculum
+from ...types import Gate, GroupOutcome, PassRateEstimator, State
+from ..session import Patience, Proposal, Session, live_curriculum, refuse_screening
 from .config import DEPOConfig
 from .policy_states import Readings
 from .prompts import prompts_of
@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
 def check_gate(method: str, gate: Gate) -> None:
     """Raises EngineError if the method extends groups."""
-    if isinstance(gate, ScreeningGate):
-        able = ", ".join(name for name in sorted(METHODS) if name != method)
-        raise EngineError(
-            f"method {method!r} extends a group after its first {gate.screen} completions, which TRL cannot: on TRL "
-            f"choose one of {able}; 'depo replay' runs {method!r}"
-        )
+    refuse_screening(method, gate, "TRL")
 
 
 class TrlDriver:

@@ -13,12 +13,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ...config import CurriculumConfig
-from ...errors import ConfigError, EngineError
+from ...errors import ConfigError
 from ...gates import AdmitAll, DynamicSampling
-from ...methods import METHODS, get_method
-from ...types import Gate, ScreeningGate
+from ...methods import get_method
+from ...types import Gate
 from ...validation import Settings, validated
-from ..session import engine_config
+from ..session import engine_config, refuse_screening
 
 WHERE = "data.depo"
 
@@ -81,12 +81,7 @@ def parse_settings(given: Any, where: str = WHERE) -> VerlSettings:
 
 def check_admission(method: str, gate: Gate) -> None:
     """Raises EngineError if the gate extends groups, ConfigError if it admits them by a rule that verl lacks."""
-    if isinstance(gate, ScreeningGate):
-        able = ", ".join(name for name in sorted(METHODS) if name not in (method, "vcrl"))
-        raise EngineError(
-            f"method {method!r} extends a group after its first {gate.screen} completions, which verl cannot: on verl "
-            f"choose one of {able}; 'depo replay' runs {method!r}"
-        )
+    refuse_screening(method, gate, "verl", but=("vcrl",))
     if not isinstance(gate, (AdmitAll, DynamicSampling)):
         raise ConfigError(
             f"method {method!r} admits groups by a rule that verl does not have ({type(gate).__name__}); verl drops "
