@@ -19,8 +19,8 @@ class SurvivingEstimator:
     """Passes everything on to ``inner``; what it raises in a run is counted, and said once in a row.
 
     A failed prediction becomes NaN, which the curriculum takes for "unknown" and counts in ``invalid_predictions``:
-    all candidates are then alike, so that the batch is filled in the order of the shuffled pool. Errors in what the
-    user gave (settings, data, a state of another run) are raised as they are.
+    all candidates are then alike, so that the choice does not depend on the prompt. Errors in what the user gave
+    (settings, data, a state of another run) are raised as they are.
     """
 
     inner: PassRateEstimator

@@ -159,7 +159,8 @@ class _Run:
         self.history.append({name: _known(value) for name, value in row.items()})
 
     def result(self) -> RunResult:
-        metrics, engine = self.curriculum.metrics(), self.engine.metrics()
+        metrics = self.curriculum.metrics()
+        engine = self.engine.metrics()
         total = self.scored["all"]
         return RunResult(
             method=self.curriculum.method,

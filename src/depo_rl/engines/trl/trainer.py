@@ -210,8 +210,8 @@ class DEPOTrainer(ResumableTrainer):
         self._pending_extra_logs.clear()
         generated = self._generate(prompts)
         add_columns(inputs, generated)
-        completions, ids = generated[COMPLETIONS], generated[COMPLETION_IDS]
-        rewards_P_G_F = self._calculate_rewards(inputs, prompts, completions, ids).view(n_groups, size, -1)
+        rewards_S_F = self._calculate_rewards(inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS])
+        rewards_P_G_F = rewards_S_F.view(n_groups, size, -1)
         samples = self._gathered(split(generated, n_local, self._pending_extra_logs))
         weights = self.driver.importance(keys)  # before the groups are settled
         admitted = self._settle(None)
@@ -252,15 +252,23 @@ class DEPOTrainer(ResumableTrainer):
         self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any, rewards_S_F: torch.Tensor
     ) -> None:
         assert self._generation is not None
-        device, gather = rewards_S_F.device, self.accelerator.gather
-        call = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
-        call |= {"trainer_state": self.state, "log_extra": self._log_completion_extra, "log_metric": self._log_metric}
+        device = rewards_S_F.device
+        gather = self.accelerator.gather
+        call = {
+            "prompts": prompts,
+            "completions": completions,
+            "completion_ids": completion_ids,
+            "trainer_state": self.state,
+            "log_extra": self._log_completion_extra,
+            "log_metric": self._log_metric,
+        }
         own_B = self._correctness.local(inputs, call, device)
         total_S = (rewards_S_F * self.reward_weights.to(device)).nansum(dim=1)
         total_S[rewards_S_F.isnan().all(dim=1)] = torch.nan
         tokens_S = gather(torch.tensor([len(ids) for ids in completion_ids], device=device))
         self.completion_tokens_generated += int(tokens_S.sum())
-        self._generation.correct_S = self._correctness.judge(rewards_S_F, None if own_B is None else gather(own_B))
+        own_S = None if own_B is None else gather(own_B)
+        self._generation.correct_S = self._correctness.judge(rewards_S_F, own_S)
         self._generation.reward_S = total_S
         self._generation.tokens_S = tokens_S
 
@@ -311,14 +319,14 @@ class DEPOTrainer(ResumableTrainer):
         self._publish()
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        listening = self._generation if self._waits and self.model.training and "depo_sample" in inputs else None
-        if listening is None:
+        waiting = self._generation if self._waits else None
+        if waiting is None or not self.model.training or "depo_sample" not in inputs:
             return super()._compute_loss(model, inputs)
-        listening.in_the_loss = inputs
+        waiting.in_the_loss = inputs
         try:
             return super()._compute_loss(model, inputs)
         finally:
-            listening.in_the_loss = None
+            waiting.in_the_loss = None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)

@@ -92,7 +92,8 @@ class VerlDriver:
         else:
             keys = self._take(len(rows))
             chosen = [self._table.row_of[key] for key in keys]
-        self._asked |= {key: self.group_size(self.curriculum.pool[key]) for key in keys if key in self.curriculum.pool}
+        pool = self.curriculum.pool
+        self._asked |= {key: self.group_size(pool[key]) for key in keys if key in pool}
         self._expected = max(self._expected - len(rows), 0)
         return chosen
 
@@ -249,8 +250,13 @@ class VerlDriver:
         self.join()
         if self._waiting:
             self._learn(self._take_waiting(), self.step, in_background=False)
-        own = {"version": _VERSION, "queue": list(self._queue), "asked": dict(self._asked), "step": self.step}
-        return own | self.session.state_dict()
+        return {
+            "version": _VERSION,
+            "queue": list(self._queue),
+            "asked": dict(self._asked),
+            "step": self.step,
+            **self.session.state_dict(),
+        }
 
     def load_state_dict(self, state: State, keeps_in_flight: bool = True) -> None:
         """Goes on from ``state``. Raises StateMismatch, with nothing changed, if it is of another run.

@@ -60,7 +60,8 @@ class _Observed:
         super().__init__(  # type: ignore[call-arg]
             trainer_mode=trainer_mode, refill_fn=self._refill, sampler_kwargs=sampler_kwargs, **kwargs
         )
-        self._step, self._n_dropped = 0, 0  # groups dropped in this step
+        self._step = 0
+        self._n_dropped = 0  # groups dropped in this step
         self._selected: set[str] = set()
         self._first = True
 
@@ -83,7 +84,8 @@ class _Observed:
         if partition_id != _TRAIN:
             return super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         if global_steps != self._step:  # a step of separate_async takes several samples
-            self._step, self._n_dropped = global_steps, 0
+            self._step = global_steps
+            self._n_dropped = 0
         driver = self.driver
         self._warn_if_resumed_without_state(driver, global_steps)
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
@@ -153,7 +155,8 @@ class CurriculumReplayBufferAsync(_Observed, ReplayBufferAsync):  # type: ignore
 
 def _own_settings(trainer: Any, asynchronous: bool) -> dict[str, Any]:
     """What verl passes to its own buffers but not to others: the filter of groups and its limits."""
-    root, sampler = trainer.config, trainer.config.trainer.v1.sampler
+    root = trainer.config
+    sampler = root.trainer.v1.sampler
     metric = trainer._resolve_filter_groups_metric()
     refills_failed = bool(sampler.get("sync_refill_failed_groups", False))
     settings: dict[str, Any] = {"filter_groups_metric": metric, "sync_refill_failed_groups": refills_failed}
