@@ -37,22 +37,23 @@ from depo_rl.config import (
     PoolSettings,
     SPEEDSettings,
 )
+from depo_rl.engines.session import COUNTS, SO_FAR, Session
 from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
 from depo_rl.engines.trl import driver as trl
 from depo_rl.engines.trl.sampling import DynamicSampler
 from depo_rl.engines.verl import driver as verl
 from depo_rl.engines.verl.settings import HostSettings, VerlSettings
-from depo_rl.engines.verl.survival import SurvivingEstimator
 from depo_rl.estimators.encoder import EncoderEstimator
 from depo_rl.estimators.fused import FusedEstimator
 from depo_rl.estimators.history import HistoryEstimator
 from depo_rl.ledger import LAST_BATCH, Ledger
-from depo_rl.metrics import batch_shares, judged
+from depo_rl.metrics import judged
 from depo_rl.rivals.adarft import TargetDifficulty
 from depo_rl.rivals.bots import BOTSEstimator
 from depo_rl.rivals.dps import DPSEstimator
 from depo_rl.rivals.greso import GRESOSkip
 from depo_rl.rivals.pools import DifficultyPools
+from depo_rl.survival import SurvivingEstimator
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by scripts/make_reference.py from the code: change it there. -->"
@@ -292,16 +293,17 @@ SELECTOR_FIGURES = {
     "pools": described(DifficultyPools.metrics.__doc__),
 }
 _WEIGHTS = ("importance_max", "effective_share")
+_SURVIVED = {f"estimator/{name}": told for name, told in described(SurvivingEstimator.metrics.__doc__).items()}
+LIVE = {**described(Session.figures.__doc__), **_SURVIVED}
 TRL_ONLY = {
-    **described(trl.CurriculumDriver.metrics.__doc__),
+    **described(trl.TrlDriver.figures.__doc__),
     **described(DEPOTrainer._publish.__doc__),
     **described(DynamicSampler.fill.__doc__),
     **{name: described(DEPOTrainer.weigh.__doc__)[name] for name in _WEIGHTS},
 }
 _HOST = docstring_in(Path(str(verl.__file__)).with_name("host.py"), "metrics")
 VERL_ONLY = {
-    **described(verl.CurriculumDriver._metrics.__doc__),
-    **{f"estimator/{name}": told for name, told in described(SurvivingEstimator.health.__doc__).items()},
+    **described(verl.VerlDriver._figures.__doc__),
     **{f"estimator/{name}": told for name, told in described(_HOST).items()},
 }
 
@@ -311,9 +313,9 @@ METRICS_HEAD = f"""\
 
 {MADE}
 
-`Curriculum.metrics()` gives the first table. TRL and verl log much of it under `depo/`: counts as what the
-generation (TRL) or the step (verl) added, so that TRL's mean over `logging_steps` is that of a generation. What is
-not known yet is NaN in `metrics()`, and not logged.
+`Curriculum.metrics()` gives the first table. Engines log much of it under `depo/`: counts as what the generation (TRL)
+or the step (verl) added, so that TRL's mean over `logging_steps` is that of a generation. What is not known yet is NaN
+in `metrics()`, and not logged.
 
 ## What every curriculum tells
 
@@ -343,7 +345,8 @@ def metrics_page() -> str:
     ]
     lines = [
         *METRICS_HEAD.splitlines(),
-        *_table(["figure", "`metrics()`", "TRL", "verl", "what it is"], [_core_row(*item) for item in CORE.items()]),
+        *_table(["figure", "`metrics()`", "logged", "what it is"], [_core_row(*item) for item in CORE.items()]),
+        *("", "## What engines log besides, under `depo/`", "", *_named(LIVE)),
         *("", "## On TRL besides, under `depo/`", "", *_named(TRL_ONLY)),
         *REWARDS.splitlines(),
         *("", "## On verl besides, under `depo/`", "", *_named(VERL_ONLY)),
@@ -366,18 +369,14 @@ def _core_row(name: str, meaning: str) -> list[str]:
         own = "last 1,024 groups"
     else:
         own = "since the start"
-    return [f"`{name}`", own, _logged(trl, name), _logged(verl, name), meaning]
+    return [f"`{name}`", own, _logged(name), meaning]
 
 
-def _logged(engine: Any, name: str) -> str:
-    """How an engine's driver logs a figure of the curriculum."""
-    if name in engine._LOG_NAME:
-        return f"`{engine._LOG_NAME[name]}`"
-    if name in engine._COUNTS:
+def _logged(name: str) -> str:
+    """How engines log a figure of the curriculum."""
+    if name in COUNTS:
         return "added"
-    of_a_step = (*batch_shares([]), "seconds_selecting", "seconds_learning")
-    of_a_step += ("predicted_mean",) if engine is trl else ()
-    return "yes" if name in (*of_a_step, *engine._SO_FAR) else "-"
+    return "yes" if name in (*LAST_BATCH, "seconds_selecting", "seconds_learning", *SO_FAR) else "-"
 
 
 def _named(figures: Mapping[str, str], prefix: str = "") -> list[str]:

@@ -147,3 +147,19 @@ def test_the_floor_of_one_group_of_certain_ones_and_of_none():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_the_floor_is_in_its_range(p):
     assert 0.0 <= ece_floor(p) <= 0.5 + 1e-9
+
+
+def test_a_group_is_counted_from_what_each_completion_got():
+    nan = float("nan")
+    verdicts = [True, 1.0, False, 0.0, None, nan]
+    rewards = [1.0, 2.0, None, nan, float("inf"), 3.0]
+    logprobs = [(-6.0, 4), (-3.0, 2), (0.0, 0)]
+    found = GroupOutcome.of("a", verdicts, rewards, logprobs=logprobs, n_tokens=6, policy_step=3, group_size=8)
+    assert (found.n_correct, found.n_scored, found.n_failed, found.group_size) == (2, 4, 4, 8)
+    assert found.reward_mean == 2.0 and found.reward_std == pytest.approx((2 / 3) ** 0.5)
+    assert (found.mean_logprob, found.n_tokens, found.policy_step) == (-1.5, 6, 3)
+
+
+def test_what_is_unknown_of_a_group_is_none_and_never_zero():
+    assert GroupOutcome.of("a", [], group_size=4) == GroupOutcome("a", 0, 0, 4)
+    assert GroupOutcome.of("a", [None, True], [None, None], logprobs=[(float("nan"), 3)]) == GroupOutcome("a", 1, 1, 1)

@@ -191,11 +191,11 @@ def test_a_training_file_is_refused_in_one_line(tmp_path: Path, capsys: pytest.C
     run = tmp_path / "run.yaml"
     run.write_text(ready_configs()["qwen2.5-1.5b-dapo17k-depo"].read_text())
     error = refused(["train", str(run), "curriculum.greso.floor=0.1", "--dry-run"], capsys)
-    assert "method 'depo': setting 'greso' is read by greso only: leave it out" in error
+    assert "method 'depo', curriculum: setting 'greso' is read by greso only: leave it out" in error
 
 
 def test_a_verl_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"method 'dapo': setting 'guard' is read by depo, .* only"):
+    with pytest.raises(ConfigError, match=r"'dapo', data.depo.curriculum: setting 'guard' is read by depo, .* only"):
         verl_command("qwen2.5-7b-dapo17k-dapo", ["curriculum.guard=true"])
 
 

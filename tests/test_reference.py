@@ -93,14 +93,10 @@ def test_the_encoder_s_figures_are_described(reference):
     assert set(_after_a_batch("depo", config)) == _documented(reference, "encoder", "depo")
 
 
-def _on_the_page(reference: ModuleType, column: int, besides: dict[str, str]) -> set[str]:
-    """What an engine logs by the page. column: of the first table, its own."""
-    names = set(besides) | {f"estimator/{name}" for name in reference.ESTIMATOR_FIGURES["fused"]}
-    for name, meaning in reference.CORE.items():
-        told = reference._core_row(name, meaning)[column]
-        if told in ("yes", "added"):
-            names.add(name)
-    return names
+def _on_the_page(reference: ModuleType, besides: dict[str, str]) -> set[str]:
+    """What an engine logs by the page. besides: it alone."""
+    names = {*reference.LIVE, *besides, *(f"estimator/{name}" for name in reference.ESTIMATOR_FIGURES["fused"])}
+    return names | {name for name in reference.CORE if reference._logged(name) != "-"}
 
 
 def test_what_trl_logs_is_described(reference, tmp_path):
@@ -109,14 +105,15 @@ def test_what_trl_logs_is_described(reference, tmp_path):
     args = DEPOConfig(str(tmp_path), method="depo+", use_cpu=True, bf16=False)
     rows = [{"prompt": prompt.text, "answer": prompt.fields["answer"]} for prompt in PROMPTS]
     main = SimpleNamespace(is_main_process=True, num_processes=1)
-    driver = reference.trl.CurriculumDriver(main, rows, args)
+    driver = reference.trl.TrlDriver(main, rows, args, args.curriculum_config())
     driver.open_log(tmp_path / "outcomes.jsonl", resume_after=None)
-    keys = driver.keys_of(driver.propose(8))
-    driver.settle(lambda: [GroupOutcome(key, 3, 8, n_tokens=80) for key in keys], step=0)
-    generation, so_far = driver.metrics()
+    for step in range(3):  # after which nothing is unknown, for that would not be logged
+        keys = driver.propose(8).keys
+        driver.settle(lambda keys=keys: [GroupOutcome(key, int(key, 16) % 9, 8, n_tokens=80) for key in keys], step)
+        generation, so_far = driver.figures()
     driver.close_log()
     by_the_trainer = {"completion_tokens", "rounds", "unfilled", "surplus", "importance_max", "effective_share"}
-    assert {*generation, *so_far} | by_the_trainer == _on_the_page(reference, 2, reference.TRL_ONLY)
+    assert {*generation, *so_far} | by_the_trainer == _on_the_page(reference, reference.TRL_ONLY)
 
 
 def test_what_verl_logs_is_described(reference, tmp_path):
@@ -126,7 +123,7 @@ def test_what_verl_logs_is_described(reference, tmp_path):
 
     table = prompt_table([{"prompt": prompt.text} for prompt in PROMPTS], "prompt", "data_source", True)
     settings = VerlSettings.model_validate({"method": "depo+", "curriculum": {"importance": 1.0}})
-    driver = reference.verl.CurriculumDriver(
+    driver = reference.verl.VerlDriver(
         table, settings, settings.curriculum_config(8, 0), 8, tmp_path / "outcomes.jsonl"
     )
     for step in (1, 2, 3):  # after which nothing is unknown, for that would not be logged
@@ -136,5 +133,5 @@ def test_what_verl_logs_is_described(reference, tmp_path):
         told = driver.finish(groups, step)
     driver.close()
     in_an_actor = {"depo/estimator/hosted", "depo/estimator/restarts"}
-    documented = {f"depo/{name}" for name in _on_the_page(reference, 3, reference.VERL_ONLY)}
+    documented = {f"depo/{name}" for name in _on_the_page(reference, reference.VERL_ONLY)}
     assert set(told) | in_an_actor == documented

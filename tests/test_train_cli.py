@@ -134,7 +134,7 @@ def test_dry_run_says_the_plan_and_writes_nothing(
             ["gate = 'dynamic'", "'grpo' keeps TRL's own order", "'dapo'"],
         ),
         (["method=vcrl", "curriculum={importance: 1}"], ["'vcrl', importance = 1.0", "set temperature above 0"]),
-        (["method=grpo"], ["method 'grpo': setting 'warmup_steps' is read by depo, depo+, ", ": leave it out"]),
+        (["method=grpo"], ["'grpo', curriculum: setting 'warmup_steps' is read by depo, depo+, ", ": leave it out"]),
     ],
 )
 def test_what_a_method_would_not_heed_is_refused_in_the_dry_run(

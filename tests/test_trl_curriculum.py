@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 import trl_toys as toys
+from depo_rl import config
 from depo_rl.errors import ConfigError, RewardError
 from depo_rl.features.columns import ColumnBlock
 
@@ -108,7 +109,7 @@ def test_selection_leaves_the_global_generators_alone(tmp_path):
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
     before = states()
-    type(made._driver)(made.accelerator, made.train_dataset, made.args).propose(4)
+    type(made._driver)(made.accelerator, made.train_dataset, made.args, made.curriculum.config).propose(4)
     made._driver.propose(4)
     assert states() == before
 
@@ -194,6 +195,23 @@ def test_every_method_runs_when_trl_removes_columns(tmp_path, method):
     assert made.curriculum.metrics()["admitted"] + made.curriculum.metrics()["rejected"] >= 8
     sources = {row["source"] for row in toys.outcome_log(tmp_path)}
     assert sources == ({"default"} if method == "grpo" else {"even", "odd"})
+
+
+@pytest.mark.parametrize("method", ["depo", "dapo", "grpo"])
+def test_settings_are_parsed_once_and_kept(tmp_path, monkeypatch, method):
+    """Not at each generation, nor by each part that reads one of them."""
+    parsed, validated = [], config.validated
+
+    def counted(model, given, where):
+        parsed.extend([where] if model is config.CurriculumConfig else [])
+        return validated(model, given, where)
+
+    monkeypatch.setattr(config, "validated", counted)
+    args = toys.config(tmp_path, method=method, max_steps=3)
+    assert len(parsed) == 1, "so that a mistake is said before a model is loaded"
+    made = toys.DEPOTrainer(toys.policy(), toys.digit_reward, args, toys.dataset(), processing_class=toys.tokenizer())
+    toys.caught(made.train)
+    assert len(parsed) == 2 and made.curriculum.metrics()["admitted"] >= 12
 
 
 # -- correctness ------------------------------------------------------------------------------------------------------
@@ -315,7 +333,7 @@ def test_nothing_grows_with_the_run(tmp_path):
     made = toys.trainer(tmp_path, curriculum=WARM | {"estimator": {"type": "fused", "replay_prompts": 8}}, max_steps=6)
     made.train()
     driver = made._driver
-    assert driver._outcomes == [] and made._waiting is None
+    assert driver.session._received == [] and made._generation is None
     assert all(len(values) <= 1 for values in made._metrics["train"].values())
     assert sum(len(values) for values in made._pending_extra_logs.values()) == 0
     assert len(made.curriculum.estimator.state_dict()) < 20

@@ -18,17 +18,18 @@ def watched(folder, method="dapo", **settings):
     """A trainer, the groups of its rounds, and the batches that it trains on."""
     made = toys.trainer(folder, method=method, **settings)
     rounds, batches = [], []
-    roll, fill = made._sampler._round, made._sampler.fill
+    roll, fill = made.roll_out, made._sampler.fill
 
     def record_round(n):
-        rounds.append((made.state.global_step, *roll(n)))
-        return rounds[-1][1:]
+        groups = roll(n)
+        rounds.append((made.state.global_step, groups, [group.admitted for group in groups]))
+        return groups
 
     def record_fill(*args):
         batches.append(fill(*args))
         return batches[-1]
 
-    made._sampler._round, made._sampler.fill = record_round, record_fill
+    made.roll_out, made._sampler.fill = record_round, record_fill
     return made, rounds, batches
 
 
@@ -203,8 +204,16 @@ def test_settings(tmp_path, settings):
 def test_tools_are_refused_in_one_line(tmp_path, monkeypatch):
     made = toys.trainer(tmp_path, method="dapo")
     made.tools = [print]
-    with pytest.raises(EngineError, match=r"single-turn rollouts only.*'depo'"):
-        type(made._sampler)(made)
+    with pytest.raises(EngineError, match=r"method 'dapo' with gate 'dynamic' .*single-turn rollouts only.*'depo'"):
+        made._check_resampling("dapo")
+
+
+def test_images_are_refused_in_one_line_before_anything_is_generated(tmp_path, monkeypatch):
+    monkeypatch.setattr(toys.DEPOTrainer, "_generate", lambda *_: 1 / 0)
+    rows = toys.Dataset.from_list([row | {"images": [None]} for row in toys.rows(8)])
+    with pytest.raises(EngineError, match=r"resamples text only, and this data set has images: set .*gate='none'"):
+        toys.trainer(tmp_path, method="dapo", data=rows)
+    toys.trainer(tmp_path, method="dapo", data=rows, curriculum={"gate": "none"})
 
 
 def test_nan_logits_are_explained_on_the_resampling_path_too(tmp_path):

@@ -16,9 +16,9 @@ from depo_rl.outcomes.tables import SourceOptions, Verdict, read_source
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 PROMISED = {
-    *("mixed_share", "all_pass", "all_fail", "skipped", "explored", "fallback", "guarded", "predicted_mean"),
-    *("observed_mean", "log_loss", "auc_mixed", "rollouts_saved", "tokens_saved", "seconds_selecting"),
-    *("seconds_learning", "rollouts", "completion_tokens"),
+    *("mixed_share", "all_pass_share", "all_fail_share", "skipped", "explored", "fallback", "guarded"),
+    *("predicted_mean", "observed_mean", "log_loss", "auc_mixed", "rollouts_saved", "tokens_saved"),
+    *("seconds_selecting", "seconds_learning", "rollouts", "completion_tokens"),
     *BREADTH,
 }
 
@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_outcomes(logged):
         rows = [row for row in log if low <= row["step"] <= high]
         rates = [row["n_correct"] / 4 for row in rows]
         assert scalars["train/depo/mixed_share"][i] == pytest.approx(sum(0 < r < 1 for r in rates) / 8)
-        assert scalars["train/depo/all_fail"][i] == pytest.approx(sum(r == 0 for r in rates) / 8)
+        assert scalars["train/depo/all_fail_share"][i] == pytest.approx(sum(r == 0 for r in rates) / 8)
         assert scalars["train/depo/observed_mean"][i] == pytest.approx(sum(rates) / 8)
         predicted = sum(row["predicted_mean"] for row in rows) / 8
         assert scalars["train/depo/predicted_mean"][i] == pytest.approx(predicted)

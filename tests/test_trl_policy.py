@@ -14,7 +14,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 import trl_toys as toys
-from depo_rl.engines.trl import policy_states
+from depo_rl.engines.trl import policy_states, trainer
 from depo_rl.errors import EngineError
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
@@ -188,13 +188,13 @@ def test_where_the_main_process_cannot_read_states_it_says_so(tmp_path, monkeypa
     with pytest.raises(
         EngineError, match=rf"estimator.policy_features = 8: .*{reason}.*set .*policy_features to 0"
     ) as e:
-        policy_states.attach_policy_states(made)
+        made._policy_readings()
     assert "\n" not in str(e.value)
-    policy_states.attach_policy_states(plain)  # nobody asks
+    assert plain._policy_readings() is None  # nobody asks
 
 
 def test_it_is_refused_when_the_trainer_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(policy_states, "_hindrance", lambda trainer: "no")
+    monkeypatch.setattr(trainer, "hindrance", lambda *_: "no")
     with pytest.raises(EngineError, match="no; set estimator"):
         toys.trainer(tmp_path, **SETTINGS)
 

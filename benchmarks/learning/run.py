@@ -182,7 +182,7 @@ class Run:
             return make_curriculum(plan.method, prompts, settings, lambda pool, config: true_rates)
         curriculum = make_curriculum(plan.method, prompts, settings)
         if getattr(curriculum.config.estimator, "answer_logprob", False):
-            curriculum.estimator.answer_logprobs = lambda asked: np.log(self._rates_of(asked))
+            curriculum.estimator.read_policy(None, lambda asked: np.log(self._rates_of(asked)))
         return curriculum
 
     def _rates_of(self, prompts: Sequence[Prompt]) -> np.ndarray:

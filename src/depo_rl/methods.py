@@ -365,9 +365,15 @@ def make_curriculum(
     Raises ConfigError for an unknown method or setting and for one that the method does not read, DataError for an
     empty pool or duplicate keys.
     """
+    return curriculum_of(method, prompts, get_method(method).config(config), estimator)
+
+
+def curriculum_of(
+    method: str, prompts: Sequence[Prompt], config: CurriculumConfig, estimator: MakeEstimator = make_estimator
+) -> Curriculum:
+    """As ``make_curriculum``, with settings that were checked before: what ``Method.config`` gave."""
     chosen = get_method(method)
-    settings = chosen.config(config)
-    pool = PromptPool(chosen.prepare(prompts, settings), settings.seed)
-    selector = chosen.selector(settings, len(pool))
-    gate = chosen.gate(settings)
-    return Curriculum(method, pool, estimator(pool, settings), selector, gate, settings)
+    pool = PromptPool(chosen.prepare(prompts, config), config.seed)
+    selector = chosen.selector(config, len(pool))
+    gate = chosen.gate(config)
+    return Curriculum(method, pool, estimator(pool, config), selector, gate, config)

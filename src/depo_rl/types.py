@@ -101,6 +101,43 @@ class GroupOutcome:
                 f"got n_correct={self.n_correct}, n_scored={self.n_scored}, n_failed={self.n_failed}"
             )
 
+    @classmethod
+    def of(
+        cls,
+        key: str,
+        verdicts: Iterable[bool | float | None],
+        rewards: Iterable[float | None] = (),
+        *,
+        logprobs: Iterable[tuple[float, float]] = (),
+        n_tokens: int | None = None,
+        policy_step: int | None = None,
+        group_size: int = 0,
+    ) -> GroupOutcome:
+        """Counts a group, given what each of its completions got; the one place where engines do.
+
+        verdicts: true (1) where the verifier called it correct, false (0) where not, None or NaN where it could not
+        judge. rewards: what the policy trains on, None or NaN where unknown. logprobs: of each completion of which it
+        is known, the sum of its token log-probabilities (nats) and their number. group_size: completions asked for;
+        those that never came count as failed.
+        """
+        given = list(verdicts)
+        scored = [verdict for verdict in given if verdict is not None and not math.isnan(verdict)]
+        known = [reward for reward in rewards if reward is not None and math.isfinite(reward)]
+        tokens = [pair for pair in logprobs if pair[1]]
+        n_logprobs = sum(n for _, n in tokens)
+        mean_logprob = sum(total for total, _ in tokens) / n_logprobs if n_logprobs else math.nan
+        return cls(
+            key=key,
+            n_correct=sum(map(bool, scored)),
+            n_scored=len(scored),
+            n_failed=max(group_size, len(given)) - len(scored),
+            reward_mean=float(np.mean(known)) if known else None,
+            reward_std=float(np.std(known)) if known else None,
+            mean_logprob=mean_logprob if math.isfinite(mean_logprob) else None,
+            n_tokens=n_tokens,
+            policy_step=policy_step,
+        )
+
     def joined(self, more: GroupOutcome) -> GroupOutcome:
         """This group with the further completions ``more`` of the same prompt and policy step: counts add up.
 

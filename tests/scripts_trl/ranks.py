@@ -34,8 +34,9 @@ class Watched(toys.DEPOTrainer):
         propose = self._driver.propose
 
         def decide(n):
-            self.decided.append(propose(n))
-            return self.decided[-1]
+            proposal = propose(n)
+            self.decided.append(proposal.rows)
+            return proposal
 
         self._driver.propose = decide
         if self.curriculum is not None:

@@ -33,14 +33,14 @@ def test_learning_is_off_the_critical_path_and_the_next_choice_waits_for_it(trai
     """An estimator that takes half a second to learn: ``sample`` does not wait, and an update hides it."""
     trainer = trainer_of(extra=["+data.depo.curriculum.warmup_steps=1"])
     driver = trainer.train_dataset.driver
-    learn, learnt = driver.estimator.inner.observe, []
+    learn, learnt = driver.curriculum.estimator.inner.observe, []
 
     def slowly(outcomes):
         time.sleep(0.5)
         learn(outcomes)
         learnt.extend(outcomes)
 
-    driver.estimator.inner.observe = slowly
+    driver.curriculum.estimator.inner.observe = slowly
     step(trainer)
     assert not learnt, "a step is over before its groups are learnt"
     time.sleep(0.8)  # the actor's update

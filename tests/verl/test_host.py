@@ -114,11 +114,11 @@ def test_a_run_goes_on_uniformly_without_its_estimator_and_learns_again(trainer_
         step(trainer)
     driver = trainer.train_dataset.driver
     driver.join()
-    start, driver.estimator.inner._start = driver.estimator.inner._start, None
+    start, driver.curriculum.estimator.inner._start = driver.curriculum.estimator.inner._start, None
     options = {"resources": {"moon": 1}}
     lost = ray.remote(type("Never", (), {"restore": lambda self, *given: None, "observe": lambda self, given: {}}))
-    driver.estimator.inner._start = lambda: lost.options(**options).remote()
-    ray.kill(driver.estimator.inner._actor)
+    driver.curriculum.estimator.inner._start = lambda: lost.options(**options).remote()
+    ray.kill(driver.curriculum.estimator.inner._actor)
     time.sleep(0.5)
     before = len(trainer.agent_loop_manager.asked)
     for _ in range(12):
@@ -126,10 +126,10 @@ def test_a_run_goes_on_uniformly_without_its_estimator_and_learns_again(trainer_
     assert metrics["depo/estimator/hosted"] == 0 and "prompts are chosen uniformly" in caplog.text
     uniform = [row for rows in trainer.agent_loop_manager.asked[before:] for row in rows]
     assert can_teach(uniform) < 0.6, "0.375 by chance"
-    driver.estimator.inner._start = start
+    driver.curriculum.estimator.inner._start = start
     driver.join()
-    driver.estimator.inner._lose(RuntimeError("for the test"))
-    until_back(driver.estimator, driver.curriculum.pool.prompts)
+    driver.curriculum.estimator.inner._lose(RuntimeError("for the test"))
+    until_back(driver.curriculum.estimator, driver.curriculum.pool.prompts)
     for _ in range(10):
         step(trainer)
     again = [row for rows in trainer.agent_loop_manager.asked[-10:] for row in rows]
@@ -145,7 +145,7 @@ def test_an_estimator_that_raises_does_not_end_the_run(trainer_of, caplog):
     def broken(*given):
         raise ZeroDivisionError("a bug")
 
-    driver.estimator.inner.predict = driver.estimator.inner.observe = broken
+    driver.curriculum.estimator.inner.predict = driver.curriculum.estimator.inner.observe = broken
     for _ in range(4):
         metrics = step(trainer)
     assert metrics["depo/estimator/failed_predictions"] > 0 and metrics["depo/estimator/failed_updates"] > 0

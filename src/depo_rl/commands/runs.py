@@ -31,8 +31,8 @@ _LOGGED = {
     "rollouts": "depo/rollouts",
     "tokens": "depo/completion_tokens",
     "mixed_share": "depo/mixed_share",
-    "all_pass_share": "depo/all_pass",
-    "all_fail_share": "depo/all_fail",
+    "all_pass_share": "depo/all_pass_share",
+    "all_fail_share": "depo/all_fail_share",
     "predicted_mean": "depo/predicted_mean",
     "observed_mean": "depo/observed_mean",
     **{name: f"depo/{name}" for name in OF_A_STEP},
@@ -42,6 +42,8 @@ _LOGGED = {
     "reward": "reward",
     "grad_norm": "grad_norm",
 }
+_OLD_NAMES = {"depo/all_pass_share": "depo/all_pass", "depo/all_fail_share": "depo/all_fail"}
+"""As version 0.1 logged them: a run that it began may go on, and its checkpoint holds its log."""
 
 HistoryRow = dict[str, float | None]
 
@@ -85,6 +87,7 @@ def history_row(entry: Mapping[str, Any], step: int) -> HistoryRow | None:
     """One entry of ``log_history`` as a row; None if it is not of a training step. What was not measured is None."""
     if "depo/rollouts" not in entry:
         return None
+    entry = {new: entry[old] for new, old in _OLD_NAMES.items() if old in entry} | dict(entry)
     return {"step": float(step)} | {name: finite(entry.get(key)) for name, key in _LOGGED.items()}
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ...curriculum import Curriculum
+from ...engines.session import Session, next_round
 from ...errors import ConfigError
-from ...metrics import PredictionTrack, batch_shares
-from ...outcomes import LogRow, OutcomeLogWriter
+from ...ledger import LAST_BATCH
+from ...metrics import PredictionTrack
+from ...outcomes import OutcomeLogWriter
 from ...report import RunResult
 from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement, finite
 from ..runs import OF_A_STEP, judgement, own_figures, predicts
@@ -50,11 +51,10 @@ def simulate(
     is smaller than a batch.
     """
     check_size(curriculum, prompts_per_step)
-    run = _Run(curriculum, engine, prompts_per_step)
+    run = _Run(Session(curriculum, log=log), engine, prompts_per_step)
     for step in range(1, steps + 1):
-        settled = run.step(step)
+        run.step(step)
         if log is not None:
-            log.write(LogRow.from_settlement(curriculum.pool[s.outcome.key], s, step, s.admitted) for s in settled)
             log.flush()
         if tell is not None:
             tell(step, run.history[-1]["mixed_share"])
@@ -73,44 +73,46 @@ def check_size(curriculum: Curriculum, prompts_per_step: int) -> None:
 class _Run:
     """What a run has done so far."""
 
-    def __init__(self, curriculum: Curriculum, engine: SteppingEngine, prompts_per_step: int) -> None:
-        self.curriculum, self.engine, self.n = curriculum, engine, prompts_per_step
+    def __init__(self, session: Session, engine: SteppingEngine, prompts_per_step: int) -> None:
+        self.session = session
+        self.curriculum = curriculum = session.curriculum
+        self.engine = engine
+        self.n = prompts_per_step
         self.group_size = curriculum.config.group_size
         self.predicts = predicts(curriculum)
         self.track = PredictionTrack(_EVERY_GROUP)
         self.auditor = SkipAuditor(self.group_size, curriculum.config.seed)
         self.history: list[dict[str, float | None]] = []
         self.kept: list[GroupOutcome] = []  # admitted beyond the last batch, of a method that trains on them later
-        self.groups, self.rollouts = 0, 0
+        self.groups = 0
+        self.rollouts = 0
         self.scored = dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
         self.tokens: int | None = 0
         self.seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
         self.started = time.perf_counter()
 
-    def step(self, number: int) -> list[Settlement]:
-        """One batch, and all its groups: rounds as dynamic sampling on TRL makes them, each as large as should fill
-        what is missing."""
-        before, gate = dict(self.seconds), self.curriculum.gate
+    def step(self, number: int) -> None:
+        """One batch: rounds as dynamic sampling on TRL makes them, each as large as should fill what is missing."""
+        gate = self.curriculum.gate
         settled: list[Settlement] = []
-        admitted, self.kept = self.kept, []
+        admitted = self.kept
+        self.kept = []
         for _ in range(gate.max_rounds):
             if len(admitted) >= self.n:
                 break
-            fresh = self._round(self._size(len(admitted), len(settled)))
+            fresh = self._round(self._size(len(admitted), len(settled)), number)
             settled += fresh
             admitted += [s.outcome for s in fresh if s.admitted]
         if isinstance(gate, ScreeningGate):
             self.kept = admitted[self.n :]
         self.engine.advance(admitted[: self.n])  # what else is beyond the batch is paid for and not trained on
-        self._note(number, settled, before)
-        return settled
+        self._note(number, settled)
 
     def _size(self, n_admitted: int, n_settled: int) -> int:
         """Prompts of the next round; a screening gate's rounds are all of one size."""
         if isinstance(gate := self.curriculum.gate, ScreeningGate):
             return min(gate.batches * self.n, len(self.curriculum.pool))
-        share = max(n_admitted, 1) / n_settled if n_settled else 1.0
-        return min(self.n, math.ceil((self.n - n_admitted) / share))
+        return next_round(self.n, n_admitted, n_settled)
 
     def _roll_out(self, prompts: Sequence[Prompt]) -> list[GroupOutcome]:
         """A group for each prompt, in order; a screening gate's groups are extended only if they pass."""
@@ -122,20 +124,17 @@ class _Run:
         whole = {o.key: o for o in (self.engine.extend(passed, rest) if passed and rest else ())}
         return [whole.get(o.key, o) for o in screened]
 
-    def _round(self, size: int) -> list[Settlement]:
-        prompts = self.curriculum.propose(size)
+    def _round(self, size: int, number: int) -> list[Settlement]:
+        prompts = self.session.propose(size)
         outcomes = self._roll_out(prompts)
         selector = copy.deepcopy(self.curriculum.selector)  # before it learns from this batch
-        settled = self.curriculum.settle(outcomes)
-        metrics = self.curriculum.metrics()
-        for name in self.seconds:
-            self.seconds[name] += metrics[name]
+        settled = self.session.settle(outcomes, number)
         if self.predicts:
             self.track.add([s for s in settled if s.because not in _UNFILTERED])
             self.auditor.add(selector, prompts, settled)
         return settled
 
-    def _note(self, number: int, settled: Sequence[Settlement], before: dict[str, float]) -> None:
+    def _note(self, number: int, settled: Sequence[Settlement]) -> None:
         outcomes = [s.outcome for s in settled]
         self.groups += len(outcomes)
         self.rollouts += sum(o.group_size for o in outcomes)
@@ -145,13 +144,14 @@ class _Run:
         tokens = [o.n_tokens for o in outcomes]
         known = [t for t in tokens if t is not None]
         self.tokens = None if self.tokens is None or len(known) < len(tokens) else self.tokens + sum(known)
-        predicted = [s.predicted_mean for s in settled if s.outcome.n_scored]
+        of_step, so_far = self.session.figures()
+        told = of_step | so_far
+        if not self.predicts:
+            told.pop("predicted_mean", None)
+        for name in self.seconds:
+            self.seconds[name] += of_step[name]
         row: dict[str, Any] = {"step": number, "rollouts": self.rollouts, "tokens": self.tokens}
-        row |= batch_shares(outcomes)
-        row["predicted_mean"] = sum(predicted) / len(predicted) if predicted and self.predicts else None
-        row |= {name: self.seconds[name] - before[name] for name in self.seconds}
-        figures = self.curriculum.breadth.metrics()
-        row |= {name: figures[name] for name in OF_A_STEP}
+        row |= {name: told.get(name) for name in (*LAST_BATCH, *self.seconds, *OF_A_STEP)}
         self.history.append({name: finite(value) for name, value in row.items()})
 
     def result(self) -> RunResult:

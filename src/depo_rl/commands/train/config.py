@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ...config import CurriculumConfig
+from ...engines.session import engine_config
 from ...errors import ConfigError
-from ...methods import get_method
 from ...validation import Settings, nearest, validated
 
 OWNED = {
@@ -192,15 +192,9 @@ class TrainConfig(Settings):
 
     def curriculum_config(self) -> CurriculumConfig:
         """The method's defaults with this file's settings over them; raises ConfigError."""
-        fixed = {"group_size": self.group_size, "seed": whole_number(self.trl, "seed", 42, least=0)}
-        homes = {"group_size": "trl.num_generations", "seed": "trl.seed"}
-        for name, value in fixed.items():
-            if self.curriculum.get(name, value) != value:
-                raise ConfigError(
-                    f"curriculum.{name} = {self.curriculum[name]!r}: contradicts {homes[name]} = {value}; "
-                    f"set {homes[name]} and leave curriculum.{name} out"
-                )
-        return get_method(self.method).config({**self.curriculum, **fixed}, where=f"curriculum, method {self.method!r}")
+        seed = whole_number(self.trl, "seed", 42, least=0)
+        owned = {"group_size": ("trl.num_generations", self.group_size), "seed": ("trl.seed", seed)}
+        return engine_config(self.method, self.curriculum, owned, "curriculum")
 
 
 def _needs_one_place(settings: Any, where: str) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from transformers import TrainerCallback
 
 from ...errors import ConfigError
 
-if TYPE_CHECKING:
-    from .trainer import DEPOTrainer
+
+class Spending(Protocol):
+    """What a budget asks of a trainer."""
+
+    completion_tokens_generated: int
 
 
 class TokenBudget(TrainerCallback):  # type: ignore[misc]
@@ -22,7 +25,7 @@ class TokenBudget(TrainerCallback):  # type: ignore[misc]
         if max_tokens < 1:
             raise ConfigError(f"a token budget must be at least 1, got {max_tokens}")
         self.max_tokens = max_tokens
-        self.trainer: DEPOTrainer | None = None  # set by the trainer
+        self.trainer: Spending | None = None  # set by the trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer is not None and self.trainer.completion_tokens_generated >= self.max_tokens:

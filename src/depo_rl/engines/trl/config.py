@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
+from trl.trainer.utils import get_config_model_id
 
 from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...gates import AdmitAll
 from ...methods import METHODS, get_method
+from ..session import engine_config
 
 
 @dataclass
@@ -71,13 +75,8 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
         given = (
             dict(self.curriculum or {}) if isinstance(self.curriculum, dict | None) else _parse_json(self.curriculum)
         )
-        for name, own_name in (("group_size", "num_generations"), ("seed", "seed")):
-            own = getattr(self, own_name)
-            if given.setdefault(name, own) != own:
-                raise ConfigError(
-                    f"curriculum.{name} = {given[name]!r} contradicts {own_name} = {own!r}: set {own_name} only"
-                )
-        config = get_method(self.method).config(given, where=f"method {self.method!r}, curriculum")
+        owned = {"group_size": ("num_generations", self.num_generations), "seed": ("seed", self.seed)}
+        config = engine_config(self.method, given, owned, "curriculum")
         if self.own_order and not isinstance(get_method(self.method).gate(config), AdmitAll):
             raise ConfigError(
                 f"curriculum.gate = {config.gate!r}: method {self.method!r} keeps TRL's own order, which has no prompt "
@@ -89,6 +88,21 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
     def own_order(self) -> bool:
         """Whether prompts come in TRL's own order."""
         return get_method(self.method).own_order
+
+
+def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
+    """A ``DEPOConfig`` with the values of ``args``."""
+    if isinstance(args, DEPOConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
+    promoted = copy.copy(args)  # values are kept as they are: __post_init__ has run and would refuse to run twice
+    promoted.__class__ = DEPOConfig
+    for each in dataclasses.fields(DEPOConfig):
+        if not hasattr(args, each.name):
+            setattr(promoted, each.name, each.default)
+    return promoted
 
 
 def _parse_json(text: str) -> dict[str, Any]:

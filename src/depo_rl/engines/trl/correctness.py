@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 
 from ...errors import ConfigError, RewardError
-from ...types import GroupOutcome
 from .config import DEPOConfig
 
 CorrectFn = Callable[..., Sequence[bool | float | None]]
@@ -22,9 +20,12 @@ class Correctness:
     By default the first reward function judges: correct means its reward is at least 0.5.
     ``DEPOConfig.correct_reward`` names another one and ``correct_threshold`` another value; ``function`` replaces it,
     called like a TRL reward function and returning one truth value or number per completion (None: unscorable).
+    graded: groups count by their rewards, and nobody asks what is correct.
     """
 
-    def __init__(self, names: Sequence[str], args: DEPOConfig, function: CorrectFn | None) -> None:
+    def __init__(
+        self, names: Sequence[str], args: DEPOConfig, function: CorrectFn | None, graded: bool = False
+    ) -> None:
         reward = args.correct_reward
         if reward is not None and reward not in names:
             raise ConfigError(
@@ -32,12 +33,12 @@ class Correctness:
             )
         if reward is not None and function is not None:
             raise ConfigError(f"correct_reward = {reward!r} and correct_fn both say what is correct: give one")
-        self._names, self._column = list(names), list(names).index(reward) if reward else 0
+        self._names = list(names)
+        self._column = self._names.index(reward) if reward else 0
         self._threshold = 0.5 if args.correct_threshold is None else args.correct_threshold
         self._function = function
         of_the_only_one = len(names) == 1 and args.correct_threshold is not None
-        by_rewards = args.curriculum_config().reward_range is not None  # then nobody asks what is correct
-        self._named = reward is not None or function is not None or of_the_only_one or by_rewards
+        self._named = reward is not None or function is not None or of_the_only_one or graded
         self._warned = False
 
     def local(self, inputs: Sequence[Any], kwargs: dict[str, Any], device: Any) -> torch.Tensor | None:
@@ -77,39 +78,3 @@ class Correctness:
                 "judge with correct_reward and correct_threshold, or pass correct_fn",
                 stacklevel=2,
             )
-
-
-def group_outcomes(
-    keys: Sequence[str],
-    correct_S: torch.Tensor,
-    rewards_S: torch.Tensor,
-    tokens_S: torch.Tensor,
-    logprob_S_2: torch.Tensor | None,
-    policy_step: int,
-) -> list[GroupOutcome]:
-    """One outcome per key from the samples of all ranks, groups contiguous, S = len(keys) * G.
-
-    correct_S: 1, 0 or NaN. rewards_S: total reward, NaN where unscorable. tokens_S: completion tokens.
-    logprob_S_2: per completion the sum of its token log-probabilities (nats) and their number; None if unknown.
-    """
-    outcomes = []
-    groups = [t.view(len(keys), -1) for t in (correct_S, rewards_S.double().cpu(), tokens_S.double().cpu())]
-    logprob_P_2 = None if logprob_S_2 is None else logprob_S_2.double().cpu().view(len(keys), -1, 2).sum(1)
-    for i, key in enumerate(keys):
-        correct_G, rewards_G, tokens_G = (group[i] for group in groups)
-        scored_G, known_G = correct_G[~correct_G.isnan()], rewards_G[~rewards_G.isnan()]
-        mean_logprob = None if logprob_P_2 is None else float(logprob_P_2[i, 0] / logprob_P_2[i, 1])
-        outcomes.append(
-            GroupOutcome(
-                key=key,
-                n_correct=int(scored_G.sum()),
-                n_scored=len(scored_G),
-                n_failed=len(correct_G) - len(scored_G),
-                reward_mean=float(known_G.mean()) if len(known_G) else None,
-                reward_std=float(known_G.std(unbiased=False)) if len(known_G) else None,
-                mean_logprob=mean_logprob if mean_logprob is not None and math.isfinite(mean_logprob) else None,
-                n_tokens=int(tokens_G.sum()),
-                policy_step=policy_step,
-            )
-        )
-    return outcomes

@@ -2,69 +2,76 @@
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from ...breadth import BREADTH
-from ...config import EncoderSettings
-from ...curriculum import Curriculum, Settlement
-from ...errors import EngineError, PoolExhausted, RewardError
-from ...methods import METHODS, make_curriculum
-from ...metrics import batch_shares
-from ...outcomes import LogRow, OutcomeLogWriter
-from ...types import Gate, GroupOutcome, Prompt, ScreeningGate
+from ...config import CurriculumConfig, EncoderSettings
+from ...curriculum import Curriculum
+from ...errors import PoolExhausted
+from ...methods import make_estimator
+from ...pool import PromptPool
+from ...types import Gate, GroupOutcome, PassRateEstimator, State
+from ..session import Patience, Proposal, Session, live_curriculum, refuse_screening
 from .config import DEPOConfig
+from .policy_states import Readings
 from .prompts import prompts_of
 from .ranks import on_main
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed")
-_LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "ece_floor", "rollouts_saved", "tokens_saved", *BREADTH)
-
 
 def check_gate(method: str, gate: Gate) -> None:
     """Raises EngineError if the method extends groups."""
-    if isinstance(gate, ScreeningGate):
-        able = ", ".join(name for name in sorted(METHODS) if name != method)
-        raise EngineError(
-            f"method {method!r} extends a group after its first {gate.screen} completions, which TRL cannot: on TRL "
-            f"choose one of {able}; 'depo replay' runs {method!r}"
-        )
+    refuse_screening(method, gate, "TRL")
 
 
-class CurriculumDriver:
+class TrlDriver:
     """Proposes rows of the data set and settles their outcomes, the same on all ranks.
 
-    On the main process ``curriculum`` is the run's curriculum; elsewhere it is None and decisions arrive by broadcast.
+    The main process has the run's ``session``; on the others it is None, and decisions arrive by broadcast. readings:
+    of the policy, for an estimator whose settings ask for them.
     """
 
-    def __init__(self, accelerator: Accelerator, dataset: Any, args: DEPOConfig, needs_prompt: bool = True) -> None:
-        self._accelerator, self._args = accelerator, args
-        self.weighs = args.curriculum_config().importance > 0
-        self.curriculum: Curriculum | None = None
-        self.log: OutcomeLogWriter | None = None
-        self._prompts: list[Prompt] = []
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        dataset: Any,
+        args: DEPOConfig,
+        config: CurriculumConfig,
+        needs_prompt: bool = True,
+        readings: Readings | None = None,
+    ) -> None:
+        self._accelerator = accelerator
+        self._args = args
+        self._config = config
         self._row_of: dict[str, int] = {}
-        self._outcomes: list[GroupOutcome] = []  # of this generation
-        self._seconds = {"seconds_selecting": 0.0, "seconds_learning": 0.0}
-        self._published: dict[str, float] = {}
-        self.max_rounds: int = on_main(self._accelerator, lambda: self._start(dataset, needs_prompt))
-        self._unscorable_streak = 0
+        self.session: Session | None = None
+        self.max_rounds: int = on_main(accelerator, lambda: self._start(dataset, needs_prompt, readings))
 
-    def _start(self, dataset: Any, needs_prompt: bool) -> int:
-        config = self._args.curriculum_config()
-        self._prompts = prompts_of(dataset, self._args.source_column, needs_prompt)
-        self._row_of = {prompt.key: row for row, prompt in enumerate(self._prompts)}
-        self.curriculum = make_curriculum(self._args.method, self._prompts, config)
-        self._check_size(len(self.curriculum.pool))
-        check_gate(self._args.method, self.curriculum.gate)
-        return self.curriculum.gate.max_rounds
+    def _start(self, dataset: Any, needs_prompt: bool, readings: Readings | None) -> int:
+        args = self._args
+        prompts = prompts_of(dataset, args.source_column, needs_prompt)
+        self._row_of = {prompt.key: row for row, prompt in enumerate(prompts)}
+
+        def make(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
+            estimator = make_estimator(pool, config)
+            if readings is not None:
+                cast(Any, estimator).read_policy(*readings)
+            return estimator
+
+        curriculum = live_curriculum(args.method, prompts, self._config, make)
+        self._check_size(len(curriculum.pool))
+        check_gate(args.method, curriculum.gate)
+        patience = Patience(
+            args.max_unscorable_generations,
+            "max_unscorable_generations",
+            "generation",
+            "the reward function and its answer column",
+        )
+        self.session = Session(curriculum, patience)
+        return curriculum.gate.max_rounds
 
     def _check_size(self, n_prompts: int) -> None:
         """TRL's dataloader gives no batch at all if the data set is smaller: training would end before it began."""
@@ -77,40 +84,44 @@ class CurriculumDriver:
             )
 
     @property
+    def curriculum(self) -> Curriculum | None:
+        """The run's curriculum on the main process, None on the others."""
+        return self.session.curriculum if self.session else None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether advantages are multiplied by importance weights."""
+        return self._config.importance > 0
+
+    @property
     def wants_logprobs(self) -> bool:
-        """True if the estimator learns from the policy's confidence (the paper's distillation target)."""
-        estimator = self._args.curriculum_config().estimator
+        """Whether the estimator learns from the policy's confidence (the paper's distillation target)."""
+        estimator = self._config.estimator
         return isinstance(estimator, EncoderSettings) and estimator.distill_weight > 0
 
-    def propose(self, n: int) -> list[int]:
-        """Rows of the data set to roll out next."""
+    def propose(self, n: int) -> Proposal:
+        """What to roll out next."""
 
-        def work() -> list[int]:
-            assert self.curriculum is not None
-            started = time.perf_counter()
-            prompts = self.curriculum.propose(n)
-            self._seconds["seconds_selecting"] += time.perf_counter() - started
-            return [self._row_of[prompt.key] for prompt in prompts]
+        def work() -> Proposal:
+            assert self.session is not None
+            keys = [prompt.key for prompt in self.session.propose(n)]
+            return Proposal([self._row_of[key] for key in keys], keys)
 
         return on_main(self._accelerator, work)
 
-    def importance(self, rows: Sequence[int]) -> list[float]:
-        """What to multiply the advantages of each row's group by, between its proposal and its settlement."""
+    def importance(self, keys: Sequence[str]) -> list[float]:
+        """What to multiply the advantages of each prompt's group by, between its proposal and its settlement."""
 
         def work() -> list[float]:
-            assert self.curriculum is not None
-            return self.curriculum.importance(self.keys_of(rows))
+            assert self.session is not None
+            return self.session.curriculum.importance(keys)
 
-        return on_main(self._accelerator, work) if self.weighs else [1.0] * len(rows)
+        return on_main(self._accelerator, work) if self.weighs else [1.0] * len(keys)
 
     def adopt(self, keys: Sequence[str]) -> None:
         """Method grpo: the trainer's own order chose these prompts."""
-        if self.curriculum is not None:
-            self.curriculum.adopt(keys)
-
-    def keys_of(self, rows: Sequence[int]) -> list[str]:
-        """Keys of the rows' prompts; on other ranks than the main one there are none to know."""
-        return [self._prompts[row].key for row in rows] if self.curriculum is not None else []
+        if self.session is not None:
+            self.session.curriculum.adopt(keys)
 
     def row_of(self, key: str) -> int:
         """Row of a prompt; main process only."""
@@ -123,100 +134,42 @@ class CurriculumDriver:
         """
 
         def work() -> list[bool]:
-            assert self.curriculum is not None
-            finished = outcomes()
-            started = time.perf_counter()
-            settled = self.curriculum.settle(finished)
-            self._seconds["seconds_learning"] += time.perf_counter() - started
-            self._outcomes += [s.outcome for s in settled if s.because != "duplicate"]
-            self._check_scorable(settled)
-            self._write_log(settled, step)
-            return [s.admitted for s in settled]
+            assert self.session is not None
+            return [settled.admitted for settled in self.session.settle(outcomes(), step + 1)]
 
         return on_main(self._accelerator, work)
 
-    def _check_scorable(self, settled: Sequence[Settlement]) -> None:
-        scored = any(s.outcome.n_scored for s in settled)
-        self._unscorable_streak = 0 if scored else self._unscorable_streak + 1
-        if self._unscorable_streak == 1:
-            warnings.warn(
-                f"no reward of a whole generation ({len(settled)} groups) could be scored: nothing was learnt from it. "
-                "Check the reward function and its answer column",
-                stacklevel=2,
-            )
-        if self._unscorable_streak >= self._args.max_unscorable_generations:
-            raise RewardError(
-                f"no reward could be scored in {self._unscorable_streak} generations in a row (the limit, "
-                f"max_unscorable_generations, is {self._args.max_unscorable_generations}): every reward function "
-                "returned None or NaN for every completion. Mend the reward function or its answer column, then resume "
-                "from the last checkpoint"
-            )
+    def figures(self) -> tuple[dict[str, float], dict[str, float]]:
+        """As ``Session.figures``; empty on other ranks than the main one. Besides:
 
-    def _write_log(self, settled: Sequence[Settlement], step: int) -> None:
-        if self.log is None or self.curriculum is None:
-            return
-        self.log.write(
-            LogRow.from_settlement(self.curriculum.pool[s.outcome.key], s, step + 1, s.admitted)
-            for s in settled
-            if s.because != "duplicate"
-        )
+        rollouts: completions of settled groups since the start.
+        """
+        if self.session is None:
+            return {}, {}
+        of_generation, so_far = self.session.figures()
+        so_far["rollouts"] = so_far["groups"] * self._config.group_size
+        return of_generation, so_far
 
     def open_log(self, path: Path, resume_after: int | None) -> None:
-        """Starts ``path`` anew, an older file moved aside, or goes on with it after step ``resume_after``."""
-        if self.curriculum is None or not self._args.outcome_log:
-            return
-        if resume_after is None and path.exists() and path.stat().st_size:
-            path.replace(path.with_name(f"{path.stem}.previous{path.suffix}"))
-        self.log = OutcomeLogWriter(path)
-        if resume_after is not None:
-            self.log.resume(resume_after)
-
-    def flush_log(self) -> None:
-        if self.log is not None:
-            self.log.flush()
+        """As ``Session.open_log``, if an outcome log is asked for."""
+        if self.session is not None and self._args.outcome_log:
+            self.session.open_log(path, resume_after)
 
     def close_log(self) -> None:
-        if self.log is not None:
-            self.log.close()
-            self.log = None
-
-    def metrics(self) -> tuple[dict[str, float], dict[str, float]]:
-        """For TRL's log: figures of this generation, and figures since the start of the run; begins the next one.
-
-        Empty on other ranks than the main one. What the curriculum tells is in ``Ledger.metrics``; besides:
-
-        all_pass: share of the scored groups that are all right. all_fail: share that is all wrong. rollouts:
-        completions of settled groups since the start. log_rows_dropped: rows that the outcome log had to give up.
-        log_write_errors: attempts at writing it that failed.
-        """
-        if self.curriculum is None:
-            return {}, {}
-        now = self.curriculum.metrics()
-        generation = {name: now[name] - self._published.get(name, 0.0) for name in _COUNTS}
-        shares = batch_shares(self._outcomes)
-        generation |= {_LOG_NAME.get(name, name): value for name, value in shares.items()}
-        generation |= {"predicted_mean": now["predicted_mean"]} | self._seconds
-        so_far = {name: now[name] for name in _SO_FAR}
-        so_far["rollouts"] = (now["admitted"] + now["rejected"] + now["failed"]) * self.curriculum.config.group_size
-        so_far |= {name: value for name, value in now.items() if name.startswith("estimator/")}
-        if self.log is not None:
-            so_far |= {f"log_{name}": value for name, value in self.log.metrics().items() if name != "rows_written"}
-        self._published, self._outcomes = now, []
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
-        return generation, so_far
-
-    def state_dict(self) -> dict[str, Any]:
-        """Main process only."""
-        assert self.curriculum is not None
-        return {"curriculum": self.curriculum.state_dict(), "unscorable_streak": self._unscorable_streak}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert self.curriculum is not None
-        self.curriculum.load_state_dict(state["curriculum"])
-        self._unscorable_streak = int(state["unscorable_streak"])
-        self._published = self.curriculum.metrics()
+        if self.session is not None:
+            self.session.close_log()
 
     def release(self) -> None:
         """Gives up on proposals whose rollouts an interrupted ``train`` never finished."""
-        if self.curriculum is not None:
-            self.curriculum.release()
+        if self.session is not None:
+            self.session.curriculum.release()
+
+    def state_dict(self) -> State:
+        """Main process only."""
+        assert self.session is not None
+        return self.session.state_dict()
+
+    def load_state_dict(self, state: State) -> None:
+        """Main process only. Raises StateMismatch if the state is of another run."""
+        assert self.session is not None
+        self.session.load_state_dict(state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,31 +21,48 @@ from ...config import FusedSettings
 from ...errors import EngineError
 from ...types import Prompt
 
-if TYPE_CHECKING:
-    from .trainer import DEPOTrainer
-
 _TOKENS = 16_384  # of one forward, padding included: a small part of what the update itself takes
 
 
-def attach_policy_states(trainer: DEPOTrainer) -> None:
-    """Gives the estimator the policy's states if its settings ask for them; called on all ranks.
+class HasPolicy(Protocol):
+    """What reading the policy asks of a trainer. state: the run's, which is another after each ``train``."""
 
-    Raises EngineError on all of them where the main process cannot compute the states alone.
+    accelerator: Any
+    model: Any
+    processing_class: Any
+    state: Any
+    temperature: float
+
+    def tokens_of(self, keys: Sequence[str]) -> list[list[int]]:
+        """What the policy would be given to go on from, for each prompt, tokenised by TRL itself."""
+        ...
+
+
+class Readings(NamedTuple):
+    """What an estimator takes by ``read_policy``."""
+
+    states: PolicyStates | None
+    answers: AnswerLogprobs | None
+
+
+def policy_readings(trainer: HasPolicy, settings: Any, hindrance: str | None) -> Readings | None:
+    """How to read the policy if the estimator's settings ask for it, else None; called on all ranks.
+
+    hindrance: why the main process cannot, None if it can. Raises EngineError for one, on all ranks.
     """
-    settings = trainer.args.curriculum_config().estimator
     if not isinstance(settings, FusedSettings) or not settings.policy_width:
-        return
+        return None
     name, off = ("policy_features", 0) if settings.policy_features else ("answer_logprob", "false")
-    if reason := _hindrance(trainer):
-        raise EngineError(f"estimator.{name} = {getattr(settings, name)}: {reason}; set estimator.{name} to {off}")
-    if trainer.curriculum is not None:
-        estimator: Any = trainer.curriculum.estimator
-        estimator.policy_states = PolicyStates(trainer) if settings.policy_features else None
-        estimator.answer_logprobs = AnswerLogprobs(trainer, settings.answer_field) if settings.answer_logprob else None
+    if hindrance is not None:
+        raise EngineError(f"estimator.{name} = {getattr(settings, name)}: {hindrance}; set estimator.{name} to {off}")
+    return Readings(
+        PolicyStates(trainer) if settings.policy_features else None,
+        AnswerLogprobs(trainer, settings.answer_field) if settings.answer_logprob else None,
+    )
 
 
-def _hindrance(trainer: DEPOTrainer) -> str | None:
-    accelerator = trainer.accelerator
+def hindrance(accelerator: Any, in_environment: bool, reads_images: bool) -> str | None:
+    """Why the main process cannot compute the policy's states alone; None if it can."""
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
     of_several = "shards the policy's parameters, so that the main process cannot compute its states alone"
     if accelerator.distributed_type == DistributedType.FSDP:
@@ -54,9 +71,9 @@ def _hindrance(trainer: DEPOTrainer) -> str | None:
         return f"DeepSpeed ZeRO-3 {of_several}"
     if accelerator.parallelism_config is not None and accelerator.parallelism_config.tp_enabled:
         return f"tensor parallelism {of_several}"
-    if trainer.environment_factories is not None:
+    if in_environment:
         return "the prompts are the environment's, which shows them at reset only"
-    if trainer._is_vlm:
+    if reads_images:
         return "the policy reads images, which its states here would leave out"
     return None
 
@@ -64,15 +81,16 @@ def _hindrance(trainer: DEPOTrainer) -> str | None:
 class _Reading:
     """Something read of each prompt in one forward per prompt and policy step; called with prompts, gives an array."""
 
-    def __init__(self, trainer: DEPOTrainer) -> None:
+    def __init__(self, trainer: HasPolicy) -> None:
         self._trainer = trainer
         self._policy: tuple[Any, int] = (None, -1)  # the run's state, which is another after each ``train``, and step
         self._known: dict[str, Any] = {}
 
     def __call__(self, prompts: Sequence[Prompt]) -> NDArray[Any]:
-        run, step = self._trainer.state, self._trainer.state.global_step
-        if run is not self._policy[0] or step != self._policy[1]:
-            self._policy, self._known = (run, step), {}
+        run = self._trainer.state
+        if run is not self._policy[0] or run.global_step != self._policy[1]:
+            self._policy = (run, run.global_step)
+            self._known = {}
         new = [prompt for prompt in dict.fromkeys(p.key for p in prompts) if prompt not in self._known]
         if new:
             own = {prompt.key: prompt for prompt in prompts}
@@ -83,9 +101,7 @@ class _Reading:
         raise NotImplementedError
 
     def _tokens_of(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """What the policy would be given to go on from, tokenised by TRL itself."""
-        rows = self._trainer.prompts_of([prompt.key for prompt in prompts])
-        return [list(ids) or [0] for ids in self._trainer._tokenize_prompts(rows)[0]]
+        return [ids or [0] for ids in self._trainer.tokens_of([prompt.key for prompt in prompts])]
 
     def _hidden(self, ids_P: list[list[int]]) -> Iterator[tuple[int, torch.Tensor]]:
         """(position, last hidden layer of shape (T, hidden)) of each; short ones together, so that little is padded."""
@@ -124,7 +140,7 @@ class AnswerLogprobs(_Reading):
     right; where it reasons first, it is a hint that the heads of the estimator weigh by what it turned out to be worth.
     """
 
-    def __init__(self, trainer: DEPOTrainer, field: str) -> None:
+    def __init__(self, trainer: HasPolicy, field: str) -> None:
         super().__init__(trainer)
         self._field = field
 
@@ -156,7 +172,7 @@ class AnswerLogprobs(_Reading):
         return float(logits_TV.log_softmax(-1).gather(-1, picked_T1).sum())
 
 
-def _policy(trainer: DEPOTrainer) -> Any:
+def _policy(trainer: HasPolicy) -> Any:
     """The policy, adapters included: ``base_model`` is what is below its head."""
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -24,13 +24,15 @@ class Completion:
 class RolledGroup:
     """The G completions of one prompt.
 
-    row: index in the data set. rewards_G_F: shape (G, reward functions). weight: of its advantages, > 0.
+    row: index in the data set. rewards_G_F: shape (G, reward functions). weight: of its advantages, > 0. admitted: by
+    the gate.
     """
 
     row: int
     completions: list[Completion]
     rewards_G_F: torch.Tensor
     weight: float
+    admitted: bool
 
 
 def split(generated: tuple[Any, ...], n: int, logged: dict[str, list[Any]]) -> list[Completion]:
@@ -47,6 +49,19 @@ def split(generated: tuple[Any, ...], n: int, logged: dict[str, list[Any]]) -> l
 def join(completions: Sequence[Completion]) -> tuple[Any, ...]:
     """The inverse of ``split``: the tuple that ``_generate`` would have returned for these completions."""
     return tuple(_merge([c.fields[k] for c in completions]) for k in range(len(completions[0].fields)))
+
+
+def logged(completions: Sequence[Completion]) -> dict[str, list[Any]]:
+    """What reward functions logged for these completions, by column; None where they logged nothing there."""
+    names = sorted({name for completion in completions for name in completion.logged})
+    return {name: [completion.logged.get(name) for completion in completions] for name in names}
+
+
+def add_columns(inputs: Sequence[dict[str, Any]], generated: tuple[Any, ...]) -> None:
+    """Gives the rows what ``_generate`` returned beside the completions, for reward functions, as TRL does."""
+    for name, values in (generated[EXTRA] or {}).items():
+        for i, row in enumerate(inputs):
+            row[name] = values[i] if isinstance(values, list) else values
 
 
 def _item(field: Any, i: int, n: int) -> Any:

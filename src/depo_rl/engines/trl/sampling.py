@@ -8,60 +8,82 @@ TRL's.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from accelerate.utils import gather_object
 
 from ...errors import EngineError
-from . import rollouts
+from ..session import next_round
+from .rollouts import RolledGroup, loss_mask
 
-if TYPE_CHECKING:
-    from .trainer import DEPOTrainer
+
+class Rolling(Protocol):
+    """What dynamic sampling asks of a trainer."""
+
+    accelerator: Any
+    num_generations: int
+    state: Any
+
+    def roll_out(self, n_groups: int) -> list[RolledGroup]:
+        """Chooses, generates and settles; all groups, the same on all ranks."""
+        ...
+
+    def score_rolled(self, groups: list[RolledGroup], n_kept: int, n_local: int) -> dict[str, Any]:
+        """TRL's scored batch of these groups, of which the first ``n_kept`` are trained on; this rank's part."""
+        ...
+
+    def note(self, name: str, value: float) -> None:
+        """For TRL's log."""
+        ...
+
+
+def check_resampling(who: str, multi_turn: bool, images: bool) -> None:
+    """Raises EngineError for rollouts that cannot be put together from several rounds."""
+    if multi_turn:
+        raise EngineError(
+            f"{who} on TRL resamples single-turn rollouts only: train with tools or an environment by "
+            "curriculum.gate='none', or by a method without dynamic sampling, such as 'depo'"
+        )
+    if images:
+        raise EngineError(
+            f"{who} on TRL resamples text only, and this data set has images: set curriculum.gate='none', or "
+            "use a method without dynamic sampling, such as 'depo'"
+        )
 
 
 class DynamicSampler:
-    """Fills the batches of a ``DEPOTrainer`` whose gate rejects groups."""
+    """Fills the batches of a trainer whose gate rejects groups, with at most ``max_rounds`` of generation each."""
 
-    def __init__(self, trainer: DEPOTrainer) -> None:
-        args = trainer.args
-        self._who = f"method {args.method!r} with gate {args.curriculum_config().gate!r}"
-        if trainer.tools or trainer.environment_factories is not None:
-            raise EngineError(
-                f"{self._who} on TRL resamples single-turn rollouts only: train with tools or an environment by "
-                "curriculum.gate='none', or by a method without dynamic sampling, such as 'depo'"
-            )
+    def __init__(self, trainer: Rolling, max_rounds: int) -> None:
         self._trainer = trainer
+        self._max_rounds = max_rounds
         self._told = False
 
     def fill(self, n_groups: int, n_local: int) -> dict[str, Any]:
         """The scored batch of ``n_groups``, of which this rank has ``n_local`` completions.
 
-        A round asks for as many groups as should fill the batch, by the share admitted so far in this batch: it wastes
-        less than fixed rounds of a whole batch. If the bound is reached the rest is filled with rejected groups that
-        take no part in the loss.
+        A round asks for as many groups as should fill the batch, by the share admitted so far in this batch. If the
+        bound is reached the rest is filled with rejected groups that take no part in the loss.
 
         Logged for each batch. rounds: of generation. unfilled: places left without an admitted group. surplus: admitted
         groups that found no place and are not trained on.
         """
-        trainer, max_rounds = self._trainer, self._trainer.max_rounds
-        kept: list[rollouts.RolledGroup] = []
-        spare: list[rollouts.RolledGroup] = []
+        kept: list[RolledGroup] = []
+        spare: list[RolledGroup] = []
         rounds = 0
-        while len(kept) < n_groups and rounds < max_rounds:
-            drawn = len(kept) + len(spare)
-            share = max(len(kept), 1) / drawn if drawn else 1.0
-            size = min(n_groups, -int(-(n_groups - len(kept)) // share))
-            groups, admitted = self._round(self._pad_to_world(size))
-            for group, keep in zip(groups, admitted, strict=True):
-                (kept if keep else spare).append(group)
+        while len(kept) < n_groups and rounds < self._max_rounds:
+            size = next_round(n_groups, len(kept), len(kept) + len(spare))
+            for group in self._trainer.roll_out(self._pad_to_world(size)):
+                (kept if group.admitted else spare).append(group)
             rounds += 1
         n_kept = min(len(kept), n_groups)
         if n_kept < n_groups:
             self._tell(n_kept, n_groups, rounds)
-        for name, value in (("rounds", rounds), ("unfilled", n_groups - n_kept), ("surplus", len(kept) - n_kept)):
-            trainer._metrics["train"][f"depo/{name}"].append(float(value))
-        return self._score((kept + spare)[:n_groups], n_kept, n_local)
+        self._trainer.note("rounds", rounds)
+        self._trainer.note("unfilled", n_groups - n_kept)
+        self._trainer.note("surplus", len(kept) - n_kept)
+        output = self._trainer.score_rolled((kept + spare)[:n_groups], n_kept, n_local)
+        return output if n_kept == n_groups else self._without_padding(output, n_kept)
 
     def _pad_to_world(self, n: int) -> int:
         """The smallest number of groups, at least ``n``, whose completions divide evenly over the ranks."""
@@ -79,58 +101,18 @@ class DynamicSampler:
             stacklevel=2,
         )
 
-    def _round(self, n_groups: int) -> tuple[list[rollouts.RolledGroup], list[bool]]:
-        """One round: all its groups, the same on all ranks, and whether the gate admits each."""
-        trainer = self._trainer
-        world, size = trainer.accelerator.num_processes, trainer.num_generations
-        n_local = n_groups * size // world
-        rows = trainer.propose(n_groups)
-        inputs = trainer.local_rows(rows, n_local)
-        if any("image" in row or "images" in row for row in inputs):
-            raise EngineError(
-                f"{self._who} on TRL resamples text only, and this data set has images: set curriculum.gate='none', or "
-                "use a method without dynamic sampling, such as 'depo'"
-            )
-        prompts = [row["prompt"] for row in inputs]
-        trainer._pending_extra_logs.clear()
-        generated = trainer._generate(prompts)
-        for name, values in (generated[rollouts.EXTRA] or {}).items():
-            for i, row in enumerate(inputs):
-                row[name] = values[i] if isinstance(values, list) else values
-        completions, ids = generated[rollouts.COMPLETIONS], generated[rollouts.COMPLETION_IDS]
-        rewards_P_G_F = trainer._calculate_rewards(inputs, prompts, completions, ids).view(n_groups, size, -1)
-        local = rollouts.split(generated, n_local, trainer._pending_extra_logs)
-        samples = gather_object(local) if world > 1 else local
-        weights = trainer.importance(rows)  # before the groups are settled
-        groups = [
-            rollouts.RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i])
-            for i, row in enumerate(rows)
-        ]
-        return groups, trainer.settle(rows)
-
-    def _score(self, batch: list[rollouts.RolledGroup], n_kept: int, n_local: int) -> dict[str, Any]:
-        """TRL's own advantages, log-probabilities, masks and metrics for groups that were generated before."""
-        trainer = self._trainer
-        start = trainer.accelerator.process_index * n_local
-        mine = [c for group in batch for c in group.completions][start : start + n_local]
-        trainer._pending_extra_logs.clear()
-        for name in sorted({name for c in mine for name in c.logged}):
-            trainer._pending_extra_logs[name] = [c.logged.get(name) for c in mine]
-        rows = trainer.local_rows([group.row for group in batch], n_local)
-        rewards_S_F = torch.cat([group.rewards_G_F for group in batch])
-        output = trainer.score_rolled(rows, rollouts.join(mine), rewards_S_F)
-        trainer.weigh(output, [group.weight for group in batch], n_kept)
-        return output if n_kept == len(batch) else self._without_padding(output, n_kept, start)
-
-    def _without_padding(self, output: dict[str, Any], n_kept: int, start: int) -> dict[str, Any]:
+    def _without_padding(self, output: dict[str, Any], n_kept: int) -> dict[str, Any]:
         """Rejected groups only fill the batch's shape: no advantage, no token of theirs in the loss.
 
         If nothing was admitted the tokens stay, for a loss over no token at all would be 0 / 0; their advantages are 0.
         """
-        padding_B = torch.arange(start, start + len(output["advantages"])) >= n_kept * self._trainer.num_generations
-        padding_B = padding_B.to(output["advantages"].device)
-        output["advantages"] = output["advantages"].masked_fill(padding_B, 0.0)
+        advantages = output["advantages"]
+        start = self._trainer.accelerator.process_index * len(advantages)
+        sample_B = torch.arange(start, start + len(advantages), device=advantages.device)
+        padding_B = sample_B >= n_kept * self._trainer.num_generations
+        output["advantages"] = advantages.masked_fill(padding_B, 0.0)
         if n_kept:
             output["completion_mask"] = output["completion_mask"].masked_fill(padding_B[:, None], 0)
-            output["num_items_in_batch"] = self._trainer.accelerator.gather(rollouts.loss_mask(output).sum()).sum()
+            n_tokens = self._trainer.accelerator.gather(loss_mask(output).sum()).sum()
+            output["num_items_in_batch"] = n_tokens
         return output

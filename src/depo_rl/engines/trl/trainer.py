@@ -9,31 +9,28 @@ bit.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from trl import GRPOConfig
-from trl.trainer.utils import get_config_model_id
 
 from ...curriculum import Curriculum
 from ...errors import EngineError
 from ...importance import effective_share
-from ...types import GroupOutcome
 from ..rows import occurrence_keys
 from .callbacks import TokenBudget
-from .config import DEPOConfig
-from .correctness import CorrectFn, Correctness, group_outcomes
-from .driver import CurriculumDriver
-from .policy_states import attach_policy_states
+from .config import DEPOConfig, as_depo_config
+from .correctness import CorrectFn, Correctness
+from .driver import TrlDriver
+from .generation import Generation
+from .policy_states import Readings, hindrance, policy_readings
 from .prompts import has_random_access, key_of
 from .resume import ResumableTrainer
-from .rollouts import known_logprobs, logprob_sums, loss_mask
-from .sampling import DynamicSampler
+from .rollouts import COMPLETION_IDS, COMPLETIONS, RolledGroup, add_columns, join, known_logprobs, logged, split
+from .sampling import DynamicSampler, check_resampling
 
 
 class DEPOTrainer(ResumableTrainer):
@@ -56,35 +53,41 @@ class DEPOTrainer(ResumableTrainer):
         correct_fn: CorrectFn | None = None,
         **kwargs: Any,
     ) -> None:
-        args = _as_depo_config(args, model)
-        self._driver: CurriculumDriver | None = None  # method grpo on a stream of rows has none: it is GRPOTrainer
+        args = as_depo_config(args, model)
+        self._curriculum_config = args.curriculum_config()  # once; a later change of ``args`` comes too late
+        self._driver: TrlDriver | None = None  # method grpo on a stream of rows has none: it is GRPOTrainer
         self._sampler: DynamicSampler | None = None
+        self._generation: Generation | None = None  # the one under way, until it is settled
         self._rolled: tuple[tuple[Any, ...], torch.Tensor] | None = None  # generated before, to be scored now
-        self._scored: dict[str, torch.Tensor] = {}  # of the generation under way: correct, rewards, tokens; all ranks'
-        self._waiting: dict[str, Any] | None = None  # a finished generation that waits for the loss's log-probabilities
-        self._logprob_B_2 = torch.empty(0, 2)
-        self._capturing: dict[str, Any] | None = None
         self.completion_tokens_generated = 0  # for training, on all ranks, groups discarded later included
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
-        self._correctness = Correctness(self.reward_func_names, args, correct_fn)
+        graded = self._curriculum_config.reward_range is not None
+        self._correctness = Correctness(self.reward_func_names, args, correct_fn, graded)
         if not args.own_order or has_random_access(self.train_dataset):
-            self._rows = self._training_rows()
-            # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the row it is given
-            known = self._rows if args.own_order else self.train_dataset
-            self._driver = CurriculumDriver(self.accelerator, known, args, self.environment_factories is None)
-            attach_policy_states(self)
-            if self.max_rounds > 1:
-                self._sampler = DynamicSampler(self)
+            self._start(args)
 
-    @property
-    def curriculum(self) -> Curriculum | None:
-        """The run's curriculum on the main process, None on the others."""
-        return self._driver.curriculum if self._driver else None
+    def _start(self, args: DEPOConfig) -> None:
+        self._rows = self._training_rows()
+        # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the row it is given
+        known = self._rows if args.own_order else self.train_dataset
+        in_environment = self.environment_factories is not None
+        self._driver = TrlDriver(
+            self.accelerator, known, args, self._curriculum_config, not in_environment, self._policy_readings()
+        )
+        if self._driver.max_rounds > 1:
+            self._check_resampling(args.method)
+            self._sampler = DynamicSampler(self, self._driver.max_rounds)
 
-    @property
-    def max_rounds(self) -> int:
-        """Rounds of generation that one batch may take; 1 without dynamic sampling."""
-        return self._driver.max_rounds if self._driver else 1
+    def _policy_readings(self) -> Readings | None:
+        in_environment = self.environment_factories is not None
+        reason = hindrance(self.accelerator, in_environment, self._is_vlm)
+        return policy_readings(self, self._curriculum_config.estimator, reason)
+
+    def _check_resampling(self, method: str) -> None:
+        multi_turn = bool(self.tools) or self.environment_factories is not None
+        columns = getattr(self._rows, "column_names", None) or list(self._rows[0])
+        images = not {"image", "images"}.isdisjoint(columns)
+        check_resampling(f"method {method!r} with gate {self._curriculum_config.gate!r}", multi_turn, images)
 
     def _training_rows(self) -> Any:
         """The rows as the dataloader would give them."""
@@ -92,38 +95,69 @@ class DEPOTrainer(ResumableTrainer):
             return self._remove_unused_columns(self.train_dataset, description="training")
         return self.train_dataset
 
+    @property
+    def curriculum(self) -> Curriculum | None:
+        """The run's curriculum on the main process, None on the others."""
+        return self._driver.curriculum if self._driver else None
+
+    @property
+    def driver(self) -> TrlDriver:
+        """What chooses and settles; there is none with method grpo on a stream of rows."""
+        assert self._driver is not None
+        return self._driver
+
     # -- choose, before the rollout -----------------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training or self._driver is None or self._rolled is not None:
             return super()._generate_and_score_completions(inputs)
-        if self._waiting is not None:  # the loss never came, so its log-probabilities never will
-            self._settle_waiting(None)
+        if self._waits:  # the loss never came, so its log-probabilities never will
+            self._settle_and_publish(None)
         n_groups = len(inputs) * self.accelerator.num_processes // self.num_generations
         if self._sampler is not None:
             output = self._sampler.fill(n_groups, len(inputs))
             self._publish()
             return output
         if self.args.own_order:
-            keys = self._adopt(inputs)
+            self._begin(self._adopt(inputs))
             output = super()._generate_and_score_completions(inputs)
         else:
-            rows = self._driver.propose(n_groups)
-            keys, inputs = self._driver.keys_of(rows), self.local_rows(rows, len(inputs))
-            output = super()._generate_and_score_completions(inputs)
-            self.weigh(output, self.importance(rows), n_groups)
-        self._settle_or_wait(keys, output)
+            rows, keys = self.driver.propose(n_groups)
+            self._begin(keys)
+            output = super()._generate_and_score_completions(self.local_rows(rows, len(inputs)))
+            self.weigh(output, self.driver.importance(keys), n_groups)
+        self._settle_or_wait(output)
         return output
 
-    def propose(self, n_groups: int) -> list[int]:
-        """Rows to roll out, the same on all ranks."""
-        assert self._driver is not None
-        return self._driver.propose(n_groups)
+    def _begin(self, keys: list[str]) -> None:
+        self._generation = Generation(keys, self.state.global_step)
 
-    def importance(self, rows: list[int]) -> list[float]:
-        """Importance of each row's group, the same on all ranks; asked for before the group is settled."""
-        assert self._driver is not None
-        return self._driver.importance(rows)
+    def local_rows(self, rows: list[int], n_local: int) -> list[dict[str, Any]]:
+        """This rank's rows, each read afresh: TRL and reward functions write into them."""
+        start = self.accelerator.process_index * n_local
+        return [self._rows[rows[i // self.num_generations]] for i in range(start, start + n_local)]
+
+    def tokens_of(self, keys: Sequence[str]) -> list[list[int]]:
+        """What the policy would be given to go on from, tokenised by TRL itself; main process only."""
+        prompts = [self._rows[self.driver.row_of(key)]["prompt"] for key in keys]
+        return [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
+
+    def _adopt(self, inputs: list[dict[str, Any]]) -> list[str]:
+        """Method grpo: the keys of the groups that TRL's order chose."""
+        local = [key_of(row, self.args.source_column) for row in inputs]
+        samples = self._gathered(local)
+        keys = samples[:: self.num_generations]
+        if [key for key in keys for _ in range(self.num_generations)] != samples:
+            raise EngineError(
+                "the rows of a group are not of one prompt: was TRL's sampler replaced? Do not override it"
+            )
+        keys = occurrence_keys(keys)
+        self.driver.adopt(keys)
+        return keys
+
+    def _gathered(self, local: list[Any]) -> list[Any]:
+        """Those of all ranks, in the order of the ranks."""
+        return gather_object(local) if self.accelerator.num_processes > 1 else local
 
     def weigh(self, output: dict[str, Any], weights: list[float], n_groups: int) -> None:
         """Multiplies the advantages of this rank's completions in a scored batch by their groups' weights, once.
@@ -133,15 +167,13 @@ class DEPOTrainer(ResumableTrainer):
         Logged with ``importance`` above 0. importance_max: largest weight of the batch. effective_share: effective
         sample size over the number of groups, 1 for equal weights.
         """
-        assert self._driver is not None
-        if not self._driver.weighs:
+        if not self.driver.weighs:
             return
         weight_B = self._of_completions(weights, output["advantages"])
         output["advantages"] = output["advantages"] * weight_B
         if trained := weights[:n_groups]:
-            logged = self._metrics["train"]
-            logged["depo/importance_max"].append(max(trained))
-            logged["depo/effective_share"].append(effective_share(trained))
+            self.note("importance_max", max(trained))
+            self.note("effective_share", effective_share(trained))
 
     def _of_completions(self, weights: list[float], like: torch.Tensor) -> torch.Tensor:
         """The weight of each of this rank's completions, of the shape and kind that multiplies ``like``."""
@@ -149,30 +181,6 @@ class DEPOTrainer(ResumableTrainer):
         group_B = torch.arange(start, start + len(like)) // self.num_generations
         weight_B = torch.tensor(weights, dtype=torch.float64)[group_B].to(like)
         return weight_B.view(-1, *[1] * (like.dim() - 1))
-
-    def local_rows(self, rows: list[int], n_local: int) -> list[dict[str, Any]]:
-        """This rank's rows, each read afresh: TRL and reward functions write into them."""
-        start = self.accelerator.process_index * n_local
-        return [self._rows[rows[i // self.num_generations]] for i in range(start, start + n_local)]
-
-    def prompts_of(self, keys: list[str]) -> list[Any]:
-        """What the policy reads, as the data set has it; main process only."""
-        assert self._driver is not None
-        return [self._rows[self._driver.row_of(key)]["prompt"] for key in keys]
-
-    def _adopt(self, inputs: list[dict[str, Any]]) -> list[str]:
-        """Method grpo: the keys of the groups that TRL's order chose."""
-        assert self._driver is not None
-        local = [key_of(row, self.args.source_column) for row in inputs]
-        samples = gather_object(local) if self.accelerator.num_processes > 1 else local
-        keys = samples[:: self.num_generations]
-        if [key for key in keys for _ in range(self.num_generations)] != samples:
-            raise EngineError(
-                "the rows of a group are not of one prompt: was TRL's sampler replaced? Do not override it"
-            )
-        keys = occurrence_keys(keys)
-        self._driver.adopt(keys)
-        return keys
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         if self._rolled is not None:
@@ -189,6 +197,47 @@ class DEPOTrainer(ResumableTrainer):
             ) from error
         return generated
 
+    # -- rounds of dynamic sampling (``sampling.py``) -----------------------------------------------------------------
+
+    def roll_out(self, n_groups: int) -> list[RolledGroup]:
+        """Chooses, generates, rewards and settles ``n_groups``; all of them, the same on all ranks."""
+        rows, keys = self.driver.propose(n_groups)
+        self._begin(keys)
+        size = self.num_generations
+        n_local = n_groups * size // self.accelerator.num_processes
+        inputs = self.local_rows(rows, n_local)
+        prompts = [row["prompt"] for row in inputs]
+        self._pending_extra_logs.clear()
+        generated = self._generate(prompts)
+        add_columns(inputs, generated)
+        rewards_S_F = self._calculate_rewards(inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS])
+        rewards_P_G_F = rewards_S_F.view(n_groups, size, -1)
+        samples = self._gathered(split(generated, n_local, self._pending_extra_logs))
+        weights = self.driver.importance(keys)  # before the groups are settled
+        admitted = self._settle(None)
+        return [
+            RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i], admitted[i])
+            for i, row in enumerate(rows)
+        ]
+
+    def score_rolled(self, groups: list[RolledGroup], n_kept: int, n_local: int) -> dict[str, Any]:
+        """TRL's own advantages, log-probabilities, masks and metrics for groups that were generated before.
+
+        n_kept: how many of them are trained on, the first ones. n_local: completions of this rank.
+        """
+        start = self.accelerator.process_index * n_local
+        mine = [completion for group in groups for completion in group.completions][start : start + n_local]
+        self._pending_extra_logs.clear()
+        self._pending_extra_logs.update(logged(mine))
+        self._rolled = (join(mine), torch.cat([group.rewards_G_F for group in groups]))
+        try:
+            rows = self.local_rows([group.row for group in groups], n_local)
+            output: dict[str, Any] = super()._generate_and_score_completions(rows)
+        finally:
+            self._rolled = None
+        self.weigh(output, [group.weight for group in groups], n_kept)
+        return output
+
     # -- observe, after the rewards -----------------------------------------------------------------------------------
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
@@ -202,104 +251,93 @@ class DEPOTrainer(ResumableTrainer):
     def _record(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any, rewards_S_F: torch.Tensor
     ) -> None:
-        device, gather = rewards_S_F.device, self.accelerator.gather
-        call = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
-        call |= {"trainer_state": self.state, "log_extra": self._log_completion_extra, "log_metric": self._log_metric}
+        assert self._generation is not None
+        device = rewards_S_F.device
+        gather = self.accelerator.gather
+        call = {
+            "prompts": prompts,
+            "completions": completions,
+            "completion_ids": completion_ids,
+            "trainer_state": self.state,
+            "log_extra": self._log_completion_extra,
+            "log_metric": self._log_metric,
+        }
         own_B = self._correctness.local(inputs, call, device)
         total_S = (rewards_S_F * self.reward_weights.to(device)).nansum(dim=1)
         total_S[rewards_S_F.isnan().all(dim=1)] = torch.nan
         tokens_S = gather(torch.tensor([len(ids) for ids in completion_ids], device=device))
         self.completion_tokens_generated += int(tokens_S.sum())
-        correct_S = self._correctness.judge(rewards_S_F, None if own_B is None else gather(own_B))
-        self._scored = {"correct": correct_S, "rewards": total_S, "tokens": tokens_S}
+        own_S = None if own_B is None else gather(own_B)
+        self._generation.correct_S = self._correctness.judge(rewards_S_F, own_S)
+        self._generation.reward_S = total_S
+        self._generation.tokens_S = tokens_S
 
-    def score_rolled(
-        self, rows: list[dict[str, Any]], rolled: tuple[Any, ...], rewards_S_F: torch.Tensor
-    ) -> dict[str, Any]:
-        """TRL's scoring of completions generated before. rewards_S_F: of all ranks, shape (S, reward functions)."""
-        self._rolled = (rolled, rewards_S_F)
-        try:
-            output: dict[str, Any] = super()._generate_and_score_completions(rows)
-        finally:
-            self._rolled = None
-        return output
-
-    def settle(self, rows: list[int]) -> list[bool]:
-        """Hands the groups that were just rewarded to the curriculum; True for each one admitted."""
-        assert self._driver is not None
-        return self._settle(self._driver.keys_of(rows), self._scored, self.state.global_step, None)
-
-    def _settle(
-        self, keys: list[str], scored: dict[str, torch.Tensor], step: int, logprob_B_2: torch.Tensor | None
-    ) -> list[bool]:
-        assert self._driver is not None
+    def _settle(self, logprob_B_2: torch.Tensor | None) -> list[bool]:
+        """Hands the generation to the curriculum; True for each group admitted."""
+        assert self._generation is not None
+        generation = self._generation
+        self._generation = None
         logprob_S_2 = None if logprob_B_2 is None else self.accelerator.gather(logprob_B_2)
-
-        def outcomes() -> list[GroupOutcome]:
-            return group_outcomes(keys, scored["correct"], scored["rewards"], scored["tokens"], logprob_S_2, step)
-
-        return self._driver.settle(outcomes, step)
+        return self.driver.settle(lambda: generation.outcomes(logprob_S_2), generation.step)
 
     def _publish(self) -> None:
         """Hands the figures of the generation to TRL's log, under ``depo/``.
 
         completion_tokens: generated for training since the start, on all ranks, groups dropped later included.
         """
-        assert self._driver is not None
-        of_generation, so_far = self._driver.metrics()
+        of_generation, so_far = self.driver.figures()
         so_far["completion_tokens"] = float(self.completion_tokens_generated)
-        logged = self._metrics[
-            "train"
-        ]  # of which TRL logs means; NaN is left out: at a None TensorBoard warns each time
         for name, value in of_generation.items():
-            if not math.isnan(value):
-                logged[f"depo/{name}"].append(value)
-        logged.update({f"depo/{name}": [value] for name, value in so_far.items() if not math.isnan(value)})
+            self.note(name, value)
+        self._metrics["train"].update({f"depo/{name}": [value] for name, value in so_far.items()})
+
+    def note(self, name: str, value: float) -> None:
+        """For TRL's log, which tells the mean over ``logging_steps``."""
+        self._metrics["train"][f"depo/{name}"].append(float(value))
 
     # -- the policy's own log-probabilities, from the loss that computes them anyway ----------------------------------
 
-    def _settle_or_wait(self, keys: list[str], output: dict[str, Any]) -> None:
+    @property
+    def _waits(self) -> bool:
+        return self._generation is not None and self._generation.waits
+
+    def _settle_or_wait(self, output: dict[str, Any]) -> None:
         """Settles at once, unless the estimator wants log-probabilities that only the loss will compute.
 
         That is so where TRL updates the policy only after it has seen the whole generation: the loss's
         log-probabilities are then those of the policy that sampled. Elsewhere TRL computes them beforehand.
         """
-        assert self._driver is not None
-        step, device = self.state.global_step, output["advantages"].device
+        assert self._generation is not None
         logprob_B_2 = known_logprobs(output)
-        if logprob_B_2 is None and self._driver.wants_logprobs:
-            output["depo_sample"] = torch.arange(len(output["advantages"]), device=device)  # TRL shuffles the batch
-            self._logprob_B_2 = torch.full((len(output["advantages"]), 2), torch.nan, device=device)
-            self._waiting = {"keys": keys, "scored": self._scored, "step": step}
+        if logprob_B_2 is None and self.driver.wants_logprobs:
+            self._generation.wait(output)
         else:
-            self._settle(keys, self._scored, step, logprob_B_2)
-            self._publish()
+            self._settle_and_publish(logprob_B_2)
 
-    def _settle_waiting(self, logprob_B_2: torch.Tensor | None) -> None:
-        assert self._waiting is not None
-        waiting, self._waiting = self._waiting, None
-        self._settle(**waiting, logprob_B_2=logprob_B_2)
+    def _settle_and_publish(self, logprob_B_2: torch.Tensor | None) -> None:
+        self._settle(logprob_B_2)
         self._publish()
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        if self._waiting is not None and self.model.training and "depo_sample" in inputs:
-            self._capturing = inputs
+        waiting = self._generation if self._waits else None
+        if waiting is None or not self.model.training or "depo_sample" not in inputs:
+            return super()._compute_loss(model, inputs)
+        waiting.in_the_loss = inputs
         try:
             return super()._compute_loss(model, inputs)
         finally:
-            self._capturing = None
+            waiting.in_the_loss = None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._capturing is not None:
-            inputs, self._capturing = self._capturing, None
-            self._logprob_B_2[inputs["depo_sample"]] = logprob_sums(result[0].detach(), loss_mask(inputs))
+        if self._generation is not None:
+            self._generation.hear(result[0])
         return result
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if self._waiting is not None and not self._logprob_B_2.isnan().any():
-            self._settle_waiting(self._logprob_B_2)
+        if self._generation is not None and self._generation.heard_all:
+            self._settle_and_publish(self._generation.logprob_B_2)
         return loss
 
     # -- run, save and resume -----------------------------------------------------------------------------------------
@@ -317,7 +355,7 @@ class DEPOTrainer(ResumableTrainer):
 
     def _starts_anew(self) -> None:
         if self._driver is not None:
-            if self._waiting is None:
+            if not self._waits:
                 self._driver.release()  # proposals of an earlier call that was interrupted
             self._driver.open_log(self._log_path, resume_after=None)
 
@@ -326,15 +364,14 @@ class DEPOTrainer(ResumableTrainer):
         return Path(self.args.output_dir) / "outcomes.jsonl"
 
     def _save_cycle(self, output_dir: str) -> None:
-        if self._waiting is not None:  # a checkpoint has no place for a generation half seen
-            self._settle_waiting(None)
+        if self._waits:  # a checkpoint has no place for a generation half seen
+            self._settle_and_publish(None)
         super()._save_cycle(output_dir)
 
     def _own_state(self) -> dict[str, Any]:
         tokens = {"completion_tokens_generated": self.completion_tokens_generated}
         if self._driver is None:
             return tokens
-        self._driver.flush_log()
         return tokens | {"driver": self._driver.state_dict()}
 
     def _load_own_state(self, state: dict[str, Any]) -> int:
@@ -343,23 +380,7 @@ class DEPOTrainer(ResumableTrainer):
         return int(state["completion_tokens_generated"])
 
     def _resumed(self, shared: int | None) -> None:
-        self._waiting = None
+        self._generation = None
         self.completion_tokens_generated = shared or 0
         if self._driver is not None:
             self._driver.open_log(self._log_path, resume_after=self.state.global_step)
-
-
-def _as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
-    """A ``DEPOConfig`` with the values of ``args``."""
-    if isinstance(args, DEPOConfig):
-        return args
-    if args is None:
-        name = model if isinstance(model, str) else get_config_model_id(model.config)
-        return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
-    promoted = copy.copy(args)  # values are kept as they are: __post_init__ has run and would refuse to run twice
-    promoted.__class__ = DEPOConfig
-    for field in dataclasses.fields(DEPOConfig):
-        if not hasattr(args, field.name):
-            setattr(promoted, field.name, field.default)
-    promoted.curriculum_config()
-    return promoted

@@ -15,7 +15,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 from ...errors import EngineError
 from ...types import State
 from .checks import check_gate, check_run, files_of, require_verl, uses_v1
-from .driver import CurriculumDriver, MakeHost
+from .driver import MakeHost, VerlDriver
 from .feedback import ROW, groups_of_batch
 from .importance import weighted_grpo as weighted_grpo  # importing it registers it
 from .rows import GROUP_SIZE_COLUMN, prompt_table
@@ -36,13 +36,13 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
     """
 
     def __init__(self, data_files: Any, tokenizer: Any, config: Any, processor: Any = None, max_samples: int = -1):
-        self.driver: CurriculumDriver | None = None
+        self.driver: VerlDriver | None = None
         given = files_of(data_files)  # verl replaces remote names by local copies
         super().__init__(data_files, tokenizer, config, processor, max_samples)
         if given == files_of(config.train_files):
             self.driver = self._make_driver(config)
 
-    def _make_driver(self, config: Any) -> CurriculumDriver:
+    def _make_driver(self, config: Any) -> VerlDriver:
         root = config._get_root()  # verl hands down the branch ``data`` of its tree, and settings stand all over it
         if "actor_rollout_ref" not in root:
             raise EngineError(
@@ -60,7 +60,7 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
             make_host = start_host
         table = prompt_table(self._rows(), self.prompt_key, settings.source_column, settings.drop_duplicates)
         log = Path(root.trainer.default_local_dir) / "outcomes.jsonl" if settings.outcome_log else None
-        driver = CurriculumDriver(table, settings, curriculum, int(config.train_batch_size), log, make_host)
+        driver = VerlDriver(table, settings, curriculum, int(config.train_batch_size), log, make_host)
         check_gate(root, settings, driver.curriculum.gate)
         print(
             f"depo: method {settings.method}, {len(table.prompts)} prompts of {len(table.key_of_row)} rows", flush=True

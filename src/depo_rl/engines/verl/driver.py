@@ -6,37 +6,28 @@ curriculum next waits for it, so that what is chosen depends on nothing but what
 
 from __future__ import annotations
 
-import math
-import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from ...breadth import BREADTH
 from ...config import CurriculumConfig
 from ...curriculum import Curriculum
-from ...errors import RewardError, StateMismatch, expect_fields, expect_same
+from ...errors import StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
-from ...methods import get_method, make_curriculum, make_estimator
-from ...metrics import batch_shares
-from ...outcomes import LogRow, OutcomeLogWriter
+from ...methods import get_method, make_estimator
 from ...pool import PromptPool
-from ...types import GroupOutcome, PassRateEstimator, Prompt, Settlement, State
+from ...types import GroupOutcome, PassRateEstimator, Prompt, State
+from ..session import STATE, Patience, Session, live_curriculum
 from .outcomes import Completion, Judge, group_outcome
 from .rows import GROUP_SIZE_COLUMN, PromptTable
 from .settings import VerlSettings
-from .survival import SurvivingEstimator
 
 _VERSION = 1
-_FIELDS = ("version", "curriculum", "queue", "asked", "unscorable_streak", "step")
-_COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
-_SO_FAR = ("log_loss", "auc_mixed", "ece", "ece_floor", "rollouts_saved", "tokens_saved", "in_flight", *BREADTH)
+_OWN_STATE = ("version", "queue", "asked", "step")
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
-_LOG_NAME = {"all_pass_share": "all_pass", "all_fail_share": "all_fail"}
 
 
-class CurriculumDriver:
+class VerlDriver:
     """Chooses rows of the training set and learns from the completions that verl made for them.
 
     batch_size: prompts of a training step. log_path: the outcome log, None for none. make_host: builds the estimator
@@ -52,25 +43,38 @@ class CurriculumDriver:
         log_path: Path | None = None,
         make_host: MakeHost | None = None,
     ) -> None:
-        self.settings, self.batch_size = settings, batch_size
+        self.settings = settings
+        self.batch_size = batch_size
         self.judge = Judge(settings.correct_key, settings.correct_threshold)
-        self._table, self._log_path = table, log_path
-        self._log: OutcomeLogWriter | None = None
-        self.curriculum, self.estimator = _surviving(table.prompts, settings, config, make_host)
+        self._table = table
+        self._log_path = log_path
+        patience = Patience(
+            settings.max_unscorable_steps,
+            "data.depo.max_unscorable_steps",
+            look_at=f"reward_extra_info[{self.judge.key!r}] of the reward function",
+        )
+
+        def make(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
+            return make_host(table.prompts, settings, config) if make_host else make_estimator(pool, config)
+
+        curriculum = live_curriculum(settings.method, table.prompts, config, make)
+        self.session = Session(curriculum, patience, clocks=("waiting", "reading"))
         self.own_order = get_method(settings.method).own_order  # verl's: then the run is GRPO, row by row
         self._queue: list[str] = []  # proposed, not handed to verl yet
         self._asked: dict[str, int] = {}  # key in flight -> completions asked for
         self._expected = 0  # prompts that verl is about to fetch, if it was said
         self._waiting: list[GroupOutcome] = []  # of groups that were dropped since the last step, not learnt from yet
         self._dropped: set[str] = set()
-        self._unscorable_streak = 0
         self.step = 0  # the last one learnt from
         self.resumed_at: int | None = None  # verl's step of the state that was loaded
         self._learning: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="depo-learning")
-        self._seconds = dict.fromkeys(("selecting", "waiting", "reading", "learning"), 0.0)
-        self._published: dict[str, float] = {}
         self._weights: list[float] = []  # of the batch that is about to be finished
+
+    @property
+    def curriculum(self) -> Curriculum:
+        """The run's curriculum; while it learns, ``join`` first."""
+        return self.session.curriculum
 
     # -- choose -------------------------------------------------------------------------------------------------------
 
@@ -80,30 +84,37 @@ class CurriculumDriver:
         verl may fetch a batch in one call or row by row: a batch is always chosen as a whole. Raises PoolExhausted.
         """
         self.join()
-        started = time.perf_counter()
         if self.own_order:
             keys = [self._table.key_of_row[row] for row in rows]
-            self.curriculum.adopt(keys)
+            with self.session.timed("selecting"):
+                self.curriculum.adopt(keys)
             chosen = list(rows)
         else:
-            while len(self._queue) < len(rows):
-                self._refill(len(rows) - len(self._queue))
-            keys, self._queue = self._queue[: len(rows)], self._queue[len(rows) :]
+            keys = self._take(len(rows))
             chosen = [self._table.row_of[key] for key in keys]
-        self._asked |= {key: self.group_size(self.curriculum.pool[key]) for key in keys if key in self.curriculum.pool}
+        pool = self.curriculum.pool
+        self._asked |= {key: self.group_size(pool[key]) for key in keys if key in pool}
         self._expected = max(self._expected - len(rows), 0)
-        self._seconds["selecting"] += time.perf_counter() - started
         return chosen
 
     def expect(self, n: int) -> None:
         """verl is about to fetch ``n`` prompts beside its batches: to replace groups that it dropped."""
         self._expected = n
 
+    def _take(self, n: int) -> list[str]:
+        """The next ``n`` of the queue, which is refilled as it needs."""
+        while len(self._queue) < n:
+            self._refill(n - len(self._queue))
+        taken = self._queue[:n]
+        self._queue = self._queue[n:]
+        return taken
+
     def _refill(self, needed: int) -> None:
         if self._free < needed and self._waiting:  # what was dropped may be chosen again rather than end the run
             self._learn(self._take_waiting(), self.step, in_background=False)
-        wanted = max(needed, self._expected if self._expected and not self._warming_up else self.batch_size)
-        prompts = self.curriculum.propose(max(needed, min(wanted, self._free)))
+        whole_batch = self._warming_up or not self._expected
+        wanted = max(needed, self.batch_size if whole_batch else self._expected)
+        prompts = self.session.propose(max(needed, min(wanted, self._free)))
         self._queue += [prompt.key for prompt in prompts]
 
     @property
@@ -130,12 +141,11 @@ class CurriculumDriver:
 
     def drop(self, groups: Mapping[int, Sequence[Completion]], failed_rows: Iterable[int] = ()) -> None:
         """Notes groups that verl rolled out and will not train on, and rows of which nothing came back."""
-        started = time.perf_counter()
         nothing: dict[int, Sequence[Completion]] = dict.fromkeys(failed_rows, ())
-        outcomes = self._outcomes(nothing | dict(groups))
+        with self.session.timed("reading"):
+            outcomes = self._outcomes(nothing | dict(groups))
         self._waiting += outcomes
         self._dropped |= {outcome.key for outcome in outcomes}
-        self.spent("reading", time.perf_counter() - started)
 
     def finish(
         self, groups: Mapping[int, Sequence[Completion]], step: int, nothing_in_flight: bool = False
@@ -146,11 +156,11 @@ class CurriculumDriver:
         back never will. Raises RewardError if nothing says what is correct, or nothing could be scored for too long.
         """
         outcomes = self._take_waiting() + self._outcomes(groups)
-        self._check_scorable(outcomes)
         self.join()
-        metrics = self._metrics(outcomes)
+        self.session.receive(outcomes)
+        figures = self._figures()
         self._learn(outcomes, step, self.settings.learn_in_background, release=nothing_in_flight)
-        return metrics
+        return figures
 
     @property
     def weighs(self) -> bool:
@@ -163,12 +173,9 @@ class CurriculumDriver:
         self._weights = self.curriculum.importance([self._table.key_of_row[row] for row in rows])
         return self._weights
 
-    def spent(self, what: str, seconds: float) -> None:
-        """Adds to the seconds of this step: "reading" what verl holds."""
-        self._seconds[what] += seconds
-
     def _take_waiting(self) -> list[GroupOutcome]:
-        outcomes, self._waiting = self._waiting, []
+        outcomes = self._waiting
+        self._waiting = []
         return outcomes
 
     def _outcomes(self, groups: Mapping[int, Sequence[Completion]]) -> list[GroupOutcome]:
@@ -183,19 +190,19 @@ class CurriculumDriver:
         return self._asked.get(self._table.key_of_row[row], self.curriculum.config.group_size)
 
     def _learn(self, outcomes: list[GroupOutcome], step: int, in_background: bool, release: bool = False) -> None:
-        dropped, self._dropped, self.step = self._dropped, set(), step
+        dropped = self._dropped
+        self._dropped = set()
+        self.step = step
         for outcome in outcomes:
             self._asked.pop(outcome.key, None)
         if release:
             self._asked = {}
 
         def work() -> None:
-            started = time.perf_counter()
-            settled = self.curriculum.settle(outcomes)
+            self._open_log()
+            self.session.learn(outcomes, step, dropped)
             if release:
                 self.curriculum.release(self.curriculum.in_flight - set(self._queue))
-            self._write_log(settled, step, dropped)
-            self._seconds["learning"] = time.perf_counter() - started
 
         if in_background:
             self._learning = self._thread.submit(work)
@@ -205,96 +212,48 @@ class CurriculumDriver:
     def join(self) -> None:
         """Waits until everything observed is learnt."""
         if self._learning is not None:
-            started = time.perf_counter()
-            learning, self._learning = self._learning, None
-            learning.result()
-            self._seconds["waiting"] += time.perf_counter() - started
+            learning = self._learning
+            self._learning = None
+            with self.session.timed("waiting"):
+                learning.result()
+
+    def _figures(self) -> dict[str, float]:
+        """As ``Session.figures``: of this step, and of the run up to what was learnt last. Besides:
+
+        seconds_waiting: for the learner, before the next choice. seconds_reading: reading outcomes from what verl
+        holds. importance_max: largest weight of the batch, with ``importance`` above 0. effective_share: effective
+        sample size over the number of groups, 1 for equal weights.
+        """
+        of_step, so_far = self.session.figures()
+        told = of_step | so_far
+        if self._weights:
+            told |= {"importance_max": max(self._weights), "effective_share": effective_share(self._weights)}
+        self._weights = []
+        return {f"depo/{name}": value for name, value in told.items()}
+
+    # -- the log, save and resume -------------------------------------------------------------------------------------
+
+    def _open_log(self) -> None:
+        """With the first groups: a data set that is only looked at must not move the log of a run aside."""
+        if self._log_path is not None and self.session.log is None:
+            self.session.open_log(self._log_path, self.resumed_at)
 
     def close(self) -> None:
         """Learns what is left and finishes the log; a process that just ends loses at most its last rows."""
         self.join()
-        if self._log is not None:
-            self._log.close()
-
-    def _check_scorable(self, outcomes: Sequence[GroupOutcome]) -> None:
-        if not outcomes:
-            return
-        scored = any(outcome.n_scored for outcome in outcomes)
-        self._unscorable_streak = 0 if scored else self._unscorable_streak + 1
-        limit = self.settings.max_unscorable_steps
-        if self._unscorable_streak == 1:
-            warnings.warn(
-                f"no completion of a whole step ({len(outcomes)} groups) could be scored: nothing was learnt from it. "
-                f"Check the reward function's {self.judge.key!r}",
-                stacklevel=2,
-            )
-        if self._unscorable_streak >= limit:
-            raise RewardError(
-                f"no completion could be scored in {limit} steps in a row (the limit, data.depo.max_unscorable_steps): "
-                f"reward_extra_info[{self.judge.key!r}] was None or NaN for each, or nothing came back. Mend the "
-                "reward function, then resume from the last checkpoint"
-            )
-
-    # -- tell ---------------------------------------------------------------------------------------------------------
-
-    def _metrics(self, outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
-        """Of this step, and of the run up to what was learnt last; begins the next step.
-
-        What the curriculum tells is in ``Ledger.metrics``; besides:
-
-        all_pass: share of the scored groups that are all right. all_fail: share that is all wrong. seconds_waiting: for
-        the learner, before the next choice. seconds_reading: reading outcomes from what verl holds. importance_max:
-        largest weight of the batch, with ``importance`` above 0. effective_share: effective sample size over the number
-        of groups, 1 for equal weights. log_rows_dropped: rows that the outcome log had to give up. log_write_errors:
-        attempts at writing it that failed.
-        """
-        now = self.curriculum.metrics()
-        told = {_LOG_NAME.get(name, name): value for name, value in batch_shares(outcomes).items()}
-        told |= {name: now[name] - self._published.get(name, 0.0) for name in _COUNTS}
-        told |= {name: now[name] for name in _SO_FAR}
-        told |= {name: value for name, value in now.items() if name.startswith("estimator/")}
-        if self._weights:
-            told |= {"importance_max": max(self._weights), "effective_share": effective_share(self._weights)}
-        told |= {f"seconds_{name}": value for name, value in self._seconds.items()}
-        told |= {f"estimator/{name}": value for name, value in self.estimator.health().items()}
-        if self._log is not None:
-            told |= {f"log_{name}": value for name, value in self._log.metrics().items() if name != "rows_written"}
-        self._published, self._weights = now, []
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
-        return {f"depo/{name}": float(value) for name, value in told.items() if not math.isnan(value)}
-
-    def _write_log(self, settled: Sequence[Settlement], step: int, dropped: set[str]) -> None:
-        if self._log_path is None:
-            return
-        if self._log is None:
-            self._log = _open_log(self._log_path, self.resumed_at)
-        self._log.write(
-            LogRow.from_settlement(
-                self.curriculum.pool[s.outcome.key],
-                s,
-                step,
-                admitted=s.outcome.n_scored > 0 and s.outcome.key not in dropped,
-            )
-            for s in settled
-            if s.because != "duplicate"
-        )
-
-    # -- save and resume ----------------------------------------------------------------------------------------------
+        self.session.close_log()
 
     def state_dict(self) -> State:
         """Plain values and arrays; verl stores them in its own ``data.pt``."""
         self.join()
         if self._waiting:
             self._learn(self._take_waiting(), self.step, in_background=False)
-        if self._log is not None:
-            self._log.flush()
         return {
             "version": _VERSION,
-            "curriculum": self.curriculum.state_dict(),
             "queue": list(self._queue),
             "asked": dict(self._asked),
-            "unscorable_streak": self._unscorable_streak,
             "step": self.step,
+            **self.session.state_dict(),
         }
 
     def load_state_dict(self, state: State, keeps_in_flight: bool = True) -> None:
@@ -302,7 +261,7 @@ class CurriculumDriver:
 
         keeps_in_flight: False for trainers that do not save what they are rolling out: it is given up as failed.
         """
-        expect_fields("data.depo", state, _FIELDS)
+        expect_fields("data.depo", state, (*_OWN_STATE, *STATE))
         expect_same("data.depo", "version", state["version"], _VERSION)
         unknown = [key for key in state["queue"] if key not in self.curriculum.pool]
         if unknown:
@@ -310,37 +269,10 @@ class CurriculumDriver:
                 f"data.depo state: {len(unknown)} queued prompts are not in this data set: resume with "
                 "the data set the run was started with"
             )
-        self.curriculum.load_state_dict(state["curriculum"])
-        self._queue, self._asked = list(state["queue"]), {k: int(n) for k, n in state["asked"].items()}
-        self._unscorable_streak, self.step = int(state["unscorable_streak"]), int(state["step"])
+        self.session.load_state_dict({name: state[name] for name in STATE})
+        self._queue = list(state["queue"])
+        self._asked = {key: int(n) for key, n in state["asked"].items()}
+        self.step = int(state["step"])
         self.resumed_at = self.step
         if not keeps_in_flight:
             self.curriculum.release(self.curriculum.in_flight - set(self._queue))
-        self._published = self.curriculum.metrics()
-
-
-def _surviving(
-    prompts: Sequence[Prompt],
-    settings: VerlSettings,
-    config: CurriculumConfig,
-    make_host: MakeHost | None,
-) -> tuple[Curriculum, SurvivingEstimator]:
-    """The method's curriculum with an estimator whose failures cannot end the run, and that estimator."""
-
-    def make(pool: PromptPool, config: CurriculumConfig) -> SurvivingEstimator:
-        inner = make_host(prompts, settings, config) if make_host else make_estimator(pool, config)
-        return SurvivingEstimator(inner)
-
-    made = make_curriculum(settings.method, prompts, config, make)
-    assert isinstance(made.estimator, SurvivingEstimator)
-    return made, made.estimator
-
-
-def _open_log(path: Path, resumed_at: int | None) -> OutcomeLogWriter:
-    """Starts the log anew, an older file moved aside, or goes on with it after step ``resumed_at``."""
-    if resumed_at is None and path.exists() and path.stat().st_size:
-        path.replace(path.with_name(f"{path.stem}.previous{path.suffix}"))
-    log = OutcomeLogWriter(path)
-    if resumed_at is not None:
-        log.resume(resumed_at)
-    return log

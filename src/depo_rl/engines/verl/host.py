@@ -199,7 +199,7 @@ _LOST = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.excep
 
 
 def start_host(prompts: Sequence[Prompt], settings: VerlSettings, config: CurriculumConfig) -> HostedEstimator:
-    """An estimator in a Ray actor for ``CurriculumDriver``; needs a running Ray."""
+    """An estimator in a Ray actor for ``VerlDriver``; needs a running Ray."""
     host = settings.host
     shared = ray.put(list(prompts))
     options = {"num_cpus": host.num_cpus, "num_gpus": host.num_gpus, "resources": host.resources or None}

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from ...errors import RewardError
 from ...types import GroupOutcome
 
@@ -67,23 +65,15 @@ class Judge:
 
 def group_outcome(key: str, completions: Sequence[Completion], group_size: int, judge: Judge) -> GroupOutcome:
     """The outcome of one group; completions asked for (``group_size``) that never came count as failed."""
-    verdicts = [judge.verdict(completion) for completion in completions]
-    scored = [verdict for verdict in verdicts if verdict is not None]
-    rewards = [c.reward for c in completions if c.reward is not None and math.isfinite(c.reward)]
-    logprobs = [(c.logprob_sum, c.n_tokens) for c in completions if c.logprob_sum is not None and c.n_tokens]
-    n_logprobs = sum(n for _, n in logprobs)
-    mean_logprob = sum(total for total, _ in logprobs) / n_logprobs if n_logprobs else math.nan
     versions = [c.version for c in completions if c.version is not None]
-    return GroupOutcome(
-        key=key,
-        n_correct=sum(scored),
-        n_scored=len(scored),
-        n_failed=max(group_size, len(completions)) - len(scored),
-        reward_mean=float(np.mean(rewards)) if rewards else None,
-        reward_std=float(np.std(rewards)) if rewards else None,
-        mean_logprob=mean_logprob if math.isfinite(mean_logprob) else None,
+    return GroupOutcome.of(
+        key,
+        [judge.verdict(completion) for completion in completions],
+        [completion.reward for completion in completions],
+        logprobs=[(c.logprob_sum, c.n_tokens) for c in completions if c.logprob_sum is not None],
         n_tokens=sum(c.n_tokens for c in completions) if completions else None,
-        policy_step=min(versions) if versions else None,
+        policy_step=min(versions, default=None),
+        group_size=group_size,
     )
 
 

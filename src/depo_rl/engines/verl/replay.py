@@ -8,7 +8,6 @@ trainer.v1.sampler.custom_sampler.name=CurriculumReplayBufferAsync     (modes co
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from typing import Any
 
@@ -17,7 +16,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from ...errors import EngineError
 from .checks import check_buffer, checked_sampler_kwargs, require_verl
 from .dataset import CurriculumDataset
-from .driver import CurriculumDriver
+from .driver import VerlDriver
 from .feedback import read_groups, read_rows, row_of_uid
 from .importance import leave_weights
 
@@ -61,12 +60,13 @@ class _Observed:
         super().__init__(  # type: ignore[call-arg]
             trainer_mode=trainer_mode, refill_fn=self._refill, sampler_kwargs=sampler_kwargs, **kwargs
         )
-        self._step, self._n_dropped = 0, 0  # groups dropped in this step
+        self._step = 0
+        self._n_dropped = 0  # groups dropped in this step
         self._selected: set[str] = set()
         self._first = True
 
     @property
-    def driver(self) -> CurriculumDriver:
+    def driver(self) -> VerlDriver:
         """The run's curriculum; it is made with the dataset, after this buffer."""
         dataset = getattr(self._trainer, "train_dataset", None)
         if not isinstance(dataset, CurriculumDataset) or dataset.driver is None:
@@ -84,18 +84,18 @@ class _Observed:
         if partition_id != _TRAIN:
             return super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         if global_steps != self._step:  # a step of separate_async takes several samples
-            self._step, self._n_dropped = global_steps, 0
+            self._step = global_steps
+            self._n_dropped = 0
         driver = self.driver
         self._warn_if_resumed_without_state(driver, global_steps)
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
-        started = time.perf_counter()
-        groups = read_groups(batch.keys, partition_id, dict(zip(batch.keys, batch.tags, strict=True)))
-        driver.spent("reading", time.perf_counter() - started)
+        with driver.session.timed("reading"):
+            groups = read_groups(batch.keys, partition_id, dict(zip(batch.keys, batch.tags, strict=True)))
         self._leave_weights(driver, batch)
         metrics.update(driver.finish(groups, global_steps, nothing_in_flight=self._holds_no_other(batch)))
         return batch, metrics
 
-    def _leave_weights(self, driver: CurriculumDriver, batch: Any) -> None:
+    def _leave_weights(self, driver: VerlDriver, batch: Any) -> None:
         """For the advantages of this batch, which verl computes next; before its groups are settled."""
         if not driver.weighs:
             leave_weights(None)
@@ -134,7 +134,7 @@ class _Observed:
         filtered: tuple[set[str], Counter[float]] = super()._dapo_filtered_keys(partition_id)  # type: ignore[misc]
         return filtered
 
-    def _warn_if_resumed_without_state(self, driver: CurriculumDriver, step: int) -> None:
+    def _warn_if_resumed_without_state(self, driver: VerlDriver, step: int) -> None:
         if self._first and step > 1 and driver.resumed_at is None:
             _log.warning(
                 "step %d of a resumed run, but its checkpoint holds no curriculum: it starts to learn from nothing",
@@ -155,7 +155,8 @@ class CurriculumReplayBufferAsync(_Observed, ReplayBufferAsync):  # type: ignore
 
 def _own_settings(trainer: Any, asynchronous: bool) -> dict[str, Any]:
     """What verl passes to its own buffers but not to others: the filter of groups and its limits."""
-    root, sampler = trainer.config, trainer.config.trainer.v1.sampler
+    root = trainer.config
+    sampler = root.trainer.v1.sampler
     metric = trainer._resolve_filter_groups_metric()
     refills_failed = bool(sampler.get("sync_refill_failed_groups", False))
     settings: dict[str, Any] = {"filter_groups_metric": metric, "sync_refill_failed_groups": refills_failed}

@@ -13,11 +13,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from ...config import CurriculumConfig
-from ...errors import ConfigError, EngineError
+from ...errors import ConfigError
 from ...gates import AdmitAll, DynamicSampling
-from ...methods import METHODS, get_method
-from ...types import Gate, ScreeningGate
+from ...methods import get_method
+from ...types import Gate
 from ...validation import Settings, validated
+from ..session import engine_config, refuse_screening
 
 WHERE = "data.depo"
 
@@ -59,16 +60,8 @@ class VerlSettings(Settings):
 
     def curriculum_config(self, group_size: int, seed: int) -> CurriculumConfig:
         """The method's defaults with the given settings over them. Raises ConfigError."""
-        given = dict(self.curriculum)
-        fixed = {"group_size": group_size, "seed": seed}
-        homes = {"group_size": "actor_rollout_ref.rollout.n", "seed": "data.seed"}
-        for name, value in fixed.items():
-            if given.setdefault(name, value) != value:
-                raise ConfigError(
-                    f"{WHERE}.curriculum.{name} = {given[name]!r} contradicts {homes[name]} = {value!r}: "
-                    f"set {homes[name]} only"
-                )
-        return get_method(self.method).config(given, where=f"{WHERE}.curriculum, method {self.method!r}")
+        owned = {"group_size": ("actor_rollout_ref.rollout.n", group_size), "seed": ("data.seed", seed)}
+        return engine_config(self.method, self.curriculum, owned, f"{WHERE}.curriculum")
 
     def hosted(self, config: CurriculumConfig) -> bool:
         """Whether the estimator lives in a Ray actor of its own."""
@@ -88,12 +81,7 @@ def parse_settings(given: Any, where: str = WHERE) -> VerlSettings:
 
 def check_admission(method: str, gate: Gate) -> None:
     """Raises EngineError if the gate extends groups, ConfigError if it admits them by a rule that verl lacks."""
-    if isinstance(gate, ScreeningGate):
-        able = ", ".join(name for name in sorted(METHODS) if name not in (method, "vcrl"))
-        raise EngineError(
-            f"method {method!r} extends a group after its first {gate.screen} completions, which verl cannot: on verl "
-            f"choose one of {able}; 'depo replay' runs {method!r}"
-        )
+    refuse_screening(method, gate, "verl", but=("vcrl",))
     if not isinstance(gate, (AdmitAll, DynamicSampling)):
         raise ConfigError(
             f"method {method!r} admits groups by a rule that verl does not have ({type(gate).__name__}); verl drops "

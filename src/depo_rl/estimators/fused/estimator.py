@@ -33,9 +33,7 @@ class FusedEstimator:
     """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the replay's generator.
 
     The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
-    ``history`` a prompt's own groups teach the prior only. policy_states, answer_logprobs: set by an engine that has
-    the policy; asked by each ``predict`` if the settings say so, which is a ConfigError where nobody set them. lesson:
-    what the heads begin with.
+    ``history`` a prompt's own groups teach the prior only. lesson: what the heads begin with.
     """
 
     def __init__(
@@ -71,6 +69,14 @@ class FusedEstimator:
             p_mixed_P = self._recalibration.apply(p_mixed_P, self._evidence.seen(index_P))
         belief = beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
         return replace(belief, suspicion_P=self._evidence.coin_flips(index_P))
+
+    def read_policy(self, states: PolicyStates | None, answers: AnswerLogprobs | None) -> None:
+        """Takes from an engine that has the policy how to read it; asked by each ``predict`` if the settings say so.
+
+        What they ask for and nobody handed over is a ConfigError of ``predict``.
+        """
+        self.policy_states = states
+        self.answer_logprobs = answers
 
     def _look(self, prompts: Sequence[Prompt], index_P: IndexArray) -> Block:
         return self._policy.look(self.policy_states, self.answer_logprobs, prompts, index_P)

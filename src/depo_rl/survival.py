@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from ...errors import DepoError
-from ...types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
+from .errors import ConfigError, DataError, DepoError, StateMismatch
+from .types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
 
 _log = logging.getLogger(__name__)
+_FOR_THE_USER = (ConfigError, DataError, StateMismatch)  # to mend: it would only fail again, and say so to nobody
 
 
 class SurvivingEstimator:
-    """Passes everything on to ``inner``; what it raises is counted and said once in a row.
+    """Passes everything on to ``inner``; what it raises in a run is counted, and said once in a row.
 
     A failed prediction becomes NaN, which the curriculum takes for "unknown" and counts in ``invalid_predictions``:
-    all candidates are then alike, so that the batch is filled in the order of the shuffled pool.
+    all candidates are then alike, so that the choice does not depend on the prompt. Errors in what the user gave
+    (settings, data, a state of another run) are raised as they are.
     """
+
+    inner: PassRateEstimator
 
     def __init__(self, inner: PassRateEstimator) -> None:
         self.inner = inner
@@ -31,6 +36,8 @@ class SurvivingEstimator:
             belief = self.inner.predict(prompts)
             if len(belief.mean_P) != len(prompts) or len(belief.strength_P) != len(prompts):
                 raise ValueError(f"{len(belief.mean_P)} predictions for {len(prompts)} prompts")
+        except _FOR_THE_USER:
+            raise
         except Exception as error:
             self._note("failed_predictions", error, "prompts are chosen uniformly until it predicts again")
             return Prediction(np.full(len(prompts), np.nan), np.full(len(prompts), np.nan))
@@ -40,10 +47,18 @@ class SurvivingEstimator:
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         try:
             self.inner.observe(outcomes)
+        except _FOR_THE_USER:
+            raise
         except Exception as error:
             self._note("failed_updates", error, f"nothing is learnt from {len(outcomes)} groups")
         else:
             self._failing["failed_updates"] = False
+
+    def __getattr__(self, name: str) -> Any:
+        """What only some estimators have."""
+        if name == "inner":  # not there yet, as while a copy is made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
     def state_dict(self) -> State:
         return self.inner.state_dict()
@@ -52,15 +67,12 @@ class SurvivingEstimator:
         self.inner.load_state_dict(state)
 
     def metrics(self) -> dict[str, float]:
-        return self.inner.metrics()
-
-    def health(self) -> dict[str, float]:
-        """Failures since the start of this process.
+        """The estimator's own, and its failures since the start of this process.
 
         failed_predictions: batches that the estimator could not predict, chosen uniformly. failed_updates: batches that
         it could not learn from.
         """
-        return {name: float(count) for name, count in self._failures.items()}
+        return self.inner.metrics() | {name: float(count) for name, count in self._failures.items()}
 
     def _note(self, what: str, error: Exception, consequence: str) -> None:
         self._failures[what] += 1
