@@ -44,7 +44,8 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
         default=None,
         metadata={
             "help": "Name of the reward function that says what is correct; it feeds the estimator, whatever the "
-            "shaped total that the policy trains on. Default: the first reward function."
+            "shaped total that the policy trains on. Default: the first one, and where it gives None the next "
+            "that gives a value and never gave one beside an earlier function."
         },
     )
     correct_threshold: float | None = field(

@@ -17,7 +17,9 @@ CorrectFn = Callable[..., Sequence[bool | float | None]]
 class Correctness:
     """Turns rewards of all ranks into correct (1), wrong (0) or unscorable (NaN) per completion.
 
-    By default the first reward function judges: correct means its reward is at least 0.5.
+    By default the first reward function judges: correct means its reward is at least 0.5. Where it gave no value (None
+    or NaN) the next one that gave a value judges, by the same threshold, if it is a task's own: one that never gave a
+    value beside an earlier function, as a reward for format or length does. Where no such function did: unscorable.
     ``DEPOConfig.correct_reward`` names another one and ``correct_threshold`` another value; ``function`` replaces it,
     called like a TRL reward function and returning one truth value or number per completion (None: unscorable).
     graded: groups count by their rewards, and nobody asks what is correct.
@@ -35,8 +37,10 @@ class Correctness:
             raise ConfigError(f"correct_reward = {reward!r} and correct_fn both say what is correct: give one")
         self._names = list(names)
         self._column = self._names.index(reward) if reward else 0
+        self._beside = torch.zeros(len(names), dtype=torch.bool)  # gave a value where an earlier function did
         self._threshold = 0.5 if args.correct_threshold is None else args.correct_threshold
         self._function = function
+        self._falls_back = reward is None and len(names) > 1
         of_the_only_one = len(names) == 1 and args.correct_threshold is not None
         self._named = reward is not None or function is not None or of_the_only_one or graded
         self._warned = False
@@ -59,12 +63,24 @@ class Correctness:
 
     def judge(self, rewards_S_F: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
         """Correctness of all samples, shape (S,), from rewards of shape (S, functions) or what ``local`` gathered."""
-        score_S = rewards_S_F[:, self._column] if gathered_S is None else gathered_S
+        score_S = self._score(rewards_S_F) if gathered_S is None else gathered_S
         self._warn_if_shaped(rewards_S_F)
         score_S = score_S.double().cpu()
         correct_S = (score_S >= self._threshold).double()
         correct_S[~torch.isfinite(score_S)] = torch.nan
         return correct_S
+
+    def _score(self, rewards_S_F: torch.Tensor) -> torch.Tensor:
+        """The judging function's value of each sample, NaN where none gave one."""
+        score_S = rewards_S_F[:, self._column]
+        if not self._falls_back:
+            return score_S
+        gave_S_F = ~rewards_S_F.isnan().cpu()
+        earlier_S_F = gave_S_F.cumsum(dim=1) > gave_S_F.long()
+        self._beside |= (gave_S_F & earlier_S_F).any(dim=0)
+        for column in (~self._beside).nonzero().flatten().tolist():
+            score_S = torch.where(score_S.isnan(), rewards_S_F[:, column], score_S)
+        return score_S
 
     def _warn_if_shaped(self, rewards_S_F: torch.Tensor) -> None:
         if self._named or self._warned:
@@ -74,7 +90,8 @@ class Correctness:
             self._warned = True
             warnings.warn(
                 f"the rewards are shaped ({', '.join(self._names)}) and nothing says what is correct: a completion "
-                f"counts as correct when {self._names[self._column]!r} gives at least {self._threshold}. Name the "
+                f"counts as correct when {self._names[self._column]!r} gives at least {self._threshold}, "
+                "or, where that one gives None, another function that judges rows of its own. Name the "
                 "judge with correct_reward and correct_threshold, or pass correct_fn",
                 stacklevel=2,
             )

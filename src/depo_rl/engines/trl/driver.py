@@ -118,6 +118,15 @@ class TrlDriver:
 
         return on_main(self._accelerator, work) if self.weighs else [1.0] * len(keys)
 
+    def named(self, rows: Sequence[tuple[str, str]]) -> list[str]:
+        """Keys of rows that are known by key of text and hash of content."""
+
+        def work() -> list[str]:
+            own = (f"{key}-{content}" for key, content in rows)
+            return [name if name in self._row_of else key for name, (key, _) in zip(own, rows, strict=True)]
+
+        return on_main(self._accelerator, work)
+
     def adopt(self, keys: Sequence[str]) -> None:
         """Method grpo: the trainer's own order chose these prompts."""
         if self.session is not None:

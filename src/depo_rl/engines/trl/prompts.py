@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...types import Prompt, chat_text, prompt_key
-from ..rows import SCALAR, occurrence_keys
+from ..rows import SCALAR, content_hash, keys_by_content, occurrence_keys, source_of
 
 
 def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> list[Prompt]:
@@ -31,12 +31,13 @@ def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> l
     rows = [dataset[i] for i in range(len(dataset))]
     if needs_prompt:
         _check_prompts(rows)
-    keys = occurrence_keys(key_of(row, source_column) for row in rows)
+    of_text = [key_of(row, source_column) for row in rows]
+    keys = occurrence_keys(keys_by_content(of_text, lambda i: identity_of(rows[i])))
     prompts = [_prompt(key, row, source_column) for key, row in zip(keys, rows, strict=True)]
     repeated = sum("#" in key for key in keys)
     if repeated:
         warnings.warn(
-            f"{repeated} of {len(prompts)} rows of train_dataset repeat the prompt of another row; each is treated as "
+            f"{repeated} of {len(prompts)} rows of train_dataset repeat another row; each is treated as "
             "a prompt of its own, with its own history. Remove duplicates to share what is learnt",
             stacklevel=2,
         )
@@ -51,6 +52,11 @@ def key_of(row: Mapping[str, Any], source_column: str) -> str:
     return prompt_key(text_of(row), _source(row, source_column))
 
 
+def identity_of(row: Mapping[str, Any]) -> str:
+    """Hash of all that a row holds but its images, which are decoded by the time the trainer sees them."""
+    return content_hash({name: value for name, value in row.items() if name not in ("image", "images")})
+
+
 def _check_prompts(rows: list[Any]) -> None:
     for i, row in enumerate(rows):
         if not isinstance(row.get("prompt"), (str, list)):
@@ -58,10 +64,17 @@ def _check_prompts(rows: list[Any]) -> None:
                 f"row {i} of train_dataset: prompt is {row.get('prompt')!r}, must be a text or a list of messages; "
                 f"columns there: {', '.join(sorted(row)) or 'none'}"
             )
+        if not row["prompt"] or not (text_of(row).strip() or _has_parts(row["prompt"])):
+            raise DataError(f"row {i} of train_dataset: prompt is empty, must say something: drop the row or mend it")
+
+
+def _has_parts(prompt: Any) -> bool:
+    """Whether a message has content in parts, such as an image, which needs no text."""
+    return isinstance(prompt, list) and any(isinstance(m.get("content"), list) and m["content"] for m in prompt)
 
 
 def _source(row: Mapping[str, Any], source_column: str) -> str:
-    return str(row.get(source_column) or "default")
+    return source_of(row, source_column)
 
 
 def _prompt(key: str, row: Mapping[str, Any], source_column: str) -> Prompt:

@@ -27,7 +27,7 @@ from .correctness import CorrectFn, Correctness
 from .driver import TrlDriver
 from .generation import Generation
 from .policy_states import Readings, hindrance, policy_readings
-from .prompts import has_random_access, key_of
+from .prompts import has_random_access, identity_of, key_of
 from .resume import ResumableTrainer
 from .rollouts import COMPLETION_IDS, COMPLETIONS, RolledGroup, add_columns, join, known_logprobs, logged, split
 from .sampling import DynamicSampler, check_resampling
@@ -144,14 +144,14 @@ class DEPOTrainer(ResumableTrainer):
 
     def _adopt(self, inputs: list[dict[str, Any]]) -> list[str]:
         """Method grpo: the keys of the groups that TRL's order chose."""
-        local = [key_of(row, self.args.source_column) for row in inputs]
+        local = [(key_of(row, self.args.source_column), identity_of(row)) for row in inputs]
         samples = self._gathered(local)
         keys = samples[:: self.num_generations]
         if [key for key in keys for _ in range(self.num_generations)] != samples:
             raise EngineError(
                 "the rows of a group are not of one prompt: was TRL's sampler replaced? Do not override it"
             )
-        keys = occurrence_keys(keys)
+        keys = occurrence_keys(self.driver.named(keys))
         self.driver.adopt(keys)
         return keys
 

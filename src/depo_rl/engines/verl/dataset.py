@@ -5,7 +5,7 @@ data.custom_cls.path=pkg://depo_rl.engines.verl.dataset data.custom_cls.name=Cur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,18 +58,35 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
             from .host import start_host
 
             make_host = start_host
-        table = prompt_table(self._rows(), self.prompt_key, settings.source_column, settings.drop_duplicates)
+        table = prompt_table(
+            self._rows(), self.prompt_key, settings.source_column, settings.drop_duplicates, self._media()
+        )
         log = Path(root.trainer.default_local_dir) / "outcomes.jsonl" if settings.outcome_log else None
         driver = VerlDriver(table, settings, curriculum, int(config.train_batch_size), log, make_host)
         check_gate(root, settings, driver.curriculum.gate)
         print(
-            f"depo: method {settings.method}, {len(table.prompts)} prompts of {len(table.key_of_row)} rows", flush=True
+            f"depo: method {settings.method}, {len(table.prompts)} prompts of {len(table.key_of_row)} rows"
+            + (" (the others repeat them in all but their index)" if len(table.row_of) < len(table.key_of_row) else ""),
+            flush=True,
         )
         return driver
 
     def _rows(self) -> Any:
         media = (self.image_key, self.video_key, self.audio_key)
         return self.dataframe.select_columns([name for name in self.dataframe.column_names if name not in media])
+
+    def _media(self) -> Callable[[int], Mapping[str, Any]] | None:
+        """Images, videos and audio of a row as they are stored, not decoded; None where there are none."""
+        names = [n for n in (self.image_key, self.video_key, self.audio_key) if n in self.dataframe.column_names]
+        if not names:
+            return None
+        stored = self.dataframe.select_columns(names).with_format("arrow")
+
+        def media_of(i: int) -> Mapping[str, Any]:
+            row: Mapping[str, Any] = stored[i].to_pylist()[0]
+            return row
+
+        return media_of
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         """verl's row, its number stamped on it twice: the older trainers keep ``extra_info`` only."""

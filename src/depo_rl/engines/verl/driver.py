@@ -6,8 +6,10 @@ curriculum next waits for it, so that what is chosen depends on nothing but what
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from ...config import CurriculumConfig
@@ -22,6 +24,7 @@ from .outcomes import Completion, Judge, group_outcome
 from .rows import GROUP_SIZE_COLUMN, PromptTable
 from .settings import VerlSettings
 
+_log = logging.getLogger(__name__)
 _VERSION = 1
 _OWN_STATE = ("version", "queue", "asked", "step")
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
@@ -69,6 +72,9 @@ class VerlDriver:
         self.resumed_at: int | None = None  # verl's step of the state that was loaded
         self._learning: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="depo-learning")
+        self._n_sources = len({prompt.source for prompt in table.prompts})
+        self._keyed: dict[str, bool] = {}  # source -> whether a completion of it ever had the correct key
+        self._told: set[str] = set()
         self._weights: list[float] = []  # of the batch that is about to be finished
 
     @property
@@ -179,11 +185,40 @@ class VerlDriver:
         return outcomes
 
     def _outcomes(self, groups: Mapping[int, Sequence[Completion]]) -> list[GroupOutcome]:
-        self.judge.check_key([completion for group in groups.values() for completion in group])
+        """A source whose completions never had the correct key is judged by its score, if another source has the key.
+
+        Raises RewardError if no source of the data set has it.
+        """
+        for row, group in groups.items():
+            if group:
+                source = self._source_of(row)
+                self._keyed[source] = self._keyed.get(source, False) or any(self.judge.key in c.info for c in group)
+        if not any(self._keyed.values()) and len(self._keyed) == self._n_sources:
+            self.judge.check_key([completion for group in groups.values() for completion in group])
+        self._tell_unkeyed()
         return [
-            group_outcome(self._table.key_of_row[row], group, self.asked_of(row), self.judge)
+            group_outcome(
+                self._table.key_of_row[row],
+                group,
+                self.asked_of(row),
+                replace(self.judge, by_score=not self._keyed.get(self._source_of(row), True)),
+            )
             for row, group in groups.items()
         ]
+
+    def _source_of(self, row: int) -> str:
+        return self.curriculum.pool[self._table.key_of_row[row]].source
+
+    def _tell_unkeyed(self) -> None:
+        """Says once for each source that it is judged by its score."""
+        for source in sorted(name for name, keyed in self._keyed.items() if not keyed and name not in self._told):
+            self._told.add(source)
+            _log.warning(
+                "source %r: no completion has %r in reward_extra_info: judged by 'score', else the reward, from %s on",
+                source,
+                self.judge.key,
+                self.judge.threshold,
+            )
 
     def asked_of(self, row: int) -> int:
         """Completions asked for when the row was chosen."""

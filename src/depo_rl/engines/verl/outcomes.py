@@ -32,14 +32,20 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A completion is correct if ``info[key]`` is at least ``threshold``; None, NaN and infinite are unscorable."""
+    """A completion is correct if ``info[key]`` is at least ``threshold``; None, NaN and infinite are unscorable.
+
+    by_score: where ``info`` has no such key, ``info["score"]``, else the reward, is judged in its place.
+    """
 
     key: str
     threshold: float
+    by_score: bool = False
 
     def verdict(self, completion: Completion) -> bool | None:
         """True, False, or None where the verifier could not judge. A value that is no number raises RewardError."""
         value = completion.info.get(self.key)
+        if self.by_score and self.key not in completion.info:
+            value = completion.info.get("score", completion.reward)
         if value is None:
             return None
         try:

@@ -45,7 +45,7 @@ class VerlSettings(Settings):
     correct_key: str = Field("acc", min_length=1, description="key of reward_extra_info that says what is correct")
     correct_threshold: float = Field(0.5, description="a completion is correct from this value of it on")
     source_column: str = Field("data_source", min_length=1, description="column that names a prompt's source")
-    drop_duplicates: bool = Field(True, description="rows of equal source and prompt are one prompt; false: many")
+    drop_duplicates: bool = Field(True, description="rows equal in all but their index are one prompt; false: many")
     learn_in_background: bool = Field(True, description="learn while the actor updates")
     outcome_log: bool = Field(True, description="write outcomes.jsonl into trainer.default_local_dir")
     max_unscorable_steps: int = Field(10, ge=1, description="end the run after so many steps without a scorable reward")
