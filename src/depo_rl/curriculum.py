@@ -26,7 +26,7 @@ from .futility import Futility
 from .guard import Guard
 from .importance import importance_weight
 from .ledger import Ledger
-from .metrics import NAN, PredictionTrack
+from .metrics import PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
 from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
@@ -145,18 +145,13 @@ class Curriculum:
         return settled
 
     def importance(self, keys: Iterable[str]) -> list[float]:
-        """What to multiply the advantages of these prompts' groups by, each > 0 (``CurriculumConfig.importance``).
-
-        Ask between ``propose`` and ``settle``: a prompt that is not in flight weighs 1.
-        """
-        flights = self._ledger.flights
-        inclusions = (flights[key].inclusion if key in flights else 1.0 for key in keys)
-        return [importance_weight(x, self.config.importance, self.config.importance_cap) for x in inclusions]
+        """What to multiply the advantages of these prompts' groups by, each > 0; 1 for one that is not in flight."""
+        beta = self.config.importance
+        return [importance_weight(x, beta, self.config.importance_cap) for x in self._ledger.inclusions(keys)]
 
     def predicted(self, keys: Iterable[str]) -> list[float]:
         """Pass rates that were predicted for these prompts when they were proposed, NaN for one not in flight."""
-        flights = self._ledger.flights
-        return [flights[key].predicted_mean if key in flights else NAN for key in keys]
+        return self._ledger.predicted(keys)
 
     def adopt(self, keys: Iterable[str]) -> None:
         """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""
