@@ -33,7 +33,6 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "depo": ("depo", {"warmup_steps": 4}),  # the paper's 100 steps are for a run of 1,000
     "depo, band auto": ("depo", {"band": "auto", "warmup_steps": 4}),
     "depo+": ("depo+", {}),
-    "depo+, largest taken": ("depo+", {"temperature": 0.0, "candidate_factor": 8}),
     "mopps": ("mopps", {}),
     "greso": ("greso", {}),
     "dps": ("dps", {}),
@@ -46,14 +45,14 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "oracle": ("oracle", {"candidate_factor": 8}),
 }
 ABLATIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "temperature 1": ("depo+", {"temperature": 1.0}),
     "temperature 1/3": ("depo+", {"temperature": 1 / 3}),
-    "temperature 0.6": ("depo+", {"temperature": 0.6}),
+    "candidate_factor 4": ("depo+", {"candidate_factor": 4}),
     "candidate_factor 8": ("depo+", {"candidate_factor": 8}),
     "no history": ("depo+", {"estimator": {"history": False}}),
     "common drift": ("depo+", {"estimator": {"drift": True}}),
     "explore 15 %": ("depo+", {"explore": 0.15}),
     "answer_logprob": ("depo+", {"estimator": {"answer_logprob": True}}),
-    "answer_logprob, temperature 1/3": ("depo+", {"estimator": {"answer_logprob": True}, "temperature": 1 / 3}),
     "gate dynamic": ("depo+", {"gate": "dynamic"}),
     "importance 1/2": ("depo+", {"importance": 0.5}),
 }

@@ -85,7 +85,7 @@ def test_advice_is_for_the_method_at_hand(caplog):
 
 
 def test_a_draw_is_gentle_on_purpose_and_never_told(caplog):
-    assert warnings_of(world(BLIND(), "depo+", guard=False), STEPS, caplog) == []
+    assert warnings_of(world(BLIND(), "depo+", guard=False, temperature=1.0), STEPS, caplog) == []
 
 
 def test_the_rule():

@@ -99,15 +99,27 @@ def test_chats_and_several_rewards_of_trl(tmp_path):
 
 def test_the_verdict_must_be_clear(tmp_path):
     two = write_table(tmp_path / "two.parquet", trl_rows(1, {"a": [1.0, 0.0]}, format=1.0))
-    with pytest.raises(ConfigError, match=r"2 columns could say .*math, format.*--correct-column"):
+    with pytest.raises(ConfigError, match=r"2 columns could say .*math, format.*--correct-reward"):
         read_source(two)
     with pytest.raises(ConfigError, match="no column 'maths'"):
         read_source(two, SourceOptions(verdict=Verdict("maths")))
     graded = write_table(tmp_path / "graded.parquet", trl_rows(1, {"a": [1.0, 0.5]}))
     with pytest.raises(ConfigError, match="0 columns could say"):
         read_source(graded)
-    with pytest.raises(DataError, match=r"graded.parquet: row 2: math = 0.5: a verdict is 0 or 1.*--correct-at"):
+    with pytest.raises(DataError, match=r"graded.parquet: row 2: math = 0.5: a verdict is 0 or 1.*--correct-threshold"):
         read_source(graded, SourceOptions(verdict=Verdict("math")))
+
+
+@pytest.mark.parametrize("words", [("--correct-reward", "--correct-threshold"), ("--correct-column", "--correct-at")])
+def test_a_replay_is_told_what_is_correct_in_the_words_of_training_or_in_older_ones(monkeypatch, tmp_path, words):
+    from depo_rl.cli import main
+    from depo_rl.commands.replay import run
+
+    plans: list[Any] = []
+    monkeypatch.setattr(run, "show_replay", lambda plan, *_, **__: plans.append(plan) or {})
+    path = write_table(tmp_path / "c.parquet", trl_rows(1, {"a": [1.0, 0.0]}))
+    assert main(["replay", str(path), words[0], "math", words[1], "0.25"]) == 0
+    assert plans[0].options.verdict == Verdict("math", 0.25)
 
 
 def test_verl_rollouts_become_groups(tmp_path):
@@ -213,7 +225,7 @@ BAD: list[tuple[str, list[Any], list[str]]] = [
     ("one key, two prompts", [OWN | {"key": "k"}, OWN | {"key": "k", "prompt": "q"}], ["row 2", "'k'"]),
     ("verdict of a wrong type", [VERL | {"score": "yes"}], ["row 1", "score = 'yes'"]),
     ("infinite verdict", [VERL | {"score": float("inf")}], ["row 1", "score = inf", "finite"]),
-    ("graded verdict", [VERL, VERL | {"score": 0.4}], ["row 2", "score = 0.4", "--correct-at"]),
+    ("graded verdict", [VERL, VERL | {"score": 0.4}], ["row 2", "score = 0.4", "--correct-threshold"]),
     ("dump without a step", [VERL | {"step": "one"}], ["row 1", "step = 'one'"]),
     ("columns of nothing", [{"question": "p", "rate": 1}], ["question, rate", "pass_rate"]),
     ("row that is no object", [POOL, 7], ["row 2", "JSON object"]),

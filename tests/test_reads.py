@@ -143,11 +143,11 @@ def test_a_method_of_ones_own_reads_what_it_says(monkeypatch: pytest.MonkeyPatch
 
 def test_settings_of_several_methods_go_to_those_that_read_them() -> None:
     shared = {"explore": 0.2, "gate": "dynamic", "window": (0.2, 0.8), "importance": 0.5}
-    own = {"depo+": {"gate": "none"}}
+    own = {"depo+": {"gate": "none", "temperature": 1.0}}
     assert shares(shared, ["grpo", "depo", "depo+", "speed"], own) == {
         "grpo": {"gate": "dynamic"},
         "depo": {"explore": 0.2, "gate": "dynamic", "window": (0.2, 0.8)},
-        "depo+": {"explore": 0.2, "gate": "none", "importance": 0.5},
+        "depo+": {"explore": 0.2, "gate": "none", "importance": 0.5, "temperature": 1.0},
         "speed": {},
     }
 

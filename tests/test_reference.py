@@ -122,7 +122,7 @@ def test_what_verl_logs_is_described(reference, tmp_path):
     from depo_rl.engines.verl.settings import VerlSettings
 
     table = prompt_table([{"prompt": prompt.text} for prompt in PROMPTS], "prompt", "data_source", True)
-    settings = VerlSettings.model_validate({"method": "depo+", "curriculum": {"importance": 1.0}})
+    settings = VerlSettings.model_validate({"method": "depo+", "curriculum": {"importance": 1.0, "temperature": 1.0}})
     driver = reference.verl.VerlDriver(
         table, settings, settings.curriculum_config(8, 0), 8, tmp_path / "outcomes.jsonl"
     )

@@ -30,10 +30,7 @@ def test_defaults_are_the_documented_ones(method):
     config = make_curriculum(method, make_prompts([20])).config
     assert (config.estimator.type, config.explore, config.candidate_factor) == DEFAULTS[method]
     assert (config.warmup_steps, config.guard) == ((2, True) if method == "depo+" else (0, False))
-    assert (config.temperature, config.gate) == (
-        1.0 if method == "depo+" else 0.0,
-        METHODS[method].defaults.get("gate", "none"),
-    )
+    assert (config.temperature, config.gate) == (0.0, METHODS[method].defaults.get("gate", "none"))
     assert METHODS.keys() - DEFAULTS.keys() == {"grpo", "dapo", "polaris", "depo"}
 
 

@@ -117,11 +117,21 @@ def replay(
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; may be repeated.")
     ] = None,
     pass_rate_column: Annotated[str, typer.Option(help="Of a labelled pool.")] = "pass_rate",
-    correct_column: Annotated[
-        str | None, typer.Option(help="Of a TRL or verl dump: the reward that says whether an answer is right.")
+    correct_reward: Annotated[
+        str | None,
+        typer.Option(
+            "--correct-reward",
+            "--correct-column",
+            help="Of a TRL or verl dump: the reward that says whether an answer is right.",
+        ),
     ] = None,
-    correct_at: Annotated[
-        float | None, typer.Option(help="The value from which on it means right; without it the column holds 0 and 1.")
+    correct_threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--correct-threshold",
+            "--correct-at",
+            help="The value from which on it means right; without it the column holds 0 and 1.",
+        ),
     ] = None,
     max_gap: Annotated[
         int | None, typer.Option(min=0, help="Of a history: steps that a visit may be off; any unless given.")
@@ -152,7 +162,7 @@ def replay(
         steps=steps,
         settings=common,
         method_settings=by_method,
-        options=SourceOptions(parse_where(where or ()), pass_rate_column, Verdict(correct_column, correct_at)),
+        options=SourceOptions(parse_where(where or ()), pass_rate_column, Verdict(correct_reward, correct_threshold)),
         max_gap=max_gap,
         outcomes=outcomes,
     )

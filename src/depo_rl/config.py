@@ -237,7 +237,7 @@ class SPEEDSettings(Settings):
 
 
 DEFAULT_ESTIMATOR = "fused"
-MOST_CANDIDATES = 12  # of candidate_factor "auto"
+MOST_CANDIDATES = 4  # of candidate_factor "auto": the best of four leave room for what is easy, of twelve they do not
 
 
 class CurriculumConfig(Settings):

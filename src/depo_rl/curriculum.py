@@ -21,18 +21,15 @@ from .breadth import Breadth
 from .checkpoint import RngState, Stateful, load_all_or_nothing
 from .config import CurriculumConfig
 from .errors import PoolExhausted, expect_fields, expect_same
-from .filling import fill, fly
+from .filling import candidates_per_place, fill, fly
 from .futility import Futility
 from .guard import Guard
 from .importance import importance_weight
 from .ledger import Ledger
-from .metrics import NAN, PredictionTrack
+from .metrics import PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
 from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
-
-WANTED = 1.4  # of candidate_factor "auto": mixed candidates per place
-EPOCHS = 4.0  # of candidate_factor "auto": those after which half of what is above 1 is left
 
 
 class Curriculum:
@@ -117,19 +114,9 @@ class Curriculum:
 
     @property
     def candidate_factor(self) -> float:
-        """Candidates looked at per place, at most; no prompt is then chosen more often than this times its share.
-
-        auto (our rule): 1.4 / u with u the mixed share under uniform choice, within [2, 12], so that there are enough
-        mixed groups to choose from and hardly more; less the more epochs the pool was rolled out, down to uniform
-        choice, for what a few prompts teach many times over is those prompts.
-        """
-        factor = self.config.candidate_factor
-        if factor != "auto":
-            return float(factor)
+        """Candidates looked at per place, at most; no prompt is then chosen more often than this times its share."""
         epochs = self._ledger.count["chosen"] / len(self.pool)
-        enough = max(WANTED / self._futility.fair_mixed_share, 2.0)
-        at_first = min(enough, self.config.most_candidates)
-        return 1.0 + EPOCHS / (EPOCHS + epochs) * (at_first - 1.0)
+        return candidates_per_place(self.config, self._futility.fair_mixed_share, epochs)
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""
@@ -158,18 +145,13 @@ class Curriculum:
         return settled
 
     def importance(self, keys: Iterable[str]) -> list[float]:
-        """What to multiply the advantages of these prompts' groups by, each > 0 (``CurriculumConfig.importance``).
-
-        Ask between ``propose`` and ``settle``: a prompt that is not in flight weighs 1.
-        """
-        flights = self._ledger.flights
-        inclusions = (flights[key].inclusion if key in flights else 1.0 for key in keys)
-        return [importance_weight(x, self.config.importance, self.config.importance_cap) for x in inclusions]
+        """What to multiply the advantages of these prompts' groups by, each > 0; 1 for one that is not in flight."""
+        beta = self.config.importance
+        return [importance_weight(x, beta, self.config.importance_cap) for x in self._ledger.inclusions(keys)]
 
     def predicted(self, keys: Iterable[str]) -> list[float]:
         """Pass rates that were predicted for these prompts when they were proposed, NaN for one not in flight."""
-        flights = self._ledger.flights
-        return [flights[key].predicted_mean if key in flights else NAN for key in keys]
+        return self._ledger.predicted(keys)
 
     def adopt(self, keys: Iterable[str]) -> None:
         """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""

@@ -12,6 +12,9 @@ from .config import CurriculumConfig
 from .selectors import Uniform
 from .types import Decision, Drawing, Flight, Prediction, Prompt, Selector
 
+WANTED = 1.4  # of candidate_factor "auto": mixed candidates per place
+EPOCHS = 4.0  # of candidate_factor "auto": those after which half of what is above 1 is left
+
 Draw = Callable[[int, Set[str]], list[Prompt]]
 """draw(k, seen): up to k further candidates whose keys are not in seen; fewer only if no more exist."""
 
@@ -81,6 +84,19 @@ def fill(
     flights |= {row.key: row.flight for row in rest[:n_short]}
     skipped = rest[n_short:]
     return Filled(flights, len(skipped), sum(row.p_dead for row in skipped), threshold)
+
+
+def candidates_per_place(config: CurriculumConfig, mixed_share: float, epochs: float) -> float:
+    """``config.candidate_factor``, at least 1, or what "auto" makes of it.
+
+    auto (our rule): 1.4 / u with u the mixed share under uniform choice, within [2, 4], so that there are enough mixed
+    groups to choose from and hardly more; less the more epochs the pool was rolled out, down to uniform choice, for
+    what a few prompts teach many times over is those prompts.
+    """
+    if config.candidate_factor != "auto":
+        return float(config.candidate_factor)
+    at_first = min(max(WANTED / mixed_share, 2.0), config.most_candidates)
+    return 1.0 + EPOCHS / (EPOCHS + epochs) * (at_first - 1.0)
 
 
 def fly(

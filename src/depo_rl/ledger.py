@@ -98,6 +98,14 @@ class Ledger:
             self._last = batch_shares([s.outcome for s in fresh])
             self._last["predicted_mean"] = sum(predicted) / len(predicted) if predicted else NAN
 
+    def inclusions(self, keys: Iterable[str]) -> list[float]:
+        """As ``Flight.inclusion``, of each of these prompts; 1 for one that is not in flight."""
+        return [self.flights[key].inclusion if key in self.flights else 1.0 for key in keys]
+
+    def predicted(self, keys: Iterable[str]) -> list[float]:
+        """Pass rate that was predicted for each of these prompts; NaN for one that is not in flight."""
+        return [self.flights[key].predicted_mean if key in self.flights else NAN for key in keys]
+
     def lose(self, keys: Iterable[str]) -> int:
         """Books prompts in flight that will never come back as failed; how many they were."""
         self.breadth.close()

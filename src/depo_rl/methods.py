@@ -248,7 +248,6 @@ for _method in (
             # a common drift lifts the hopeless with the rest
             "estimator": {"type": "fused", "drift": False},
             "band": "auto",
-            "temperature": 1.0,
             "candidate_factor": "auto",
             "warmup_steps": 2,
             "guard": True,

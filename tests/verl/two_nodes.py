@@ -38,7 +38,7 @@ def steps(trainer: Any, n: int) -> dict[str, Any]:
     rows = [row for batch in asked for row in batch]
     hosted, restarts = metrics["depo/estimator/hosted"], metrics["depo/estimator/restarts"]
     return {"can_teach": can_teach(rows), "hosted": hosted, "restarts": restarts} | {
-        "updates": trainer.train_dataset.driver.estimator.metrics().get("updates"),
+        "updates": trainer.train_dataset.driver.curriculum.estimator.metrics().get("updates"),
         "rows": len(rows),
         "seconds": time.monotonic() - started,
     }
@@ -57,17 +57,17 @@ def main(address: str, folder: Path) -> None:
         trainer = make_trainer(folder, folder, extra=[*CURRICULUM, *HOST])
         driver = trainer.train_dataset.driver
         told = steps(trainer, 14)
-        tell(here=ray.get_runtime_context().get_node_id(), there=driver.estimator.inner.node, **told)
+        tell(here=ray.get_runtime_context().get_node_id(), there=driver.curriculum.estimator.inner.node, **told)
         tell(**steps(trainer, 12))  # the estimator's node has been killed
         deadline = time.monotonic() + HANG_S  # another node with its resource has joined
         prompts = driver.curriculum.pool.prompts
         driver.join()
-        while not (driver.estimator.predict(prompts).mean_P > 0).all():
+        while not (driver.curriculum.estimator.predict(prompts).mean_P > 0).all():
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
         told = steps(trainer, 12)
-        there = ray.get(driver.estimator.inner._actor.node.remote())
+        there = ray.get(driver.curriculum.estimator.inner._actor.node.remote())
         driver.close()
         tell(there=there, **told, counts={k: v for k, v in driver.curriculum.metrics().items() if v == v})
     finally:

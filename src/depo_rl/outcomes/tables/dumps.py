@@ -91,8 +91,8 @@ def _only_verdict(table: Table, rewards: Sequence[str], verdict: Verdict) -> str
         return usable[0]
     raise ConfigError(
         f"{table.path}: {len(usable)} columns could say whether a completion is correct "
-        f"({', '.join(usable or rewards) or 'none'}): name one with --correct-column, and from which value on it means "
-        "correct with --correct-at"
+        f"({', '.join(usable or rewards) or 'none'}): name one with --correct-reward, and from which value on it means "
+        "correct with --correct-threshold"
     )
 
 
@@ -131,13 +131,13 @@ def _groups(rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict
     """One row for each step and prompt; a prompt that a step has several times over is several groups."""
     if column not in rows[0].values:
         names = ", ".join(rows[0].values)
-        raise ConfigError(f"{rows[0].file}: no column {column!r} (--correct-column); there are {names}")
+        raise ConfigError(f"{rows[0].file}: no column {column!r} (--correct-reward); there are {names}")
     scale = {_number(row, column) for row in rows} - {None}
     if verdict.at is None and not _scale(scale):
         odd = next(row for row in rows if _number(row, column) not in (None, 0.0, 1.0))
         raise odd.bad(
-            f"{column} = {show(odd.values[column])}: a verdict is 0 or 1; of a graded reward say with --correct-at "
-            "from which value on it means correct, or name another column with --correct-column"
+            f"{column} = {show(odd.values[column])}: a verdict is 0 or 1; of a graded reward say with "
+            "--correct-threshold from which value on it means correct, or name another column with --correct-reward"
         )
     threshold = verdict.at if verdict.at is not None else 1.0
     together: dict[tuple[int, str], list[TableRow]] = {}
