@@ -252,7 +252,9 @@ def _dataclass_rows(config: type[Any]) -> Iterator[list[str]]:
     words |= {"dict[str, Any]": "mapping"}
     for field in dataclasses.fields(config):
         if field.name not in inherited:
-            kind = " or ".join(words[part.strip()] for part in str(field.type).split("|"))
+            # as written: transformers' argument parser puts classes into field.type
+            written = config.__annotations__[field.name]
+            kind = " or ".join(words[part.strip()] for part in written.split("|"))
             yield [f"`{field.name}`", kind, _shown(field.default), field.metadata["help"].removesuffix(".")]
 
 

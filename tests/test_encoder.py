@@ -16,18 +16,9 @@ from depo_rl.errors import ConfigError, UnknownPrompt  # noqa: E402
 from depo_rl.estimators.encoder import EncoderEstimator  # noqa: E402
 from depo_rl.features.backbone import tiny_random  # noqa: E402
 from depo_rl.types import GroupOutcome, PassRateEstimator, Prompt  # noqa: E402
+from encoder_world import OUTCOMES, POOL, PROMPTS  # noqa: E402
 
-PROMPTS = [Prompt(f"k{i}", f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4)) for i in range(24)]
-POOL = {p.key: p for p in PROMPTS}
-OUTCOMES = [GroupOutcome(p.key, i % 9, 8, mean_logprob=-0.1 * (i % 5)) for i, p in enumerate(PROMPTS)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(seed=0, lookup=POOL.__getitem__, **given):

@@ -26,12 +26,7 @@ POOL = {p.key: p for p in PROMPTS}
 FROZEN = {"backbone_lr_scale": 0.0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(seed=0, group_size=8, **given):

@@ -26,19 +26,10 @@ from depo_rl.estimators.encoder import (  # noqa: E402
 )
 from depo_rl.estimators.encoder import estimator as encoder  # noqa: E402
 from depo_rl.features import backbone  # noqa: E402
-from depo_rl.types import GroupOutcome, Prompt  # noqa: E402
+from depo_rl.types import GroupOutcome  # noqa: E402
+from encoder_world import OUTCOMES, POOL, PROMPTS  # noqa: E402
 
-PROMPTS = [Prompt(f"k{i}", f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4)) for i in range(24)]
-POOL = {p.key: p for p in PROMPTS}
-OUTCOMES = [GroupOutcome(p.key, i % 9, 8, mean_logprob=-0.1 * (i % 5)) for i, p in enumerate(PROMPTS)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(seed=0, **given):

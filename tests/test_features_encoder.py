@@ -31,12 +31,7 @@ ODD = ["", "\ud800 lone surrogate", "数学 🙂 ∑", "\x00", "x" * 5000]
 PROMPTS = [Prompt(f"k{i}", text, fields={"answer": i}) for i, text in enumerate(TEXTS * 2)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

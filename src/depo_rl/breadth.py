@@ -34,7 +34,8 @@ class Breadth:
     """
 
     def __init__(self, index: Mapping[str, int], source_of: IntArray) -> None:
-        self._index, self._source_of = index, source_of
+        self._index = index
+        self._source_of = source_of
         self._load(np.zeros(len(source_of), dtype=np.int64), [], 0, False)
 
     def _load(self, visits: IntArray, recent: list[IntArray], sources: int, is_open: bool) -> None:
@@ -96,7 +97,8 @@ class Breadth:
         most_visits: of one prompt.
         """
         prompts_by_visits = self._prompts_by_visits
-        n, n_unseen = len(self._visits), int(prompts_by_visits[0])
+        n = len(self._visits)
+        n_unseen = int(prompts_by_visits[0])
         figures = dict.fromkeys(BREADTH, NAN)
         figures |= {"unseen_share": n_unseen / n, "most_visits": float(len(prompts_by_visits) - 1)}
         if not self._recent:

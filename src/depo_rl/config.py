@@ -331,7 +331,8 @@ def merged(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """
     result = dict(base)
     for name, value in given.items():
-        old, new = _by_type(name, result.get(name)), _by_type(name, value)
+        old = _by_type(name, result.get(name))
+        new = _by_type(name, value)
         if isinstance(new, Mapping):
             kept = isinstance(old, Mapping) and new.get("type", old.get("type")) == old.get("type")
             new = merged(old if kept else {}, new)

@@ -29,11 +29,15 @@ class ShuffledPass:
     """
 
     def __init__(self, size: int, seed: int, stream: int, group_of: NDArray[np.int64] | None = None) -> None:
-        self._size, self._seed, self._stream, self._group_of = size, seed, stream, group_of
+        self._size = size
+        self._seed = seed
+        self._stream = stream
+        self._group_of = group_of
         self._restart(0, 0)
 
     def _restart(self, epoch: int, cursor: int) -> None:
-        self.epoch, self.cursor = epoch, cursor
+        self.epoch = epoch
+        self.cursor = cursor
         rng = np.random.default_rng([self._seed, self._stream, epoch])
         order = rng.permutation(self._size)
         self._order = order if self._group_of is None else _interleave(order, self._group_of[order], rng)
@@ -63,7 +67,8 @@ class ShuffledPass:
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch, with nothing changed, if ``state`` is no place in this walk."""
         expect_fields("walk", state, self.state_dict())
-        epoch, cursor = state["epoch"], state["cursor"]
+        epoch = state["epoch"]
+        cursor = state["cursor"]
         if not (isinstance(epoch, int) and isinstance(cursor, int) and epoch >= 0 and 0 <= cursor <= self._size):
             raise StateMismatch(
                 f"walk state has epoch {epoch!r}, cursor {cursor!r}; this pool has {self._size} prompts"
@@ -163,7 +168,8 @@ class Exploration:
     """
 
     def __init__(self, pool: PromptPool, share: float) -> None:
-        self.share, self._pool = share, pool
+        self.share = share
+        self._pool = pool
         self._walk = ShuffledPass(len(pool), pool.seed, stream=1, group_of=pool.source_of)
         self._owed = 0.0  # places due to exploration and not given yet, below 1 between batches
 

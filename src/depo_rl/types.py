@@ -155,7 +155,9 @@ class GroupOutcome:
         0/1 rewards count as they are, P(mixed) goes with the variance of the rewards, and a group whose rewards hardly
         differ is all-right or all-wrong. Without rewards it is a failed group.
         """
-        mean, std, n = self.reward_mean, self.reward_std, self.n_scored
+        mean = self.reward_mean
+        std = self.reward_std
+        n = self.n_scored
         if not n or mean is None or std is None or not (math.isfinite(mean) and math.isfinite(std)):
             return replace(self, n_correct=0, n_scored=0, n_failed=self.group_size)
         spread = min(2.0 * std / (high - low), 1.0)  # rewards beyond the range cannot make it more
@@ -236,11 +238,13 @@ class Prediction:
 
         Raises ValueError if there is not one value per prompt: a wrong shape is a bug, not an uncertain estimate.
         """
-        mean_P, strength_P = np.asarray(self.mean_P, dtype=float), np.asarray(self.strength_P, dtype=float)
+        mean_P = np.asarray(self.mean_P, dtype=float)
+        strength_P = np.asarray(self.strength_P, dtype=float)
         if mean_P.shape != (n_prompts,) or strength_P.shape != (n_prompts,):
             raise ValueError(f"prediction of {n_prompts} prompts has shapes {mean_P.shape}, {strength_P.shape}")
         valid_P = (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)  # NaN compares false
-        mean_P, strength_P = np.where(valid_P, mean_P, 0.5), np.where(valid_P, strength_P, 2.0)
+        mean_P = np.where(valid_P, mean_P, 0.5)
+        strength_P = np.where(valid_P, strength_P, 2.0)
         suspicion_P = np.zeros(n_prompts) if self.suspicion_P is None else np.nan_to_num(self.suspicion_P)
         belief = Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P, np.clip(suspicion_P, 0.0, 1.0))
         return belief, int((~valid_P).sum())

@@ -45,7 +45,8 @@ def _explain(model: type[BaseModel], error: Any) -> str:
         known = {name for owner in owners for name in owner.model_fields}
         return f"unknown setting {'.'.join([*shown, path[-1]])!r}.{nearest(path[-1], known)}"
     shown, owners, description = _follow(model, path)
-    name, tags = ".".join(shown), sorted(filter(None, map(_tag, owners)))
+    name = ".".join(shown)
+    tags = sorted(filter(None, map(_tag, owners)))
     if kind == "union_tag_invalid":
         tag = error["ctx"]["tag"]
         gone = f" {_TOOK_ITS_PLACE[tag]!r} took its place." if tag in _TOOK_ITS_PLACE else ""
@@ -64,7 +65,8 @@ def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[ty
     pydantic adds the tag of a union's member to the path, which the user did not write.
     """
     shown: list[str] = []
-    here, description = [model], None
+    here = [model]
+    description = None
     for part in path:
         tagged = [owner for owner in here if _tag(owner) == part]
         if len(here) > 1 and tagged:  # before the fields: a member's tag may be the name of another's field

@@ -30,12 +30,16 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         target: float | None = None,
         on_change: Callable[[Recorder], None] | None = None,
     ) -> None:
-        self._evaluate, self._every, self._target, self._on_change = evaluate, every, target, on_change
+        self._evaluate = evaluate
+        self._every = every
+        self._target = target
+        self._on_change = on_change
         self.trainer: DEPOTrainer | None = None
         self.history: list[HistoryRow] = []
         self.accuracy: list[AccuracyPoint] = []
         self.evaluations: list[Evaluation] = []  # where ``evaluate`` tells the sources, as many as ``accuracy``
-        self._started, self._away = time.perf_counter(), 0.0
+        self._started = time.perf_counter()
+        self._away = 0.0
 
     @property
     def seconds(self) -> float:
@@ -43,7 +47,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         return time.perf_counter() - self._started - self._away
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started, self._away = time.perf_counter(), 0.0
+        self._started = time.perf_counter()
+        self._away = 0.0
         self._measure(0)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -66,7 +71,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def _measure(self, step: int) -> None:
         if self._evaluate is None or self.trainer is None:
             return
-        seconds, started = self.seconds, time.perf_counter()
+        seconds = self.seconds
+        started = time.perf_counter()
         tokens = self.trainer.completion_tokens_generated
         rollouts = rollouts_of(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
         found = self._evaluate()
@@ -106,7 +112,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         """What is known of the whole pool and of each source of it; nothing if ``evaluate`` gives one number."""
         if not self.evaluations:
             return {}
-        first, last = self.evaluations[0], self.evaluations[-1]
+        first = self.evaluations[0]
+        last = self.evaluations[-1]
         by_source = {name: SourceAccuracy(start=first.accuracy[name], end=end) for name, end in last.accuracy.items()}
         return {
             "accuracy_whole": last.whole,

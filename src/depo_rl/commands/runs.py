@@ -140,7 +140,8 @@ def _seconds(name: str, history: Sequence[HistoryRow], steps_per_generation: flo
     total = 0.0
     before = 0  # generations
     for row in history:
-        step, value = row["step"], row[f"seconds_{name}"]
+        step = row["step"]
+        value = row[f"seconds_{name}"]
         if value is not None and step is not None:
             generations = math.ceil(step / steps_per_generation)
             total += value * (generations - before)

@@ -308,7 +308,8 @@ def shell_word(text: str) -> str:
     """For bash, typed or in a script: variables are left to it, everything else is literal."""
     if not _SHELL_VARIABLE.search(text):
         return shlex.quote(text)
-    parts, end = [], 0
+    parts = []
+    end = 0
     for match in _SHELL_VARIABLE.finditer(text):
         parts += [_in_double_quotes(text[end : match.start()]), match[0]]
         end = match.end()

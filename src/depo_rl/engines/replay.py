@@ -69,7 +69,10 @@ class HistoryEngine:
         self._rng = np.random.default_rng([seed, 2])
         self._max_gap = max_gap
         self.step = 1
-        self._n_asked, self._n_unanswered, self._gaps, self._largest_gap = 0, 0, 0, 0
+        self._n_asked = 0
+        self._n_unanswered = 0
+        self._gaps = 0
+        self._largest_gap = 0
 
     def rollout(self, prompts: Sequence[Prompt], group_size: int) -> list[GroupOutcome]:
         """A group for each prompt, in order; one without a scored completion where there is no answer."""

@@ -50,7 +50,8 @@ class TextReader:
     """Prompt texts -> token ids, cut at ``max_length`` tokens. Counts what it read and what it had to cut."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self._tokenizer, self.max_length = tokenizer, max_length
+        self._tokenizer = tokenizer
+        self.max_length = max_length
         self.pad_id = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.n_read = self.n_truncated = 0
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 U64 = NDArray[np.uint64]
 MAX_CHARS = 4096  # of a text that are read; the tail of a longer one changes little and costs much
 MAX_ANSWER_CHARS = 64
-WORDS, SHAPES, ANSWER = 0, 1, 2
+WORDS = 0
+SHAPES = 1
+ANSWER = 2
 N_VIEWS = 3
 _SPACE, _LETTER, _DIGIT, _OTHER, _CJK = range(5)  # from _OTHER on, every character is a token of its own
 _CJK_RANGES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
@@ -114,7 +116,8 @@ def _tokenise(texts: Sequence[str]) -> _Tokens:
 def _shapes(tokens: _Tokens) -> tuple[U64, NDArray[np.int64]]:
     """Hashes and rows of the tokens that are no letters, a run of digits replaced by its length."""
     keep_T = (tokens.kind_T == _DIGIT) | (tokens.kind_T == _OTHER)
-    kind_T, length_T = tokens.kind_T[keep_T], tokens.length_T[keep_T]
+    kind_T = tokens.kind_T[keep_T]
+    length_T = tokens.length_T[keep_T]
     by_length_T = _mix((length_T + _LENGTHS).astype(np.uint64))
     return np.where(kind_T == _DIGIT, by_length_T, tokens.hash_T[keep_T]), tokens.row_T[keep_T]
 
@@ -123,7 +126,8 @@ def _ngrams(
     hash_T: U64, row_T: NDArray[np.int64], longest: int, view: int, salt: int, n_buckets: int
 ) -> list[NDArray[np.int64]]:
     """Sortable keys row << 18 | view << 16 | bucket of the 1- to ``longest``-grams that stay within a row."""
-    keys, rolling = [], hash_T
+    keys = []
+    rolling = hash_T
     for n in range(1, longest + 1):
         if n > 1:
             rolling = rolling[:-1] * np.uint64(_PRIME) + hash_T[n - 1 :]

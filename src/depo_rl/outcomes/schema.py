@@ -199,7 +199,8 @@ def _check_rules(value: Mapping[str, Any]) -> None:
             f"group_size = {value['group_size']}: must not be below n_scored + n_failed = "
             f"{value['n_scored']} + {value['n_failed']}"
         )
-    mean, strength = value["predicted_mean"], value["predicted_strength"]
+    mean = value["predicted_mean"]
+    strength = value["predicted_strength"]
     if mean is not None and not 0 <= mean <= 1:
         raise DataError(f"predicted_mean = {mean}: a pass rate lies in [0, 1]")
     if strength is not None and not strength > 0:

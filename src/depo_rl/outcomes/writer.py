@@ -226,7 +226,8 @@ class OutcomeLogWriter:
 
     def _release_file(self) -> None:
         if self._fd is not None:
-            fd, self._fd = self._fd, None
+            fd = self._fd
+            self._fd = None
             try:
                 os.close(fd)
             except OSError as error:

@@ -70,7 +70,8 @@ def _frame(axes: Axes, results: Results, source: str, theme: Theme) -> None:
     if starts:
         axes.axhline(float(np.median(starts)), color=theme.ink, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     low, high = axes.get_ylim()
-    middle, half = (low + high) / 2, max(high - low, _LEAST_HEIGHT) / 2
+    middle = (low + high) / 2
+    half = max(high - low, _LEAST_HEIGHT) / 2
     axes.set_ylim(max(middle - half, -0.004), min(middle + half, 1.004))
     axes.set_xlim(left=0)
     percent(axes)

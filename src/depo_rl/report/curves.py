@@ -35,7 +35,8 @@ def band(curves: Sequence[Curve]) -> Band | None:
     curves = [(x, y) for x, y in curves if len(x)]
     if not curves:
         return None
-    start, end = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+    start = max(x[0] for x, _ in curves)
+    end = min(x[-1] for x, _ in curves)
     if start > end:
         return None
     every = np.unique(np.concatenate([x for x, _ in curves]))
@@ -54,11 +55,13 @@ def smooth(curve: Curve, window: int, keep_ends: bool = False) -> Curve:
     if window <= 1 or not len(y):
         return curve
     i = np.arange(len(y))
-    before, after = np.minimum(window // 2, i), np.minimum(window // 2, len(y) - 1 - i)
+    before = np.minimum(window // 2, i)
+    after = np.minimum(window // 2, len(y) - 1 - i)
     if keep_ends:
         before = after = np.minimum(before, after)
     total = np.concatenate([[0.0], np.cumsum(y)])
-    first, last = i - before, i + after + 1
+    first = i - before
+    last = i + after + 1
     return x, (total[last] - total[first]) / (last - first)
 
 
@@ -110,7 +113,8 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float] | tup
     """Wilson's score interval of a share, 95 % by default (E. B. Wilson, JASA 22, 1927); (None, None) for n = 0."""
     if n == 0:
         return None, None
-    share, spread = successes / n, z * z / n
+    share = successes / n
+    spread = z * z / n
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)

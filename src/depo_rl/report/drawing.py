@@ -41,7 +41,8 @@ def draw(
     """Draws every method, those ``marked`` with their points; returns the line that stands for it in the legend."""
     handles: dict[str, object] = {}
     for method, each in curves.items():
-        look, middle = looks[method], band(each)
+        look = looks[method]
+        middle = band(each)
         thin = len(curves) <= MANY and len(each) > 1
         if thin or middle is None:
             for x, y in each:

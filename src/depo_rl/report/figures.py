@@ -151,10 +151,12 @@ def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
     style_axes(bottom, theme, "predicted probability of a mixed group", "groups")
     top.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
     top.annotate("perfect", (1, 1), (0, 3), textcoords="offset points", ha="right", color=theme.faint, fontsize=8.5)
-    looks, handles = strokes(methods_of(results), theme), {}
+    looks = strokes(methods_of(results), theme)
+    handles = {}
     most = max(row.count for rows in bins.values() for row in rows)
     for method, rows in bins.items():
-        look, x = looks[method], [row.predicted for row in rows]
+        look = looks[method]
+        x = [row.predicted for row in rows]
         (handles[method],) = top.plot(
             x, [row.observed for row in rows], color=look.color, linestyle=look.dash, linewidth=1.6, marker=look.marker,
             markersize=4,

@@ -42,7 +42,8 @@ def _form_seconds(value: float) -> str:
 
 def form_spread(spread: Spread, unit: str) -> str:
     """median [min-max]; the brackets are left out where there is no spread to show."""
-    text, extent = form_median(spread, unit), form_range(spread, unit)
+    text = form_median(spread, unit)
+    extent = form_range(spread, unit)
     return f"{text} [{extent}]" if extent else text
 
 
@@ -53,7 +54,8 @@ def form_median(spread: Spread, unit: str) -> str:
 
 def form_range(spread: Spread, unit: str) -> str:
     """low-high, each with its bound; empty for one seed and where the seeds agree to the digits shown."""
-    low, high = _bounded(spread.low, spread.low_bound, unit), _bounded(spread.high, spread.high_bound, unit)
+    low = _bounded(spread.low, spread.low_bound, unit)
+    high = _bounded(spread.high, spread.high_bound, unit)
     if spread.n < 2 or low == high:
         return ""
     if spread.low_bound != "=" or spread.high_bound != "=":

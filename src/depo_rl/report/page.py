@@ -116,7 +116,8 @@ def takeaways(summary: Summary) -> list[str]:
 
 def _compared_by(summary: Summary) -> list[Measure]:
     """The headline; under accuracy on the whole pool also what the target cost, if a method reached it."""
-    headline, cost = summary.headline, BY_NAME["rollouts_to_target"]
+    headline = summary.headline
+    cost = BY_NAME["rollouts_to_target"]
     if headline is None:
         return []
     to_target = [row.spreads[cost.name] for row in summary.rows]
@@ -142,7 +143,8 @@ def forgetting(summary: Summary) -> list[tuple[str, bool]]:
 
 
 def _sentence(row: MethodSummary, base: MethodSummary, measure: Measure, ratio: Ratio) -> str:
-    own, other = row.spreads[measure.name], base.spreads[measure.name]
+    own = row.spreads[measure.name]
+    other = base.spreads[measure.name]
     if own.median is None or other.median is None:
         return ""
     numbers = f"{_in_words(own, measure)} against {_in_words(other, measure)}"

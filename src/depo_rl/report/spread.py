@@ -69,7 +69,8 @@ def spread_of(observations: Sequence[Observation]) -> Spread:
     middle = known[(len(known) - 1) // 2 : len(known) // 2 + 1]
     lower = median(value for value, _ in known)
     upper = median(math.inf if censored else value for value, censored in known)
-    (low, low_censored), (high, high_censored) = known[0], known[-1]
+    (low, low_censored) = known[0]
+    (high, high_censored) = known[-1]
     n_censored = sum(censored for _, censored in known)
     return Spread(
         median=lower,

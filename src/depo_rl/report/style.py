@@ -70,14 +70,20 @@ def strokes(methods: Iterable[str], theme: Theme) -> dict[str, Stroke]:
     """A stroke per method. Known names always look the same; others take what is free, then other dashes."""
     names = method_order(methods)
     free = list(_OTHERS) + [pair for name, pair in _KNOWN.items() if name not in names]
-    result, others = {}, 0
+    result = {}
+    others = 0
     for name in names:
         if name in _KNOWN:
-            pair, dash, marker = _KNOWN[name], 0, KNOWN_ORDER.index(name)
+            pair = _KNOWN[name]
+            dash = 0
+            marker = KNOWN_ORDER.index(name)
         else:
-            pair, dash, marker = free[others % len(free)], 1 + others // len(free), len(_KNOWN) + others
+            pair = free[others % len(free)]
+            dash = 1 + others // len(free)
+            marker = len(_KNOWN) + others
             others += 1
-        dashes, look = _DASHES[dash % len(_DASHES)], _MARKERS[marker % len(_MARKERS)]
+        dashes = _DASHES[dash % len(_DASHES)]
+        look = _MARKERS[marker % len(_MARKERS)]
         result[name] = Stroke(_label(name), pair[theme.dark], dashes, look)
     return result
 

@@ -96,7 +96,8 @@ class Summary:
 
         head, body = self.cells(names)
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, min_width=_NARROWEST)
-        table.caption, table.caption_justify = Text(f"\n{self.caption()}") if caption else None, "left"
+        table.caption = Text(f"\n{self.caption()}") if caption else None
+        table.caption_justify = "left"
         stacked = [[method, *map(_stacked, cells)] for method, *cells in body]
         least = [_longest_word(column) for column in zip(head, *stacked, strict=True)]
         free = (width or 0) - sum(least) - _GAP * len(least) + 1
@@ -123,7 +124,8 @@ class Summary:
 
         Beside the headline, if it is among them, stands how it compares with each baseline.
         """
-        versus, columns = self.headline, _FIRST_COLUMNS
+        versus = self.headline
+        columns = _FIRST_COLUMNS
         measured = {measure.name for measure in self.measured}
         for name in names or SHORT:
             if name == CHANGES and any(row.sources for row in self.rows):
@@ -236,7 +238,8 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> Observation:
     after = [point for point in points if point[0] >= x]
     if not before or not after:
         return None
-    (x0, y0), (x1, y1) = before[-1], after[0]
+    (x0, y0) = before[-1]
+    (x1, y1) = after[0]
     return (y0 if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)), False
 
 

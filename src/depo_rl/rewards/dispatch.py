@@ -54,7 +54,10 @@ class Dispatcher:
     """Shares queued items among worker processes. Everything below the lock is guarded by it."""
 
     def __init__(self, job: Job, limits: Limits, n_workers: int, name: str) -> None:
-        self._job, self._limits, self._n_workers, self._name = job, limits, n_workers, name
+        self._job = job
+        self._limits = limits
+        self._n_workers = n_workers
+        self._name = name
         self._changed = threading.Condition()
         self._queue: deque[_Item] = deque()
         self._batches: set[_Batch] = set()

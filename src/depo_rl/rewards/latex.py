@@ -81,7 +81,9 @@ def split_answers(text: str, grouped: bool = True) -> list[str]:
 
 
 def _split(text: str, grouped: bool) -> list[str]:
-    parts, start, depth = [], 0, 0
+    parts = []
+    start = 0
+    depth = 0
     for match in _BETWEEN.finditer(text):
         if match["mark"] or match["word"]:
             inside = grouped and match["mark"] == "," and _groups_digits(text, match.start())

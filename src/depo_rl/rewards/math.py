@@ -72,7 +72,8 @@ def gold_number(answer: Any) -> Decimal | Fraction | None:
     numbers = list(_RATIO.finditer(text))
     if len(numbers) != 1:
         return None
-    before, after = text[: numbers[0].start()], text[numbers[0].end() :]
+    before = text[: numbers[0].start()]
+    after = text[numbers[0].end() :]
     if _NOT_BEFORE.search(before) or _NOT_AFTER.search(after) or any(c.isnumeric() for c in before + after):
         return None
     return _value(numbers[0])

@@ -37,7 +37,8 @@ class PassRateWindow:
     """
 
     def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
+        self.low = low
+        self.high = high
 
     def appetite(self, n: int) -> int:
         return n
@@ -66,7 +67,8 @@ class MostLikelyMixed:
     """
 
     def __init__(self, group_size: int, temperature: float = 0.0) -> None:
-        self.group_size, self.temperature = group_size, temperature
+        self.group_size = group_size
+        self.temperature = temperature
 
     def appetite(self, n: int) -> int:
         return ALL
@@ -92,7 +94,8 @@ class NearestRate:
     """
 
     def __init__(self, target: float, thompson: bool) -> None:
-        self.target, self.thompson = target, thompson
+        self.target = target
+        self.thompson = thompson
 
     def appetite(self, n: int) -> int:
         return ALL

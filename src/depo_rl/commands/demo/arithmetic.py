@@ -94,8 +94,10 @@ SETTINGS = DemoSettings()
 
 def make_problem(digits: int, rng: random.Random) -> Row:
     """A sum of two numbers with exactly ``digits`` digits: {"prompt": "47+85=", "answer": "132", "source": "add2"}"""
-    low, high = 10 ** (digits - 1) if digits > 1 else 0, 10**digits
-    a, b = rng.randrange(low, high), rng.randrange(low, high)
+    low = 10 ** (digits - 1) if digits > 1 else 0
+    high = 10**digits
+    a = rng.randrange(low, high)
+    b = rng.randrange(low, high)
     return {"prompt": f"{a}+{b}=", "answer": str(a + b), "source": f"add{digits}"}
 
 

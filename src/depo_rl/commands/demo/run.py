@@ -131,7 +131,8 @@ def train_once(method: str, seed: int, plan: DemoPlan, tell: Tell) -> RunResult:
     torch.set_num_threads(1)
     settings = plan.settings
     with quiet():
-        model, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
+        model = arithmetic.load_policy()
+        tokenizer = arithmetic.tokenizer()
     held_out = arithmetic.make_levels(settings.eval_sizes, settings.eval_seed)
     recorder = Recorder(
         lambda: arithmetic.evaluate_pool(model, tokenizer, held_out),
@@ -255,7 +256,8 @@ def _notes(plan: DemoPlan) -> list[str]:
 
 def _configuration(settings: arithmetic.DemoSettings) -> dict[str, Any]:
     """What a reader needs to judge the figures."""
-    trl, curriculum = dict(settings.trl), {name: dict(own) for name, own in settings.curriculum.items()}
+    trl = dict(settings.trl)
+    curriculum = {name: dict(own) for name, own in settings.curriculum.items()}
     return {"pool": {"prompts": settings.pool_size}, "TRL settings": trl, "curriculum": curriculum}
 
 

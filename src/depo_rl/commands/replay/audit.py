@@ -26,7 +26,10 @@ class SkipAuditor:
     def __init__(self, group_size: int, seed: int) -> None:
         self._group_size = group_size
         self._rng = np.random.default_rng([seed, 4])
-        self._n_explored, self._n_explored_mixed, self._n_skipped, self._n_false = 0, 0, 0, 0
+        self._n_explored = 0
+        self._n_explored_mixed = 0
+        self._n_skipped = 0
+        self._n_false = 0
         self._judged: list[tuple[float, bool]] = []
 
     def add(self, selector: Selector, prompts: Sequence[Prompt], settled: Sequence[Settlement]) -> None:

@@ -29,7 +29,8 @@ from ...report.measures import BREADTH
 from ..yaml_file import yaml_value
 from .simulate import check_size, simulate
 
-_FOUND, _PREDICTED = ("mixed_share", "rollouts", "tokens"), ("auc_mixed", "false_skip_rate")
+_FOUND = ("mixed_share", "rollouts", "tokens")
+_PREDICTED = ("auc_mixed", "false_skip_rate")
 Settings = dict[str, Any]
 Tell = Callable[[str, int, int, float | None], None]
 """tell(method, seed, step, mixed_share): news of a run after each step."""
@@ -168,7 +169,8 @@ def _blinded(config: CurriculumConfig, source: Source) -> CurriculumConfig:
 
 def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]) -> str:
     """How well a history could answer one method, over its seeds."""
-    unanswered, groups = sum(r.unanswered or 0 for r in results), sum(r.groups or 0 for r in results)
+    unanswered = sum(r.unanswered or 0 for r in results)
+    groups = sum(r.groups or 0 for r in results)
     gaps = [engine["mean_gap"] for engine in engines if not math.isnan(engine["mean_gap"])]
     apart = f"{sum(gaps) / len(gaps):.1f}" if gaps else "-"
     return (
@@ -284,7 +286,8 @@ def show_replay(plan: ReplayPlan, quiet: bool = False) -> dict[str, Any]:
         results, notes = _with_progress(plan, console)
     else:
         results, notes = run_replay(plan)
-    summary, written = summarise(results), write_report(plan, results, notes)
+    summary = summarise(results)
+    written = write_report(plan, results, notes)
     if not quiet:
         out = Console()
         out = out if out.is_terminal else Console(width=120)  # a file has room for the whole table

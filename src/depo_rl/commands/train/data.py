@@ -94,7 +94,8 @@ def _collect(
         if row is None:
             table.bad.append(found.place)
             continue
-        key, answer = _identity(row), row.get("answer")
+        key = _identity(row)
+        answer = row.get("answer")
         if key in first:
             table.duplicates[found.place] = first[key][0]
             n_conflicts += answer != first[key][1]

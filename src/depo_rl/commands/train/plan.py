@@ -214,7 +214,8 @@ def check_lengths(
         raise DataError(f"{table.where}: every prompt is longer than data.max_prompt_tokens = {limit}: raise it")
     lengths = [lengths[i] for i in short]
     table = replace(table, rows=[table.rows[i] for i in short], places=[table.places[i] for i in short])
-    longest, room = max(lengths), math.inf if model.context is None else model.context - (max_completion or 0)
+    longest = max(lengths)
+    room = math.inf if model.context is None else model.context - (max_completion or 0)
     if longest > room:
         raise DataError(
             f"{table.where}: a prompt of {longest} tokens and trl.max_completion_length = {max_completion} exceed the "
@@ -258,7 +259,8 @@ def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
     from ...engines.trl.driver import check_gate
     from ...engines.trl.prompts import prompts_of
 
-    settings, method = config.curriculum_config(), get_method(config.method)
+    settings = config.curriculum_config()
+    method = get_method(config.method)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the engine says it again
         prompts = method.prepare(prompts_of(dataset, source_column), settings)
@@ -275,7 +277,8 @@ def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
 
 def describe(prepared: Prepared) -> dict[str, Any]:
     """The plan as JSON values: model, data, batch, method, reward, output."""
-    config, args = prepared.config, prepared.args
+    config = prepared.config
+    args = prepared.args
     return {
         "model": {
             "location": config.model.location, "parameters": prepared.model.n_parameters, "dtype": config.model.dtype,
@@ -303,7 +306,8 @@ def describe(prepared: Prepared) -> dict[str, Any]:
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:
-    table, held_out = prepared.table, prepared.held_out
+    table = prepared.table
+    held_out = prepared.held_out
     return {
         "from": table.where,
         "files": len(table.files) if len(table.files) > 1 else None,
@@ -333,7 +337,8 @@ def n_steps(prepared: Prepared) -> int:
 
 
 def _batch(prepared: Prepared) -> dict[str, Any]:
-    layout, steps = prepared.layout, n_steps(prepared)
+    layout = prepared.layout
+    steps = n_steps(prepared)
     generations = math.ceil(steps / layout.steps_per_generation)
     return {
         "steps": steps,

@@ -68,7 +68,8 @@ def prepare(config: TrainConfig) -> Prepared:
     """Loads the data, tokenizer and rewards and checks them against each other, the cheap things first."""
     train_plan.check_output(config)
     layout = batch_layout(config)
-    table, held_out = load_prompts(config.data), load_eval_prompts(config.data)
+    table = load_prompts(config.data)
+    held_out = load_eval_prompts(config.data)
     check_pool(len(table.rows), layout, table.where)
     train_plan.check_same_run(config, table)
     rewards = build_rewards(config)
@@ -101,7 +102,8 @@ def _be_quiet() -> None:
 
 
 def _train(prepared: Prepared) -> dict[str, Any]:
-    config, trainer = prepared.config, _trainer(prepared)
+    config = prepared.config
+    trainer = _trainer(prepared)
     output = Path(config.output)
     is_main = bool(trainer.accelerator.is_main_process)
     if is_main:
@@ -159,7 +161,8 @@ def _disk_errors(output: Path) -> Iterator[None]:
 
 def _save_model(trainer: Any, folder: Path) -> None:
     """Writes the final model beside its place and moves it there, so that ``folder`` is never half a model."""
-    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    new = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
     is_main = bool(trainer.accelerator.is_main_process)
     if is_main:
         for leftover in (new, old):

@@ -57,7 +57,8 @@ def n_processes() -> int:
 
 def batch_layout(config: TrainConfig) -> BatchLayout:
     """The layout that ``trl`` and ``prompts_per_step`` give. Raises ConfigError if groups do not fit whole."""
-    group_size, world = config.group_size, n_processes()
+    group_size = config.group_size
+    world = n_processes()
     per_device = whole_number(config.trl, "per_device_train_batch_size", 8, least=1)
     accumulation = _accumulation(config, group_size, per_device * world)
     micro_batches = whole_number(config.trl, "steps_per_generation", accumulation, least=1)

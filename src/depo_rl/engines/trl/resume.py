@@ -89,7 +89,8 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
             if not _is_disk_error(error) or (is_complete(folder) and not self._disk_errors):
                 raise  # such as a failed push of a checkpoint that was saved
             self._disk_errors.append(error)
-        errors, self._disk_errors = self._errors_of_all_ranks(), None
+        errors = self._errors_of_all_ranks()
+        self._disk_errors = None
         self._save_failures = self._save_failures + 1 if errors else 0
         if not errors:
             return
@@ -161,7 +162,8 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
             return
         cycle, shared = found
         self._step = cycle["step"]
-        self.entropy_coef, self._last_world_entropy = cycle["entropy_coef"], cycle["last_world_entropy"]
+        self.entropy_coef = cycle["entropy_coef"]
+        self._last_world_entropy = cycle["last_world_entropy"]
         self._buffered_inputs = None
         if cycle["inside"]:
             rank = load_rank(checkpoint, self.accelerator.process_index, self.accelerator.device)
@@ -181,7 +183,8 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         state = load_state(path)
         expect_fields("trainer", state, ("cycle", "own"))
         expect_fields("generation cycle", state["cycle"], _CYCLE)
-        cycle, world = state["cycle"], self.accelerator.num_processes
+        cycle = state["cycle"]
+        world = self.accelerator.num_processes
         if cycle["inside"] and cycle["world"] != world:
             raise CheckpointError(
                 f"{checkpoint} was saved inside a generation by {cycle['world']} processes and cannot go on with "

@@ -125,7 +125,8 @@ def _check_feedback(root: Any) -> None:
         )
     if not uses_v1(root):
         return
-    mode, sampler = root.trainer.v1.trainer_mode, root.trainer.v1.sampler.get("custom_sampler") or {}
+    mode = root.trainer.v1.trainer_mode
+    sampler = root.trainer.v1.sampler.get("custom_sampler") or {}
     if not sampler.get("path"):
         raise ConfigError(
             "data.custom_cls is the curriculum's, but no replay buffer tells it what came of its choices: it would "

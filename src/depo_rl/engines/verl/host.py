@@ -73,7 +73,8 @@ class HostedEstimator:
     """
 
     def __init__(self, start: Callable[[], Any], settings: HostSettings) -> None:
-        self._start, self._settings = start, settings
+        self._start = start
+        self._settings = settings
         self._snapshot: State | None = None
         self._since: list[list[GroupOutcome]] = []  # observed after the snapshot
         self._snapshot_due: tuple[Any, int] | None = None  # reference, and how many of _since it contains
@@ -120,7 +121,8 @@ class HostedEstimator:
         if self._is_back():
             try:
                 self._snapshot = self._get(self._actor.state_dict.remote(), self._settings.timeout_s)
-                self._since, self._snapshot_due = [], None
+                self._since = []
+                self._snapshot_due = None
                 return self._snapshot
             except _LOST as error:
                 self._lose(error)
@@ -132,7 +134,9 @@ class HostedEstimator:
     def load_state_dict(self, state: State) -> None:
         """Raises StateMismatch if the estimator refuses the state."""
         self._get(self._actor.restore.remote(state, []), self._settings.start_timeout_s)
-        self._snapshot, self._since, self._snapshot_due = state, [], None
+        self._snapshot = state
+        self._since = []
+        self._snapshot_due = None
 
     def metrics(self) -> dict[str, float]:
         """The estimator's own, of the last batch that it is known to have learnt, and how its actor is.
@@ -176,7 +180,8 @@ class HostedEstimator:
         ray.kill(self._actor, no_restart=True)
         self._restarts += 1
         self._actor = self._start()
-        self._updates, self._snapshot_due = [], None
+        self._updates = []
+        self._snapshot_due = None
         self._restoring = self._actor.restore.remote(self._snapshot, list(self._since))
 
     def _is_back(self) -> bool:

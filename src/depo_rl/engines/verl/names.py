@@ -4,7 +4,8 @@ from __future__ import annotations
 
 SUPPORTED = "0.9.1"
 MODES = ("sync", "colocate_async", "separate_async")
-DATASET, DATASET_CLASS = "pkg://depo_rl.engines.verl.dataset", "CurriculumDataset"
+DATASET = "pkg://depo_rl.engines.verl.dataset"
+DATASET_CLASS = "CurriculumDataset"
 ADVANTAGES = "depo_grpo"
 REPLAY = "pkg://depo_rl.engines.verl.replay"
 

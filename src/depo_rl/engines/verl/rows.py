@@ -36,7 +36,10 @@ def prompt_table(
     ``answer``. Rows that are equal in all but ``index`` are one prompt. Rows of equal text and source that differ in
     anything else have keys of their own. media_of: images and the like of row i, undecoded; asked where texts repeat.
     """
-    texts, sources, fields, contents = [], [], [], []
+    texts = []
+    sources = []
+    fields = []
+    contents = []
     for i, row in enumerate(rows):
         texts.append(_text(i, row, prompt_column))
         sources.append(source_of(row, source_column))

@@ -85,7 +85,8 @@ class SourceOptions:
 
 def read_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
     """What the file or folder holds. Raises DataError naming file, row and rule, ConfigError for a wrong option."""
-    options, path = options or SourceOptions(), Path(path)
+    options = options or SourceOptions()
+    path = Path(path)
     table = read_table(path)
     columns = set(table.columns)
     if set(REQUIRED) <= columns:
@@ -133,7 +134,8 @@ def _foreign_group(row: TableRow) -> LogRow:
     flat = {name: row.values[name] for name in known if name in row.values}
     row.get("group_size")
     try:
-        size, failed = count("group_size", flat["group_size"]), count("n_failed", flat.get("n_failed")) or 0
+        size = count("group_size", flat["group_size"])
+        failed = count("n_failed", flat.get("n_failed")) or 0
     except DataError as error:
         raise row.bad(str(error)) from None
     if size is not None and failed > size:
