@@ -96,3 +96,13 @@ def test_a_source_that_had_the_correct_key_once_is_unscorable_without_it():
 def test_a_key_that_no_source_has_is_an_error_that_names_the_keys_there():
     with pytest.raises(RewardError, match="keys there: score"):
         scored(verl_driver("a"), {0: rolled({"score": 1.0})})
+
+
+def test_a_resumed_run_remembers_which_sources_had_the_correct_key():
+    before, after = verl_driver("ab"), verl_driver("ab")
+    scored(before, {0: rolled({"acc": 1.0}), 8: rolled({"acc": 1.0})})
+    after.load_state_dict(before.state_dict())
+    assert scored(after, {9: rolled({}, reward=1.0)}) == [(0, 0)]
+    of_before = before.state_dict()
+    del of_before["keyed"]  # as version 0.1 wrote it
+    verl_driver("ab").load_state_dict(of_before)

@@ -54,6 +54,17 @@ def test_a_named_reward_judges_alone():
     assert judged((1.0, NONE), (NONE, 1.0), correct_reward="math") == [1.0, None]
 
 
+@pytest.mark.filterwarnings("ignore:the rewards are shaped")
+def test_which_rewards_accompany_others_is_remembered_by_name():
+    """After a resume the first generation may hold no row that tells."""
+    before, after = (Correctness(("math", "format"), Args(), None) for _ in range(2))
+    before.judge(torch.tensor([[1.0, 1.0]]), None)
+    assert before.accompanying == ["format"]
+    after.accompanying = before.accompanying
+    for judge in (before, after):
+        assert math.isnan(judge.judge(torch.tensor([[NONE, 1.0]]), None).item())
+
+
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_prompt_is_refused_with_its_row(empty):
     rows = [{"prompt": empty if i == 3 else f"q{i}"} for i in range(5)]

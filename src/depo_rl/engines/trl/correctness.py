@@ -70,6 +70,15 @@ class Correctness:
         correct_S[~torch.isfinite(score_S)] = torch.nan
         return correct_S
 
+    @property
+    def accompanying(self) -> list[str]:
+        """Names of the functions that gave a value beside an earlier one, and so judge in nobody's place."""
+        return [name for name, beside in zip(self._names, self._beside.tolist(), strict=True) if beside]
+
+    @accompanying.setter
+    def accompanying(self, names: Sequence[str]) -> None:
+        self._beside = torch.tensor([name in names for name in self._names], dtype=torch.bool)
+
     def _score(self, rewards_S_F: torch.Tensor) -> torch.Tensor:
         """The judging function's value of each sample, NaN where none gave one."""
         score_S = rewards_S_F[:, self._column]

@@ -369,18 +369,21 @@ class DEPOTrainer(ResumableTrainer):
         super()._save_cycle(output_dir)
 
     def _own_state(self) -> dict[str, Any]:
-        tokens = {"completion_tokens_generated": self.completion_tokens_generated}
+        own = {
+            "completion_tokens_generated": self.completion_tokens_generated,
+            "accompanying_rewards": self._correctness.accompanying,
+        }
         if self._driver is None:
-            return tokens
-        return tokens | {"driver": self._driver.state_dict()}
+            return own
+        return own | {"driver": self._driver.state_dict()}
 
-    def _load_own_state(self, state: dict[str, Any]) -> int:
+    def _load_own_state(self, state: dict[str, Any]) -> tuple[int, list[str]]:
         if self._driver is not None and "driver" in state:
             self._driver.load_state_dict(state["driver"])
-        return int(state["completion_tokens_generated"])
+        return int(state["completion_tokens_generated"]), list(state.get("accompanying_rewards", ()))
 
-    def _resumed(self, shared: int | None) -> None:
+    def _resumed(self, shared: tuple[int, list[str]] | None) -> None:
         self._generation = None
-        self.completion_tokens_generated = shared or 0
+        self.completion_tokens_generated, self._correctness.accompanying = shared or (0, [])
         if self._driver is not None:
             self._driver.open_log(self._log_path, resume_after=self.state.global_step)

@@ -26,7 +26,7 @@ from .settings import VerlSettings
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
-_OWN_STATE = ("version", "queue", "asked", "step")
+_OWN_STATE = ("version", "queue", "asked", "step", "keyed")
 MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRateEstimator]
 
 
@@ -288,6 +288,7 @@ class VerlDriver:
             "queue": list(self._queue),
             "asked": dict(self._asked),
             "step": self.step,
+            "keyed": dict(self._keyed),
             **self.session.state_dict(),
         }
 
@@ -296,6 +297,7 @@ class VerlDriver:
 
         keeps_in_flight: False for trainers that do not save what they are rolling out: it is given up as failed.
         """
+        state = {"keyed": {}, **state}  # not in 0.1's
         expect_fields("data.depo", state, (*_OWN_STATE, *STATE))
         expect_same("data.depo", "version", state["version"], _VERSION)
         unknown = [key for key in state["queue"] if key not in self.curriculum.pool]
@@ -308,6 +310,7 @@ class VerlDriver:
         self._queue = list(state["queue"])
         self._asked = {key: int(n) for key, n in state["asked"].items()}
         self.step = int(state["step"])
+        self._keyed = {source: bool(keyed) for source, keyed in state["keyed"].items()}
         self.resumed_at = self.step
         if not keeps_in_flight:
             self.curriculum.release(self.curriculum.in_flight - set(self._queue))
