@@ -1,8 +1,10 @@
-"""What does a feature table cost? Prompts per second to build, bytes per prompt, memory, milliseconds per gather.
+"""What does a feature table cost? Prompts per second to build, bytes per prompt, memory,
+milliseconds per gather.
 
     python benchmarks/bench_features.py [--prompts 100000]
 
-Texts are synthetic, of the length of mathematical problems (about 200 characters), each with an answer.
+Texts are synthetic, of the length of mathematical problems (about 200 characters), each with an
+answer.
 """
 
 from __future__ import annotations
@@ -25,8 +27,13 @@ def synthetic_prompts(n: int) -> list[Prompt]:
     words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(5000)]
     prompts = []
     for key in range(n):
-        parts = [*rng.choices(words, k=rng.randint(8, 38)), *(f"$x^{rng.randint(1, 999)}$" for _ in range(6))]
-        prompts.append(Prompt(str(key), " ".join(parts) + "?", fields={"answer": str(rng.randint(0, 9999))}))
+        parts = [
+            *rng.choices(words, k=rng.randint(8, 38)),
+            *(f"$x^{rng.randint(1, 999)}$" for _ in range(6)),
+        ]
+        prompts.append(
+            Prompt(str(key), " ".join(parts) + "?", fields={"answer": str(rng.randint(0, 9999))})
+        )
     return prompts
 
 
@@ -40,9 +47,13 @@ def main() -> None:
     table = FeatureTable(prompts)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{sum(len(p.text) for p in prompts) / n:.0f} characters a prompt; {n / seconds:,.0f} prompts/s")
+    print(
+        f"{sum(len(p.text) for p in prompts) / n:.0f} characters a prompt; {n / seconds:,.0f} prompts/s"
+    )
     print(f"{table.nbytes / n:.0f} bytes a prompt, {table.nbytes / 2**20:,.0f} MiB")
-    print(f"peak memory {peak:,.0f} MiB, of which {before:,.0f} MiB before the build (the prompts themselves)")
+    print(
+        f"peak memory {peak:,.0f} MiB, of which {before:,.0f} MiB before the build (the prompts themselves)"
+    )
     rng = np.random.default_rng(0)
     for size in (1024, 8192):
         times = []

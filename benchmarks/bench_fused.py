@@ -1,14 +1,15 @@
-"""What does ``depo+`` cost? Against the paper's estimator, and on pools from 10,000 to a million prompts.
+"""What does ``depo+`` cost? Against the paper's estimator, and on pools from 10,000 to a million
+prompts.
 
     python benchmarks/bench_fused.py encoder [--candidates 32]
     python benchmarks/bench_fused.py pools [--sizes 10000,1000000] [--steps 12]
 
-encoder: seconds to predict candidates and to learn from an eighth as many groups, the fused estimator against the
-paper's with an encoder of DistilBERT's size (66 M parameters, random weights: the time is the same; 64 tokens a prompt,
-as word pieces of these texts would be), on one thread each. The encoder's time grows in proportion to the prompts; the
-ratio is told for 1,024 candidates and 128 groups.
-pools: per step, 8,192 candidates scored, 1,024 chosen, 1,024 groups learnt from; medians. Then a checkpoint is saved,
-loaded into a new curriculum, and the next choice compared.
+encoder: seconds to predict candidates and to learn from an eighth as many groups, the fused
+estimator against the paper's with an encoder of DistilBERT's size (66 M parameters, random weights:
+the time is the same; 64 tokens a prompt, as word pieces of these texts would be), on one thread
+each. The encoder's time grows in proportion to the prompts; the ratio is told for 1,024 candidates
+and 128 groups. pools: per step, 8,192 candidates scored, 1,024 chosen, 1,024 groups learnt from;
+medians. Then a checkpoint is saved, loaded into a new curriculum, and the next choice compared.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def outcomes(prompts: list[Prompt], rng: np.random.Generator, step: int) -> list
     """Groups that have something to do with the text: the longer, the harder."""
     rate_P = 1 / (1 + np.exp(np.array([(len(p.text) - 230) / 40 for p in prompts])))
     correct_P = rng.binomial(8, rate_P).tolist()
-    return [GroupOutcome(p.key, k, 8, policy_step=step) for p, k in zip(prompts, correct_P, strict=True)]
+    return [
+        GroupOutcome(p.key, k, 8, policy_step=step) for p, k in zip(prompts, correct_P, strict=True)
+    ]
 
 
 def pool_row(size: int, steps: int) -> dict[str, float]:
@@ -82,7 +85,8 @@ def checkpoint(curriculum: Any, prompts: list[Prompt]) -> tuple[float, float, fl
 
 
 def distilbert(folder: Path) -> str:
-    """A folder with an encoder of DistilBERT's size, random weights, and the byte tokenizer of the tiny one."""
+    """A folder with an encoder of DistilBERT's size, random weights, and the byte tokenizer of the
+    tiny one."""
     from transformers import DistilBertConfig, DistilBertModel
 
     from depo_rl.estimators.encoder.network import tiny_random
@@ -103,12 +107,21 @@ def encoder_row(candidates: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         settings = {"type": "encoder", "backbone": distilbert(Path(folder)), "max_length": 64}
         paper = make_curriculum("depo", prompts, {"group_size": 8, "estimator": settings}).estimator
-        theirs = statistics.median(_round(paper, prompts, candidates, candidates // 8, rng, s) for s in range(3))
+        theirs = statistics.median(
+            _round(paper, prompts, candidates, candidates // 8, rng, s) for s in range(3)
+        )
     scaled = theirs * 1024 / candidates
-    return {"fused_s": own, "encoder_s": theirs, "encoder_s_for_1024": scaled, "ratio": scaled / own}
+    return {
+        "fused_s": own,
+        "encoder_s": theirs,
+        "encoder_s_for_1024": scaled,
+        "ratio": scaled / own,
+    }
 
 
-def _round(estimator: Any, prompts: list[Prompt], n: int, groups: int, rng: np.random.Generator, step: int) -> float:
+def _round(
+    estimator: Any, prompts: list[Prompt], n: int, groups: int, rng: np.random.Generator, step: int
+) -> float:
     at = rng.choice(len(prompts), n, replace=False)
     batch = [prompts[i] for i in at]
     results = outcomes(batch[:groups], rng, step)
@@ -119,7 +132,9 @@ def _round(estimator: Any, prompts: list[Prompt], n: int, groups: int, rng: np.r
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("encoder", "pools"))
     parser.add_argument("--candidates", type=int, default=32)
     parser.add_argument("--sizes", default="10000,1000000")

@@ -1,8 +1,10 @@
-"""What importance weights do to the gradient: its mean and its variance, relative to uniform choice.
+"""What importance weights do to the gradient: its mean and its variance, relative to uniform
+choice.
 
-512 prompts of which 35 % are hopeless and 25 % are always right, 32 groups of 8 a batch, beliefs that are right to 0.15
-in pass rate, GRPO's advantages on Bernoulli completions. The figure is the gradient of one parameter that all prompts
-share, over many batches: the same policy throughout, so that only the choice and the weights are between the rows.
+512 prompts of which 35 % are hopeless and 25 % are always right, 32 groups of 8 a batch, beliefs
+that are right to 0.15 in pass rate, GRPO's advantages on Bernoulli completions. The figure is the
+gradient of one parameter that all prompts share, over many batches: the same policy throughout, so
+that only the choice and the weights are between the rows.
 
     python benchmarks/bench_importance.py [--batches 3000]
 """
@@ -33,7 +35,9 @@ def curriculum(prompts: list[Prompt], settings: dict[str, Any] | None) -> Curric
     return Curriculum("bench", PromptPool(prompts), beliefs, selector, AdmitAll(), config)
 
 
-def gradients(made: Curriculum, rate_P: np.ndarray, batches: int, rng: np.random.Generator) -> np.ndarray:
+def gradients(
+    made: Curriculum, rate_P: np.ndarray, batches: int, rng: np.random.Generator
+) -> np.ndarray:
     """Of each batch, shape (batches,)."""
     found = []
     for _ in range(batches):
@@ -50,14 +54,19 @@ def gradients(made: Curriculum, rate_P: np.ndarray, batches: int, rng: np.random
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batches", type=int, default=3000)
     batches = parser.parse_args().batches
     rng = np.random.default_rng(0)
     kind_P = rng.choice(3, size=N, p=[0.35, 0.4, 0.25])
     rate_P = np.choose(kind_P, [0.0, rng.uniform(0.05, 0.95, N), 1.0])
     belief_P = np.clip(rate_P + rng.normal(0.0, NOISE, N), 0.02, 0.98).tolist()
-    prompts = [Prompt(str(i), f"question {i}", fields={"belief": belief}) for i, belief in enumerate(belief_P)]
+    prompts = [
+        Prompt(str(i), f"question {i}", fields={"belief": belief})
+        for i, belief in enumerate(belief_P)
+    ]
     base = gradients(curriculum(prompts, None), rate_P, batches, rng)
     print("temperature  beta  cap   mean  variance (uniform choice: 1, 1)")
     for temperature in (1.0, 0.5, 0.25):
@@ -65,7 +74,10 @@ def main() -> None:
             drawn = {"temperature": temperature, "importance": beta, "importance_cap": cap}
             found = gradients(curriculum(prompts, drawn), rate_P, batches, rng)
             mean, variance = found.mean() / base.mean(), found.var() / base.var()
-            print(f"{temperature:11.2f}  {beta:4.1f}  {cap!s:4}  {mean:4.2f}  {variance:8.2f}", flush=True)
+            print(
+                f"{temperature:11.2f}  {beta:4.1f}  {cap!s:4}  {mean:4.2f}  {variance:8.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""What does a way of choosing prompts teach, judged on everything that is trained for, at equal generated tokens?
+"""What does a way of choosing prompts teach, judged on everything that is trained for, at equal
+generated tokens?
 
     python benchmarks/bench_learning.py                                  # everything: some 3 hours of one core
     python benchmarks/bench_learning.py --beds even,dead85 --methods grpo,depo+,oracle --seeds 5 --jobs 2
     python benchmarks/bench_learning.py --table                          # the table of what is there already
 
-Every method trains the same tiny policy (``learning/``) from the same weights, for the same number of generated tokens,
-discarded groups included, and is judged by its exact pass rates on held-out problems: of the whole pool's mix, and of
-each level. Its learning rate is the best of ``--rates`` on seeds of their own, for each group size: a better batch
-allows a higher one. Runs are added to OUT/runs.jsonl as they finish and are not repeated, so that a benchmark cut short
-goes on; table and per-level accuracies are written to OUT as markdown and JSON.
+Every method trains the same tiny policy (``learning/``) from the same weights, for the same number
+of generated tokens, discarded groups included, and is judged by its exact pass rates on held-out
+problems: of the whole pool's mix, and of each level. Its learning rate is the best of ``--rates``
+on seeds of their own, for each group size: a better batch allows a higher one. Runs are added to
+OUT/runs.jsonl as they finish and are not repeated, so that a benchmark cut short goes on; table and
+per-level accuracies are written to OUT as markdown and JSON.
 """
 
 from __future__ import annotations
@@ -79,7 +81,14 @@ def plan_of(job: Job, tokens: int) -> Plan:
     if method in FUSED:
         settings["estimator"] = {**BELIEF, **settings.get("estimator", {})}
     return Plan(
-        job.bed, method, job.seed, job.group_size, job.rate, tokens=tokens, curriculum=settings, label=job.label
+        job.bed,
+        method,
+        job.seed,
+        job.group_size,
+        job.rate,
+        tokens=tokens,
+        curriculum=settings,
+        label=job.label,
     )
 
 
@@ -105,8 +114,13 @@ class Runs:
     def get(self, jobs: Iterable[Job]) -> list[dict[str, Any]]:
         jobs = list(jobs)
         missing = [job for job in dict.fromkeys(jobs) if job not in self._done]
-        context = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in the middle of their work
-        with context.Pool(min(self._jobs, max(len(missing), 1))) as pool, self._path.open("a") as file:
+        context = multiprocessing.get_context(
+            "spawn"
+        )  # a fork would copy threads of torch in the middle of their work
+        with (
+            context.Pool(min(self._jobs, max(len(missing), 1))) as pool,
+            self._path.open("a") as file,
+        ):
             calls = [pool.apply_async(run_job, (job, self._tokens, self._start)) for job in missing]
             for number, (job, call) in enumerate(zip(missing, calls, strict=True), 1):
                 self._done[job] = row = call.get()
@@ -130,16 +144,21 @@ def _start(path: Path) -> Start:
 def best_rate(runs: Runs, bed: str, label: str, group_size: int, rates: Sequence[float]) -> float:
     """By accuracy on the whole pool, mean of the tuning seeds."""
     jobs = [Job(bed, label, group_size, rate, seed) for rate in rates for seed in TUNING_SEEDS]
-    found = np.array([row["accuracy_whole"] for row in runs.get(jobs)]).reshape(len(rates), -1).mean(1)
+    found = (
+        np.array([row["accuracy_whole"] for row in runs.get(jobs)]).reshape(len(rates), -1).mean(1)
+    )
     return rates[int(found.argmax())]
 
 
 def rows_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row a bed, method and group size, over its seeds; differences are to the best grpo of the bed."""
+    """One row a bed, method and group size, over its seeds; differences are to the best grpo of the
+    bed."""
     groups: dict[tuple[str, str, int, float], list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["seed"] not in TUNING_SEEDS:
-            groups.setdefault((row["bed"], row["label"], row["group_size"], row["rate"]), []).append(row)
+            groups.setdefault(
+                (row["bed"], row["label"], row["group_size"], row["rate"]), []
+            ).append(row)
     told = [_row(*key, found) for key, found in groups.items()]
     for row in told:
         grpo = [r for r in told if r["bed"] == row["bed"] and r["label"] == "grpo"]
@@ -148,7 +167,9 @@ def rows_of(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return sorted(told, key=lambda r: (r["bed"], -r["whole"]))
 
 
-def _row(bed: str, label: str, group_size: int, rate: float, found: list[Mapping[str, Any]]) -> dict[str, Any]:
+def _row(
+    bed: str, label: str, group_size: int, rate: float, found: list[Mapping[str, Any]]
+) -> dict[str, Any]:
     def mean(name: str) -> float:
         return float(np.nanmean([f[name] for f in found]))
 
@@ -157,12 +178,35 @@ def _row(bed: str, label: str, group_size: int, rate: float, found: list[Mapping
     start = found[0]["by_level_start"]
     grid = np.linspace(0, found[0]["plan"]["tokens"], 101)
     curve = np.mean([np.interp(grid, *zip(*f["curve_whole"], strict=True)) for f in found], axis=0)
-    names = ("mixed", "all_pass", "all_fail", "p_var", "levels", "hard_useful", "distinct", "effective", "most_visits")
+    names = (
+        "mixed",
+        "all_pass",
+        "all_fail",
+        "p_var",
+        "levels",
+        "hard_useful",
+        "distinct",
+        "effective",
+        "most_visits",
+    )
     return {
         **{"bed": bed, "label": label, "group_size": group_size, "rate": rate, "seeds": len(found)},
-        **{"whole": float(np.mean(whole)), "low": min(whole), "high": max(whole), "start": mean("start_whole")},
-        **{"by_seed": {str(f["seed"]): f["accuracy_whole"] for f in found}, "levels_mean": mean("accuracy_levels")},
-        **{"pass_at_8": mean("pass_at_8_levels"), "area": mean("area"), "curve": curve.tolist(), "by_level": levels},
+        **{
+            "whole": float(np.mean(whole)),
+            "low": min(whole),
+            "high": max(whole),
+            "start": mean("start_whole"),
+        },
+        **{
+            "by_seed": {str(f["seed"]): f["accuracy_whole"] for f in found},
+            "levels_mean": mean("accuracy_levels"),
+        },
+        **{
+            "pass_at_8": mean("pass_at_8_levels"),
+            "area": mean("area"),
+            "curve": curve.tolist(),
+            "by_level": levels,
+        },
         "fell": [name for name in levels if levels[name] < start[name] - 0.01],
         **{name: mean(name) for name in names},
         "flaky_useful": mean("flaky_useful"),
@@ -174,7 +218,9 @@ def _compare(row: dict[str, Any], grpo: Mapping[str, Any]) -> None:
     shared = row["by_seed"].keys() & grpo["by_seed"].keys()
     row["seeds_above_grpo"] = sum(row["by_seed"][seed] > grpo["by_seed"][seed] for seed in shared)
     mix = BEDS[row["bed"]].mix
-    row["below_grpo"] = [name for name in mix if row["by_level"][name] < grpo["by_level"][name] - 0.01]
+    row["below_grpo"] = [
+        name for name in mix if row["by_level"][name] < grpo["by_level"][name] - 0.01
+    ]
     curve = np.maximum.accumulate(row["curve"])
     reached = np.flatnonzero(curve >= grpo["whole"])
     row["tokens_to_grpo"] = float(reached[0] / (len(curve) - 1)) if len(reached) else None
@@ -203,17 +249,25 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = ",".join(METHODS)
     parser.add_argument("--beds", default=",".join(BEDS), help=f"of {', '.join(BEDS)}")
-    parser.add_argument("--methods", default=names, help=f"of {names}; or 'ablations', or one of those by name")
+    parser.add_argument(
+        "--methods", default=names, help=f"of {names}; or 'ablations', or one of those by name"
+    )
     parser.add_argument("--groups", default="4,8", help="group sizes")
-    parser.add_argument("--rates", default="1.5e-4,3e-4,5e-4,8e-4,1.2e-3", help="learning rates to choose from")
+    parser.add_argument(
+        "--rates", default="1.5e-4,3e-4,5e-4,8e-4,1.2e-3", help="learning rates to choose from"
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=400_000, help="generated in each run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, of one core each")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
-    parser.add_argument("--table", action="store_true", help="run nothing, print the table of what is there")
+    parser.add_argument(
+        "--table", action="store_true", help="run nothing, print the table of what is there"
+    )
     given = parser.parse_args()
     runs = Runs(given.out, given.tokens, given.jobs)
     rates = [float(rate) for rate in given.rates.split(",")]

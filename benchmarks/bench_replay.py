@@ -1,9 +1,12 @@
-"""How long does choosing take? Seconds per step of each method in the synthetic world, by size of the pool.
+"""How long does choosing take? Seconds per step of each method in the synthetic world, by size of
+the pool.
 
-    python benchmarks/bench_replay.py [--sizes 10000,1000000] [--methods grpo,dapo,depo] [--steps 30] [--json]
+    python benchmarks/bench_replay.py [--sizes 10000,1000000] [--methods grpo,dapo,depo] [--steps
+    30] [--json]
 
-Every method gets a world of its own with the same seed. "other" is the world itself (drawing groups, learning) and the
-counting. ``share`` is the share of mixed groups, ``accuracy`` the learner's mean pass rate over the pool at the end.
+Every method gets a world of its own with the same seed. "other" is the world itself (drawing
+groups, learning) and the counting. ``share`` is the share of mixed groups, ``accuracy`` the
+learner's mean pass rate over the pool at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ def measure(n_prompts: int, method: str, steps: int, prompts_per_step: int) -> d
         "build_s": round(built, 2),
         "selecting_ms_per_step": round(1000 * selecting / steps, 2),
         "learning_ms_per_step": round(1000 * learning / steps, 2),
-        "other_ms_per_step": round(1000 * ((result.seconds_total or 0.0) - selecting - learning) / steps, 2),
+        "other_ms_per_step": round(
+            1000 * ((result.seconds_total or 0.0) - selecting - learning) / steps, 2
+        ),
         "share": round(result.mixed_share or 0.0, 3),
         "accuracy": round(engine.metrics()["accuracy"], 3),
         "rollouts": result.rollouts,
@@ -45,7 +50,9 @@ def measure(n_prompts: int, method: str, steps: int, prompts_per_step: int) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", default="10000,1000000")
     parser.add_argument("--methods", default="grpo,dapo,depo")
     parser.add_argument("--steps", type=int, default=30)

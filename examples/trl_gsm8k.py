@@ -4,8 +4,9 @@
     python examples/trl_gsm8k.py --method grpo --out runs/gsm8k_grpo        # without a choice, to compare with
     python examples/trl_gsm8k.py --data train.jsonl --test test.jsonl --model FOLDER    # without a network
 
-A row has ``question`` and ``answer``, a solution that ends in "#### number"; without files both splits come from the
-hub. ``eval_reward`` is the accuracy on held-out problems. Stopped and started again, it goes on where it was.
+A row has ``question`` and ``answer``, a solution that ends in "#### number"; without files both
+splits come from the hub. ``eval_reward`` is the accuracy on held-out problems. Stopped and started
+again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ def problems(split: str, file: Path | None) -> Dataset:
         rows = load_dataset("openai/gsm8k", "main", split=split)
     else:
         rows = load_dataset("json", data_files=str(file), split="train")
-    return rows.map(lambda row: {"prompt": [{"role": "user", "content": PROMPT.format(question=row["question"])}]})
+    return rows.map(
+        lambda row: {
+            "prompt": [{"role": "user", "content": PROMPT.format(question=row["question"])}]
+        }
+    )
 
 
 def settings(options: argparse.Namespace) -> DEPOConfig:
@@ -60,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="GRPO on GSM8K.")
     parser.add_argument("--data", type=Path, help="training rows, JSONL; the hub's unless given")
     parser.add_argument("--test", type=Path, help="held-out rows, JSONL; the hub's unless given")
-    parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B-Instruct", help="a hub name or a local folder")
+    parser.add_argument(
+        "--model", default="Qwen/Qwen2.5-0.5B-Instruct", help="a hub name or a local folder"
+    )
     parser.add_argument("--method", default="depo+", help="depo+, grpo, dapo, depo, ...")
     parser.add_argument("--out", type=Path, default=Path("runs/trl_gsm8k"))
     parser.add_argument("--max-steps", type=int, default=200)
@@ -78,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     trainer.train(resume_from_checkpoint="auto")
     trainer.save_model(str(options.out / "model"))
-    print(f"Accuracy on {len(trainer.eval_dataset)} held-out problems: {trainer.evaluate()['eval_reward']:.3f}")
+    print(
+        f"Accuracy on {len(trainer.eval_dataset)} held-out problems: {trainer.evaluate()['eval_reward']:.3f}"
+    )
     print(f"One row a group, for depo replay: {options.out / 'outcomes.jsonl'}")
 
 

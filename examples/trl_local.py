@@ -4,9 +4,9 @@
     python examples/trl_local.py --tiny                         # two small steps, to see that everything is in place
     python examples/trl_local.py --data mine.jsonl --model Qwen/Qwen2.5-1.5B-Instruct --out runs/mine
 
-A row of the file has ``prompt``, ``answer`` (a number, or a solution that ends in "#### number") and, if you like,
-``source``. Other columns, such as published pass rates, are read by the estimator. Stopped and started again, it goes
-on where it was.
+A row of the file has ``prompt``, ``answer`` (a number, or a solution that ends in "#### number")
+and, if you like, ``source``. Other columns, such as published pass rates, are read by the
+estimator. Stopped and started again, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ QUESTION = "{prompt}\nThink step by step and end with a line '#### ' and the num
 def problems(path: Path) -> Dataset:
     """The rows of a JSONL file, each prompt as a chat."""
     rows = load_dataset("json", data_files=str(path), split="train")
-    return rows.map(lambda row: {"prompt": [{"role": "user", "content": QUESTION.format(prompt=row["prompt"])}]})
+    return rows.map(
+        lambda row: {"prompt": [{"role": "user", "content": QUESTION.format(prompt=row["prompt"])}]}
+    )
 
 
 def settings(out: Path, tiny: bool) -> DEPOConfig:
@@ -53,7 +55,9 @@ def settings(out: Path, tiny: bool) -> DEPOConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="GRPO on word problems in a local file.")
     parser.add_argument("--data", type=Path, default=HERE / "problems.jsonl")
-    parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B-Instruct", help="a hub name or a local folder")
+    parser.add_argument(
+        "--model", default="Qwen/Qwen2.5-0.5B-Instruct", help="a hub name or a local folder"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/trl_local"))
     parser.add_argument("--tiny", action="store_true", help="two small steps")
     options = parser.parse_args(argv)

@@ -1,10 +1,12 @@
-"""Makes the demo's policy: a tiny character model, warm-started on addition by supervised learning, and its tokenizer.
+"""Makes the demo's policy: a tiny character model, warm-started on addition by supervised learning,
+and its tokenizer.
 
     python scripts/make_demo_policy.py [--out src/depo_rl/commands/demo/assets]
 
-Two phases, three to five minutes on one core. The first learns addition up to where three digits start to work; the
-second, on mostly two digits, makes those reliable and leaves three half-learnt: a policy for which most of the pool
-teaches nothing. Same machine and torch release, same weights. Prints the pass rates and the share of dead groups.
+Two phases, three to five minutes on one core. The first learns addition up to where three digits
+start to work; the second, on mostly two digits, makes those reliable and leaves three half-learnt:
+a policy for which most of the pool teaches nothing. Same machine and torch release, same weights.
+Prints the pass rates and the share of dead groups.
 """
 
 from __future__ import annotations
@@ -23,16 +25,19 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 from depo_rl.commands.demo import arithmetic
 from depo_rl.commands.evaluation import dead_share
 
-DEFAULT_OUT = Path(__file__).resolve().parents[1] / "src" / "depo_rl" / "commands" / "demo" / "assets"
+DEFAULT_OUT = (
+    Path(__file__).resolve().parents[1] / "src" / "depo_rl" / "commands" / "demo" / "assets"
+)
 
 
 @dataclass(frozen=True)
 class Phase:
     """A part of the warm start: ``steps`` batches of problems with digits drawn by ``mix``.
 
-    The rate rises over ``warmup`` steps, stays, and falls over the last ``decay`` share. ``stop_at``: (digits, pass
-    rate) that ends it earlier; when sums of a size are suddenly understood differs from seed to seed by hundreds of
-    steps, so a number of steps alone would not say how good the policy is.
+    The rate rises over ``warmup`` steps, stays, and falls over the last ``decay`` share.
+    ``stop_at``: (digits, pass rate) that ends it earlier; when sums of a size are suddenly
+    understood differs from seed to seed by hundreds of steps, so a number of steps alone would not
+    say how good the policy is.
     """
 
     steps: int
@@ -45,13 +50,16 @@ class Phase:
 
 
 PHASES = (
-    Phase(2000, {1: 0.15, 2: 0.35, 3: 0.40, 4: 0.10}, 2e-3, warmup=100, decay=0.0, stop_at=(3, 0.33)),
+    Phase(
+        2000, {1: 0.15, 2: 0.35, 3: 0.40, 4: 0.10}, 2e-3, warmup=100, decay=0.0, stop_at=(3, 0.33)
+    ),
     Phase(250, {1: 0.10, 2: 0.84, 3: 0.06}, 1e-3, warmup=20, decay=0.3),
 )
 
 
 def new_model(tokenizer: Any, seed: int) -> GPTNeoXForCausalLM:
-    """3 layers of width 96. GPT-NeoX for its fused layer norms (fast on a CPU) and rotary positions (left padding)."""
+    """3 layers of width 96. GPT-NeoX for its fused layer norms (fast on a CPU) and rotary positions
+    (left padding)."""
     torch.manual_seed(seed)
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
@@ -61,7 +69,11 @@ def new_model(tokenizer: Any, seed: int) -> GPTNeoXForCausalLM:
             num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=64,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 1.0,
+            },
             rotary_pct=1.0,  # the same; older releases of transformers read it over the line above
             use_parallel_residual=False,
             tie_word_embeddings=True,
@@ -86,7 +98,9 @@ def problems(phase: Phase, rng: random.Random) -> list[dict[str, Any]]:
     """A batch of problems from the training side of the split."""
     rows: list[dict[str, Any]] = []
     while len(rows) < phase.batch:
-        row = arithmetic.make_problem(rng.choices(list(phase.mix), list(phase.mix.values()))[0], rng)
+        row = arithmetic.make_problem(
+            rng.choices(list(phase.mix), list(phase.mix.values()))[0], rng
+        )
         if not arithmetic.is_held_out(row):
             rows.append(row)
     return rows
@@ -118,7 +132,9 @@ def train(model: GPTNeoXForCausalLM, tokenizer: Any, phase: Phase, seed: int) ->
         optimizer.step()
         if (step + 1) % 25 == 0:
             reached = arithmetic.evaluate(model, tokenizer, probe)
-            print(f"step {step + 1:5d}  loss {loss.item():.3f}  pass rate {reached:.3f}", flush=True)
+            print(
+                f"step {step + 1:5d}  loss {loss.item():.3f}  pass rate {reached:.3f}", flush=True
+            )
             if phase.stop_at and reached >= phase.stop_at[1]:
                 return
 
@@ -136,7 +152,9 @@ def save(model: GPTNeoXForCausalLM, tokenizer: Any, out: Path) -> None:
     for name in ("config.json", "generation_config.json"):
         path = out / name
         if path.exists():
-            values = {k: v for k, v in json.loads(path.read_text()).items() if k != "transformers_version"}
+            values = {
+                k: v for k, v in json.loads(path.read_text()).items() if k != "transformers_version"
+            }
             path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
@@ -145,7 +163,9 @@ def describe() -> None:
     model, tokenizer = arithmetic.load_policy(), arithmetic.tokenizer()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     for digits in arithmetic.POOL_MIX:
-        p = arithmetic.success_probabilities(model, tokenizer, arithmetic.make_eval(500, 3, {digits: 1.0}))
+        p = arithmetic.success_probabilities(
+            model, tokenizer, arithmetic.make_eval(500, 3, {digits: 1.0})
+        )
         print(f"{digits} digits: pass rate {p.mean():.3f}, dead groups of 8 {dead_share(p, 8):.2f}")
     pool = arithmetic.make_pool(arithmetic.SETTINGS.pool_size, arithmetic.SETTINGS.pool_seed)
     p = arithmetic.success_probabilities(model, tokenizer, pool)
@@ -153,8 +173,15 @@ def describe() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder to write (default: the package's assets)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DEFAULT_OUT,
+        help="folder to write (default: the package's assets)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,8 +1,10 @@
-"""Writes docs/settings.md and docs/metrics.md from the code: descriptions of fields, and names in docstrings.
+"""Writes docs/settings.md and docs/metrics.md from the code: descriptions of fields, and names in
+docstrings.
 
     python scripts/make_reference.py [--check]
 
-Needs the extra ``trl``, for what its trainer takes and logs. ``--check`` writes nothing and exits 1 if a page is stale.
+Needs the extra ``trl``, for what its trainer takes and logs. ``--check`` writes nothing and exits 1
+if a page is stale.
 """
 
 from __future__ import annotations
@@ -59,10 +61,23 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 MADE = "<!-- Made by scripts/make_reference.py from the code: change it there. -->"
 
 ESTIMATORS: tuple[type[BaseModel], ...] = (
-    *(FusedSettings, EncoderSettings, HistorySettings, OracleSettings, ConstantSettings, DPSSettings, BOTSSettings),
+    *(
+        FusedSettings,
+        EncoderSettings,
+        HistorySettings,
+        OracleSettings,
+        ConstantSettings,
+        DPSSettings,
+        BOTSSettings,
+    ),
 )
 OF_A_METHOD: dict[str, type[BaseModel]] = {
-    **{"greso": GRESOSettings, "pools": PoolSettings, "adarft": AdaRFTSettings, "speed": SPEEDSettings},
+    **{
+        "greso": GRESOSettings,
+        "pools": PoolSettings,
+        "adarft": AdaRFTSettings,
+        "speed": SPEEDSettings,
+    },
 }
 
 
@@ -126,7 +141,10 @@ def settings_page() -> str:
     for name, model in OF_A_METHOD.items():
         lines += ["", f"### `{name}`", "", _summary(model), "", *_settings_table(model, f"{name}.")]
     lines += ["", "## `DEPOConfig`, on TRL", ""]
-    lines += ["Besides these it has every field of TRL's `GRPOConfig`, with the meaning it has there.", ""]
+    lines += [
+        "Besides these it has every field of TRL's `GRPOConfig`, with the meaning it has there.",
+        "",
+    ]
     lines += _table(["setting", "type", "default", "what it is"], _dataclass_rows(DEPOConfig))
     lines += ["", "## `data.depo`, on verl", "", "See [verl.md](verl.md).", ""]
     lines += [*_settings_table(VerlSettings, "data.depo."), "", _summary(HostSettings), ""]
@@ -157,7 +175,9 @@ def _read_by(setting: str) -> str:
         return "all"
     if readers == [name for name, method in METHODS.items() if "explore" in method.settings]:
         return "all that choose"
-    return f"all but `{others[0]}`" if len(others) == 1 else ", ".join(f"`{name}`" for name in readers)
+    return (
+        f"all but `{others[0]}`" if len(others) == 1 else ", ".join(f"`{name}`" for name in readers)
+    )
 
 
 def _settings_table(
@@ -166,8 +186,11 @@ def _settings_table(
     of_method: Callable[[str], BaseModel | None] | None = None,
     read_by: Callable[[str], str] | None = None,
 ) -> list[str]:
-    """of_method: the settings that a method begins with, to tell where they are not the model's own defaults."""
-    own_defaults = [(name, field, _others(name, field, of_method)) for name, field in _fields(model)]
+    """of_method: the settings that a method begins with, to tell where they are not the model's own
+    defaults."""
+    own_defaults = [
+        (name, field, _others(name, field, of_method)) for name, field in _fields(model)
+    ]
     some_differ = any(others for _, _, others in own_defaults)
     head = ["setting", "type", "default", *(["methods with another"] if some_differ else [])]
     head += [*(["read by"] if read_by else []), "what it is"]
@@ -185,21 +208,30 @@ def _fields(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
 
 
 def _default(field: FieldInfo) -> Any:
-    return "(must be given)" if field.is_required() else field.get_default(call_default_factory=True)
+    return (
+        "(must be given)" if field.is_required() else field.get_default(call_default_factory=True)
+    )
 
 
-def _others(name: str, field: FieldInfo, of_method: Callable[[str], BaseModel | None] | None) -> str:
+def _others(
+    name: str, field: FieldInfo, of_method: Callable[[str], BaseModel | None] | None
+) -> str:
     """``value: methods`` for each value other than the default that some method begins with."""
     methods_by_value: dict[str, list[str]] = {}
     for method in METHODS if of_method else ():
         settings = of_method(method) if of_method else None
-        if settings is not None and (value := _shown(getattr(settings, name))) != _shown(_default(field)):
+        if settings is not None and (value := _shown(getattr(settings, name))) != _shown(
+            _default(field)
+        ):
             methods_by_value.setdefault(value, []).append(f"`{method}`")
-    return "; ".join(f"{value}: {', '.join(methods)}" for value, methods in methods_by_value.items())
+    return "; ".join(
+        f"{value}: {', '.join(methods)}" for value, methods in methods_by_value.items()
+    )
 
 
 def _shown(value: Any) -> str:
-    """A default as one would write it in YAML; of settings within settings their type, or that they have their own."""
+    """A default as one would write it in YAML; of settings within settings their type, or that they
+    have their own."""
     if isinstance(value, BaseModel):
         kind = getattr(value, "type", None)
         return f"`{kind}`" if kind else "its own"
@@ -231,7 +263,12 @@ def _type(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "array":
         items = schema["items"]
         return "list of texts" if items["type"] == "string" else f"list of numbers{_range(items)}"
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+    }
     words |= {"null": "`null`", "object": "mapping"}
     return words[schema["type"]] + _range(schema)
 
@@ -248,14 +285,25 @@ def _range(schema: Mapping[str, Any]) -> str:
 def _dataclass_rows(config: type[Any]) -> Iterator[list[str]]:
     """Fields that the class adds to its base."""
     inherited = {field.name for field in dataclasses.fields(config.__mro__[1])}
-    words = {"str": "text", "bool": "true or false", "int": "whole number", "float": "number", "None": "`null`"}
+    words = {
+        "str": "text",
+        "bool": "true or false",
+        "int": "whole number",
+        "float": "number",
+        "None": "`null`",
+    }
     words |= {"dict[str, Any]": "mapping"}
     for field in dataclasses.fields(config):
         if field.name not in inherited:
             # as written: transformers' argument parser puts classes into field.type
             written = config.__annotations__[field.name]
             kind = " or ".join(words[part.strip()] for part in written.split("|"))
-            yield [f"`{field.name}`", kind, _shown(field.default), field.metadata["help"].removesuffix(".")]
+            yield [
+                f"`{field.name}`",
+                kind,
+                _shown(field.default),
+                field.metadata["help"].removesuffix("."),
+            ]
 
 
 # ---- metrics
@@ -264,7 +312,8 @@ _ENTRY = re.compile(r"(?:^|(?<=[.;] ))([a-z][a-z0-9_]*(?:, [a-z][a-z0-9_]*)*): "
 
 
 def described(docstring: str | None) -> dict[str, str]:
-    """Name -> meaning, of a docstring's ``name, other_name: what they are.`` wherever a sentence begins so."""
+    """Name -> meaning, of a docstring's ``name, other_name: what they are.`` wherever a sentence
+    begins so."""
     found: dict[str, str] = {}
     for paragraph in inspect.cleandoc(docstring or "").split("\n\n"):
         parts = _ENTRY.split(" ".join(paragraph.split()))
@@ -295,7 +344,10 @@ SELECTOR_FIGURES = {
     "pools": described(DifficultyPools.metrics.__doc__),
 }
 _WEIGHTS = ("importance_max", "effective_share")
-_SURVIVED = {f"estimator/{name}": told for name, told in described(SurvivingEstimator.metrics.__doc__).items()}
+_SURVIVED = {
+    f"estimator/{name}": told
+    for name, told in described(SurvivingEstimator.metrics.__doc__).items()
+}
 LIVE = {**described(Session.figures.__doc__), **_SURVIVED}
 TRL_ONLY = {
     **described(trl.TrlDriver.figures.__doc__),
@@ -347,7 +399,10 @@ def metrics_page() -> str:
     ]
     lines = [
         *METRICS_HEAD.splitlines(),
-        *_table(["figure", "`metrics()`", "logged", "what it is"], [_core_row(*item) for item in CORE.items()]),
+        *_table(
+            ["figure", "`metrics()`", "logged", "what it is"],
+            [_core_row(*item) for item in CORE.items()],
+        ),
         *("", "## What engines log besides, under `depo/`", "", *_named(LIVE)),
         *("", "## On TRL besides, under `depo/`", "", *_named(TRL_ONLY)),
         *REWARDS.splitlines(),
@@ -382,7 +437,10 @@ def _logged(name: str) -> str:
 
 
 def _named(figures: Mapping[str, str], prefix: str = "") -> list[str]:
-    return _table(["figure", "what it is"], [[f"`{prefix}{name}`", meaning] for name, meaning in figures.items()])
+    return _table(
+        ["figure", "what it is"],
+        [[f"`{prefix}{name}`", meaning] for name, meaning in figures.items()],
+    )
 
 
 # ---- both
@@ -391,10 +449,17 @@ PAGES: dict[str, Callable[[], str]] = {"settings.md": settings_page, "metrics.md
 
 
 def main(arguments: Sequence[str]) -> int:
-    stale = [name for name, page in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text() != page()]
+    stale = [
+        name
+        for name, page in PAGES.items()
+        if not (DOCS / name).exists() or (DOCS / name).read_text() != page()
+    ]
     for name in stale:
         if "--check" in arguments:
-            print(f"docs/{name} is not what the code says: python scripts/make_reference.py", file=sys.stderr)
+            print(
+                f"docs/{name} is not what the code says: python scripts/make_reference.py",
+                file=sys.stderr,
+            )
         else:
             (DOCS / name).write_text(PAGES[name]())
     return 1 if stale and "--check" in arguments else 0

@@ -19,7 +19,8 @@ BROWSER_SECONDS = 60.0  # hard limit on a browser, start and end included
 
 
 class Browser:
-    """A page in headless Chromium over the DevTools pipe: JSON messages, each ended by a zero byte."""
+    """A page in headless Chromium over the DevTools pipe: JSON messages, each ended by a zero
+    byte."""
 
     def __init__(self, send: int, receive: int, deadline: float) -> None:
         self._send, self._receive, self._deadline = send, receive, deadline
@@ -27,7 +28,9 @@ class Browser:
         self.requests: list[str] = []
         self.problems: list[str] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.call(f"{domain}.enable")
 
@@ -49,7 +52,9 @@ class Browser:
             time.sleep(0.05)
 
     def evaluate(self, expression: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
@@ -67,7 +72,11 @@ class Browser:
         message: dict[str, Any] = json.loads(raw)
         if message.get("method") == "Network.requestWillBeSent":
             self.requests.append(message["params"]["request"]["url"])
-        if message.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"):
+        if message.get("method") in (
+            "Log.entryAdded",
+            "Runtime.exceptionThrown",
+            "Runtime.consoleAPICalled",
+        ):
             self.problems.append(json.dumps(message["params"])[:300])
         return message
 

@@ -1,4 +1,5 @@
-"""A small world for tests of the core: pools, estimators right, wrong and broken, and groups that come back."""
+"""A small world for tests of the core: pools, estimators right, wrong and broken, and groups that
+come back."""
 
 from __future__ import annotations
 
@@ -30,12 +31,16 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("speed", {}),
     ("depo+", {"estimator": {"type": "fused", "n_buckets": 2**10, "n_random": 16}}),
 ]
-METHOD_IDS = [*("grpo", "dapo", "polaris", "depo-window", "depo-auto"), *(name for name, _ in METHODS[5:])]
+METHOD_IDS = [
+    *("grpo", "dapo", "polaris", "depo-window", "depo-auto"),
+    *(name for name, _ in METHODS[5:]),
+]
 UNIFORM = {"grpo", "dapo", "polaris", "vcrl", "speed"}  # roll every prompt out, without exploration
 
 
 class FakeEstimator:
-    """Says ``mean(prompt)`` of every prompt; remembers what it was told. state_dict: how many outcomes that was."""
+    """Says ``mean(prompt)`` of every prompt; remembers what it was told. state_dict: how many
+    outcomes that was."""
 
     def __init__(self, mean: Callable[[Prompt], float], strength: float = 16.0) -> None:
         self._mean, self._strength, self.n_seen = mean, strength, 0
@@ -44,7 +49,9 @@ class FakeEstimator:
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         self.calls.append(len(prompts))
-        return Prediction(np.array([self._mean(p) for p in prompts]), np.full(len(prompts), self._strength))
+        return Prediction(
+            np.array([self._mean(p) for p in prompts]), np.full(len(prompts), self._strength)
+        )
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         self.n_seen += len(outcomes)
@@ -73,7 +80,9 @@ ESTIMATORS: dict[str, Callable[[], FakeEstimator]] = {
     "infinite": lambda: FakeEstimator(lambda p: float("inf"), strength=float("inf")),
     "out of range": lambda: FakeEstimator(lambda p: 2.0, strength=-1.0),
     "all dead": lambda: FakeEstimator(lambda p: 0.0, strength=1e6),
-    "few alive": lambda: FakeEstimator(lambda p: 0.5 if int(p.key.split("-")[1]) < 3 else 0.0, strength=1e6),
+    "few alive": lambda: FakeEstimator(
+        lambda p: 0.5 if int(p.key.split("-")[1]) < 3 else 0.0, strength=1e6
+    ),
 }
 
 
@@ -84,7 +93,11 @@ def make_prompts(sizes: Sequence[int], seed: int = 0) -> list[Prompt]:
     for source, size in enumerate(sizes):
         for i in range(size):
             p = float(rng.choice([0.0, rng.random(), rng.random(), rng.random(), 1.0]))
-            prompts.append(Prompt(f"s{source}-{i}", f"question {i} of {source}", f"s{source}", {"pass_rate": p}))
+            prompts.append(
+                Prompt(
+                    f"s{source}-{i}", f"question {i} of {source}", f"s{source}", {"pass_rate": p}
+                )
+            )
     return prompts
 
 
@@ -109,13 +122,20 @@ def build(
 def roll_out(
     prompts: Iterable[Prompt], rng: np.random.Generator, group_size: int = 8, kind: str = "scored"
 ) -> list[GroupOutcome]:
-    """Groups by the prompts' true pass rates. kind: "scored", "partial" (some unscorable), "failed" (all of them)."""
+    """Groups by the prompts' true pass rates. kind: "scored", "partial" (some unscorable), "failed"
+    (all of them)."""
     outcomes = []
     for prompt in prompts:
-        n_failed = {"scored": 0, "partial": int(rng.integers(0, group_size + 1)), "failed": group_size}[kind]
+        n_failed = {
+            "scored": 0,
+            "partial": int(rng.integers(0, group_size + 1)),
+            "failed": group_size,
+        }[kind]
         n_scored = group_size - n_failed
         n_correct = int(rng.binomial(n_scored, rate(prompt)))
-        outcomes.append(GroupOutcome(prompt.key, n_correct, n_scored, n_failed, n_tokens=100 * group_size))
+        outcomes.append(
+            GroupOutcome(prompt.key, n_correct, n_scored, n_failed, n_tokens=100 * group_size)
+        )
     return outcomes
 
 
@@ -128,5 +148,7 @@ def conserved(curriculum: Curriculum) -> bool:
 
 methods = st.sampled_from(METHODS)
 estimators = st.sampled_from([*sorted(ESTIMATORS), None])  # None: the method's own
-source_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) >= 8)
+source_sizes = st.lists(st.integers(1, 30), min_size=1, max_size=5).filter(
+    lambda sizes: sum(sizes) >= 8
+)
 shares = st.sampled_from([0.0, 0.03, 0.05, 0.3, 1.0])

@@ -1,4 +1,5 @@
-"""The adapter of docs/write_an_adapter.md is run from the page, against what the page promises of it."""
+"""The adapter of docs/write_an_adapter.md is run from the page, against what the page promises of
+it."""
 
 from __future__ import annotations
 
@@ -39,14 +40,23 @@ def trained(page, folder, n_steps, resume=False, **settings):
 
 
 def test_it_chooses_what_can_teach(page, tmp_path):
-    made, uniform = trained(page, tmp_path / "a", 40), trained(page, tmp_path / "b", 40, method="grpo", curriculum={})
+    made, uniform = (
+        trained(page, tmp_path / "a", 40),
+        trained(page, tmp_path / "b", 40, method="grpo", curriculum={}),
+    )
     plain = page.ToyTrainer(ROWS, tmp_path)
     plain.train(40)
     assert made.skill > 1.1 * max(plain.skill, uniform.skill)
-    mixed, by_chance = (np.mean([row["depo/mixed_share"] for row in each.logged[-20:]]) for each in (made, uniform))
+    mixed, by_chance = (
+        np.mean([row["depo/mixed_share"] for row in each.logged[-20:]]) for each in (made, uniform)
+    )
     assert mixed > by_chance + 0.1
     last = made.logged[-1]
-    assert last["depo/groups"] == 320 and last["depo/auc_mixed"] > 0.6 and last["depo/estimator/failed_updates"] == 0
+    assert (
+        last["depo/groups"] == 320
+        and last["depo/auc_mixed"] > 0.6
+        and last["depo/estimator/failed_updates"] == 0
+    )
 
 
 def test_the_log_counts_verdicts_and_not_rewards(page, tmp_path):
@@ -67,12 +77,20 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(page, tmp_path, met
     first.train(8)  # beyond the checkpoint: these rows of the log must go
     again = trained(page, tmp_path / "again", 12, resume=True, **settings)
     assert (again.skill, again.step) == (whole.skill, whole.step)
-    logs = [json.loads(line) for line in (tmp_path / "whole" / "outcomes.jsonl").read_text().splitlines()]
-    assert [json.loads(line) for line in (tmp_path / "again" / "outcomes.jsonl").read_text().splitlines()] == logs
+    logs = [
+        json.loads(line)
+        for line in (tmp_path / "whole" / "outcomes.jsonl").read_text().splitlines()
+    ]
+    assert [
+        json.loads(line)
+        for line in (tmp_path / "again" / "outcomes.jsonl").read_text().splitlines()
+    ] == logs
 
 
 def test_what_the_page_says_is_refused_is_refused(page, tmp_path):
-    with pytest.raises(ConfigError, match=r"group_size = 8 contradicts group_size = 4: set group_size only"):
+    with pytest.raises(
+        ConfigError, match=r"group_size = 8 contradicts group_size = 4: set group_size only"
+    ):
         page.CurriculumTrainer(ROWS, tmp_path, curriculum={"group_size": 8})
     with pytest.raises(EngineError, match=r"'speed' extends .* which the toy trainer cannot"):
         page.CurriculumTrainer(ROWS, tmp_path, method="speed")

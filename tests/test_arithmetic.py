@@ -1,4 +1,5 @@
-"""The demo's task and shipped policy: honest split, exact evaluation, a pool that mostly teaches nothing."""
+"""The demo's task and shipped policy: honest split, exact evaluation, a pool that mostly teaches
+nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_pool_and_eval_share_no_problem(seed):
 
 
 def test_eval_is_the_level_to_be_learnt():
-    assert {row["source"] for row in arithmetic.make_eval(50, 0)} == {f"add{arithmetic.EVAL_DIGITS}"}
+    assert {row["source"] for row in arithmetic.make_eval(50, 0)} == {
+        f"add{arithmetic.EVAL_DIGITS}"
+    }
 
 
 def test_every_level_is_held_out_in_the_number_asked_for():
@@ -61,7 +64,9 @@ def test_more_problems_than_exist_is_an_error():
 
 
 def test_reward_is_exact_match_after_strip():
-    rewards = arithmetic.correct_reward([" 12 ", "12", "120", "", "1 2"], ["12"] * 5, prompts=["5+7="] * 5)
+    rewards = arithmetic.correct_reward(
+        [" 12 ", "12", "120", "", "1 2"], ["12"] * 5, prompts=["5+7="] * 5
+    )
     assert rewards == [1.0, 1.0, 0.0, 0.0, 0.0]
 
 
@@ -76,7 +81,9 @@ def test_tokenizer_round_trip(policy):
 
 
 def test_assets_are_small_and_load_as_float32(policy):
-    files = [f for f in (resources.files("depo_rl.commands.demo") / "assets").iterdir() if f.is_file()]
+    files = [
+        f for f in (resources.files("depo_rl.commands.demo") / "assets").iterdir() if f.is_file()
+    ]
     assert sum(len(f.read_bytes()) for f in files) < 2_000_000
     parameters = list(policy[0].parameters())
     assert {p.dtype for p in parameters} == {torch.float32}
@@ -95,7 +102,9 @@ def test_exact_evaluation_agrees_with_sampling(policy):
     rows = arithmetic.make_eval(100, seed=5, mix={2: 0.3, 3: 0.7})
     exact = arithmetic.success_probabilities(*policy, rows, batch_size=32)
     sampled = arithmetic.pass_rates(*policy, rows, group_size=16, seed=1)
-    assert abs(exact.mean() - sampled.mean()) < 4 * np.sqrt((exact * (1 - exact)).sum() / 16) / len(rows)
+    assert abs(exact.mean() - sampled.mean()) < 4 * np.sqrt((exact * (1 - exact)).sum() / 16) / len(
+        rows
+    )
     assert np.corrcoef(exact, sampled)[0, 1] > 0.9
     assert arithmetic.evaluate(*policy, rows) == pytest.approx(exact.mean(), abs=1e-6)
 
@@ -108,7 +117,9 @@ def test_evaluation_leaves_generators_and_mode_alone(policy):
         before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
         arithmetic.evaluate(model, tokenizer, rows)
         first = arithmetic.pass_rates(model, tokenizer, rows, group_size=4, seed=0)
-        assert np.array_equal(first, arithmetic.pass_rates(model, tokenizer, rows, group_size=4, seed=0))
+        assert np.array_equal(
+            first, arithmetic.pass_rates(model, tokenizer, rows, group_size=4, seed=0)
+        )
         assert torch.equal(before, torch.get_rng_state())
         assert np.array_equal(numpy_before, np.random.get_state()[1])
         assert model.training is training
@@ -125,7 +136,11 @@ def test_the_whole_pool_is_its_levels_as_they_are_mixed(policy):
 
 def test_room_to_learn_at_the_start(policy):
     settings = arithmetic.SETTINGS
-    found = arithmetic.evaluate_pool(*policy, arithmetic.make_levels(settings.eval_sizes, settings.eval_seed))
+    found = arithmetic.evaluate_pool(
+        *policy, arithmetic.make_levels(settings.eval_sizes, settings.eval_seed)
+    )
     assert found.whole == pytest.approx(0.4714, abs=0.002)  # of 8,500 other problems
     assert found.whole < settings.target_accuracy - 0.005
-    assert found.accuracy["add3"] < 0.65 and found.accuracy["add2"] > 0.9  # to be learnt, and to be forgotten
+    assert (
+        found.accuracy["add3"] < 0.65 and found.accuracy["add2"] > 0.9
+    )  # to be learnt, and to be forgotten

@@ -1,4 +1,5 @@
-"""Bad input to `depo train`: exit code 2, one line that says what, where and the mend, and nothing written."""
+"""Bad input to `depo train`: exit code 2, one line that says what, where and the mend, and nothing
+written."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from test_train_cli import build_tiny_model, rows, settings, write_run
 from test_train_cli import tiny_model as _tiny_model
 
 tiny_model = _tiny_model  # the fixture
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # torch, transformers and TRL warn about each other
 
 Change = dict[str, Any]
 
@@ -45,34 +48,90 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ("unknown name in a section", at("data.colums", {}), ["'data.colums'", "'columns'"]),
     ("unknown name two deep", at("data.columns.promt", "q"), ["'data.columns.promt'", "'prompt'"]),
     ("unknown method", at("method", "dapoo"), ["'dapoo'", "'dapo'"]),
-    ("unknown curriculum setting", at("curriculum.windwo", [0, 1]), ["curriculum", "'windwo'", "'window'"]),
+    (
+        "unknown curriculum setting",
+        at("curriculum.windwo", [0, 1]),
+        ["curriculum", "'windwo'", "'window'"],
+    ),
     ("window upside down", at("curriculum.window", [0.9, 0.1]), ["curriculum", "low < high"]),
-    ("unknown estimator setting", at("curriculum.estimator", {"type": "encoder", "widht": 2}), ["'width'"]),
+    (
+        "unknown estimator setting",
+        at("curriculum.estimator", {"type": "encoder", "widht": 2}),
+        ["'width'"],
+    ),
     ("unknown TRL setting", at("trl.lerning_rate", 1), ["'trl.lerning_rate'", "'learning_rate'"]),
-    ("TRL setting of a wrong type", at("trl.max_steps", "ten"), ["trl.max_steps = 'ten'", "integer"]),
+    (
+        "TRL setting of a wrong type",
+        at("trl.max_steps", "ten"),
+        ["trl.max_steps = 'ten'", "integer"],
+    ),
     ("TRL refuses the value", at("trl.lr_scheduler_type", "constnt"), ["constnt", "constant"]),
-    ("TRL setting with a home of its own", at("trl.output_dir", "x"), ["trl.output_dir", "'output'"]),
+    (
+        "TRL setting with a home of its own",
+        at("trl.output_dir", "x"),
+        ["trl.output_dir", "'output'"],
+    ),
     (
         "method that TRL cannot run",
         lambda config: config.update(method="speed", curriculum={}),
         ["method 'speed' extends a group", "'depo replay'"],
     ),
-    ("column that is not there", named_column("levle"), ["column 'levle'", "none of the 12 prompts"]),
-    ("labels that are not there", at("method", "oracle"), ["column 'pass_rate'", "estimator.field"]),
-    ("one completion per prompt", at("trl.num_generations", 1), ["trl.num_generations = 1", "at least 2"]),
+    (
+        "column that is not there",
+        named_column("levle"),
+        ["column 'levle'", "none of the 12 prompts"],
+    ),
+    (
+        "labels that are not there",
+        at("method", "oracle"),
+        ["column 'pass_rate'", "estimator.field"],
+    ),
+    (
+        "one completion per prompt",
+        at("trl.num_generations", 1),
+        ["trl.num_generations = 1", "at least 2"],
+    ),
     ("group size twice", at("curriculum.group_size", 4), ["contradicts trl.num_generations = 2"]),
     ("groups do not fit", at("trl.per_device_train_batch_size", 3), ["prompts_per_step = 2", "3"]),
-    ("batch set twice", at("trl.gradient_accumulation_steps", 2), ["follows from prompts_per_step"]),
+    (
+        "batch set twice",
+        at("trl.gradient_accumulation_steps", 2),
+        ["follows from prompts_per_step"],
+    ),
     ("pool smaller than a batch", at("prompts_per_step", 64), ["12 prompts", "64 distinct"]),
     ("reward of no kind", at("reward", [{"weight": 1}]), ["reward.0", "kind"]),
     ("reward missing", at("reward", ...), ["reward: missing"]),
     ("reward of unknown kind", at("reward", "boxd"), ["'boxd'", "'boxed'"]),
-    ("unknown reward setting", at("reward", [{"kind": "boxed", "timeot_s": 1}]), ["'timeot_s'", "'timeout_s'"]),
-    ("reward time-out", at("reward", [{"kind": "boxed", "timeout_s": 0}]), ["timeout_s = 0", "greater than 0"]),
-    ("reward file missing", at("reward", {"kind": "python", "function": "reward.py:even"}), ["no such file"]),
-    ("reward function missing", at("reward", {"kind": "python", "function": "rewards.py:evn"}), ["'even'"]),
-    ("reward is no function", at("reward", {"kind": "python", "function": "rewards.py:LIMIT"}), ["is a int"]),
-    ("reward module missing", at("reward", {"kind": "python", "function": "no_such:f"}), ["cannot be imported"]),
+    (
+        "unknown reward setting",
+        at("reward", [{"kind": "boxed", "timeot_s": 1}]),
+        ["'timeot_s'", "'timeout_s'"],
+    ),
+    (
+        "reward time-out",
+        at("reward", [{"kind": "boxed", "timeout_s": 0}]),
+        ["timeout_s = 0", "greater than 0"],
+    ),
+    (
+        "reward file missing",
+        at("reward", {"kind": "python", "function": "reward.py:even"}),
+        ["no such file"],
+    ),
+    (
+        "reward function missing",
+        at("reward", {"kind": "python", "function": "rewards.py:evn"}),
+        ["'even'"],
+    ),
+    (
+        "reward is no function",
+        at("reward", {"kind": "python", "function": "rewards.py:LIMIT"}),
+        ["is a int"],
+    ),
+    (
+        "reward module missing",
+        at("reward", {"kind": "python", "function": "no_such:f"}),
+        ["cannot be imported"],
+    ),
     (
         "reward factory's settings",
         at("reward", {"kind": "python", "function": "rewards.py:scaled", "settings": {"wait": 1}}),
@@ -80,27 +139,63 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ),
     ("rewards of one name", at("reward", MATH * 2), ["2 functions are called 'boxed_reward'"]),
     ("only a length punishment", at("reward", {"kind": "soft_overlong", "cache": 2}), ["verifier"]),
-    ("punishment longer than the answer", at("reward", [*MATH, {"kind": "soft_overlong", "cache": 9}]), ["at most"]),
+    (
+        "punishment longer than the answer",
+        at("reward", [*MATH, {"kind": "soft_overlong", "cache": 9}]),
+        ["at most"],
+    ),
     ("unknown judge", at("correct.reward", "evn"), ["correct.reward = 'evn'", "'even'"]),
-    ("verifier without answers", at("data.columns.answer", None), ["data.columns.answer", "'boxed'"]),
+    (
+        "verifier without answers",
+        at("data.columns.answer", None),
+        ["data.columns.answer", "'boxed'"],
+    ),
     ("model nowhere", at("model", {}), ["model needs either name", "neither"]),
     ("model in two places", at("model.name", "a/b"), ["model needs either name", "both"]),
     ("model folder missing", at("model.path", "tinny"), ["model.path", "tinny", "no such folder"]),
-    ("model not on the hub", at("model", {"name": "no-such/model"}), ["model.name = 'no-such/model'"]),
+    (
+        "model not on the hub",
+        at("model", {"name": "no-such/model"}),
+        ["model.name = 'no-such/model'"],
+    ),
     ("chat without a template", at("data.chat", True), ["chat template", "data.chat=false"]),
-    ("template without a place", at("data.prompt_template", "Solve:"), ["data.prompt_template", "{prompt}"]),
+    (
+        "template without a place",
+        at("data.prompt_template", "Solve:"),
+        ["data.prompt_template", "{prompt}"],
+    ),
     ("system prompt without chat", at("data.system_prompt", "x"), ["data.chat"]),
     ("completions too long", at("trl.max_completion_length", 60), ["66", "context of 64"][1:]),
     ("prompts too long", at("data.max_prompt_tokens", 2), ["data.max_prompt_tokens = 2"]),
     ("encoder not on the hub", at("curriculum.estimator", "encoder"), ["backbone", "fused"]),
     ("unknown adapter setting", at("peft", {"lora_alpa": 4}), ["'peft.lora_alpa'", "'lora_alpha'"]),
-    ("data file missing", at("data.path", "trian.jsonl"), ["data.path", "trian.jsonl", "no such file"]),
+    (
+        "data file missing",
+        at("data.path", "trian.jsonl"),
+        ["data.path", "trian.jsonl", "no such file"],
+    ),
     ("data of unknown kind", at("data.path", "run.yaml"), ["must end in .parquet"]),
-    ("data not on the hub", at("data", {"name": "no-such/data"}), ["data.name = 'no-such/data'", "data.path"]),
-    ("evaluation data missing", at("data.eval", {"path": "x.csv"}), ["data.eval.path", "no such file"]),
-    ("misnamed column", at("data.columns.prompt", "qestion"), ["train.jsonl", "'qestion'", "'question'"]),
+    (
+        "data not on the hub",
+        at("data", {"name": "no-such/data"}),
+        ["data.name = 'no-such/data'", "data.path"],
+    ),
+    (
+        "evaluation data missing",
+        at("data.eval", {"path": "x.csv"}),
+        ["data.eval.path", "no such file"],
+    ),
+    (
+        "misnamed column",
+        at("data.columns.prompt", "qestion"),
+        ["train.jsonl", "'qestion'", "'question'"],
+    ),
     ("missing column", at("data.columns.source", "topic"), ["'topic'", "Known:"]),
-    ("prompt of a wrong type", at("data.columns.prompt", "gold"), ["train.jsonl row 1", "'gold'", "text"]),
+    (
+        "prompt of a wrong type",
+        at("data.columns.prompt", "gold"),
+        ["train.jsonl row 1", "'gold'", "text"],
+    ),
     ("pass rate beyond 1", at("data.columns.pass_rate", "gold"), ["row 2", "[0, 1]"]),
     ("output is a file", at("output", "run.yaml"), ["output", "not a folder"]),
     ("resume from nothing", at("resume", "checkpoint-7"), ["resume", "not a complete checkpoint"]),
@@ -143,12 +238,36 @@ def test_settings(
 
 ROWS: list[tuple[str, list[dict[str, Any]], list[str]]] = [
     ("no rows", [], ["train.jsonl"]),
-    ("a prompt missing", [*rows(), {"question": " ", "gold": 1}], ["1 row of 13", "row 13", "drop_bad_rows"]),
-    ("answers missing", [*rows(), *([{"question": "1", "gold": None}] * 5)], ["5 rows of 17", "rows 13, 14, 15, ..."]),
-    ("duplicate prompts", [*rows(), *rows(2)], ["2 duplicate prompts", "row 13 repeats row 1", "drop_duplicates"]),
-    ("one prompt, two answers", [*rows(), {"question": "0+0=", "gold": 9}], ["1 with another answer"]),
-    ("answers no verifier reads", [{"question": f"{i}", "gold": "?"} for i in range(9)], ["none of 9", "unscorable"]),
-    ("a column of mixed types", [*rows(), {"question": "1", "gold": 1, "info": "x"}], ["column 'info' mixes types"]),
+    (
+        "a prompt missing",
+        [*rows(), {"question": " ", "gold": 1}],
+        ["1 row of 13", "row 13", "drop_bad_rows"],
+    ),
+    (
+        "answers missing",
+        [*rows(), *([{"question": "1", "gold": None}] * 5)],
+        ["5 rows of 17", "rows 13, 14, 15, ..."],
+    ),
+    (
+        "duplicate prompts",
+        [*rows(), *rows(2)],
+        ["2 duplicate prompts", "row 13 repeats row 1", "drop_duplicates"],
+    ),
+    (
+        "one prompt, two answers",
+        [*rows(), {"question": "0+0=", "gold": 9}],
+        ["1 with another answer"],
+    ),
+    (
+        "answers no verifier reads",
+        [{"question": f"{i}", "gold": "?"} for i in range(9)],
+        ["none of 9", "unscorable"],
+    ),
+    (
+        "a column of mixed types",
+        [*rows(), {"question": "1", "gold": 1, "info": "x"}],
+        ["column 'info' mixes types"],
+    ),
 ]
 
 
@@ -166,7 +285,11 @@ def test_rows(
 
 
 FILES = [
-    ("train.jsonl", b'{"question": "1", "gold": 1}\n{"question": \n', ["train.jsonl line 2", "not JSON"]),
+    (
+        "train.jsonl",
+        b'{"question": "1", "gold": 1}\n{"question": \n',
+        ["train.jsonl line 2", "not JSON"],
+    ),
     ("train.jsonl", b"[1]\n", ["train.jsonl line 1", "JSON object"]),
     ("train.jsonl", b'{"question": "\xff"}', ["train.jsonl", "not UTF-8"]),
     ("train.json", b'{"question": "1"}', ["train.json", "list of objects"]),
@@ -183,7 +306,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize("name, content, says", [pytest.param(*f, id=f"{f[0]}: {f[2][-1]}") for f in FILES])
+@pytest.mark.parametrize(
+    "name, content, says", [pytest.param(*f, id=f"{f[0]}: {f[2][-1]}") for f in FILES]
+)
 def test_files(
     name: str,
     content: bytes,
@@ -244,16 +369,25 @@ def test_bad_rows_can_be_left_out(
     assert main(["train", str(run), *allowed]) == 0
     found = json.loads(capsys.readouterr().out)["data"]
     assert found["rows_read"] == 17 and found["prompts"] == 10
-    assert (found["dropped_bad"], found["dropped_duplicates"], found["dropped_too_long"]) == (1, 4, 2)
+    assert (found["dropped_bad"], found["dropped_duplicates"], found["dropped_too_long"]) == (
+        1,
+        4,
+        2,
+    )
     assert found["duplicates_with_another_answer"] == 1
 
 
 def test_gpu_settings_on_a_cpu(
-    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
-    line = refused(write_run(tmp_path, settings(tiny_model)), capsys, "trl.bf16=true", "trl.use_cpu=false")
+    line = refused(
+        write_run(tmp_path, settings(tiny_model)), capsys, "trl.bf16=true", "trl.use_cpu=false"
+    )
     assert "set trl.use_cpu=true and trl.bf16=false" in line
     encoder = "curriculum.estimator={type: encoder, device: cuda}"
     assert "curriculum.estimator.device=cpu" in refused(tmp_path / "run.yaml", capsys, encoder)
@@ -279,7 +413,10 @@ def test_tokenizer_of_another_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_exit_codes(
-    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error

@@ -1,4 +1,5 @@
-"""Bad input to `depo replay`: exit code 2, one line that says where and what, and no output folder."""
+"""Bad input to `depo replay`: exit code 2, one line that says where and what, and no output
+folder."""
 
 from __future__ import annotations
 
@@ -18,7 +19,18 @@ from depo_rl.cli import main
 
 Row = dict[str, Any]
 OPTIONS = [
-    *("--methods", "grpo,depo", "--group-size", "4", "--prompts-per-step", "4", "--steps", "2", "--seeds", "0"),
+    *(
+        "--methods",
+        "grpo,depo",
+        "--group-size",
+        "4",
+        "--prompts-per-step",
+        "4",
+        "--steps",
+        "2",
+        "--seeds",
+        "0",
+    ),
     *("--set", "depo.warmup_steps=1"),
 ]
 LOG: Row = {"n_correct": 1, "n_scored": 4, "group_size": 4, "step": 1}
@@ -44,7 +56,9 @@ def replay(path: Path, *options: str) -> int:
 def refused(path: Path, says: list[str], capsys: pytest.CaptureFixture[str], *options: str) -> None:
     assert replay(path, *options) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("depo: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    assert out == "" and err.startswith("depo: ") and err.count("\n") == 1 and err.endswith("\n"), (
+        err
+    )
     assert len(err) < 600
     assert all(part in err for part in says), err
     assert not (path.parent / "out").exists()
@@ -71,7 +85,11 @@ COUNTS: list[tuple[str, Row, list[str]]] = [
 ]
 HUGE_COUNTS: list[tuple[str, Row, list[str]]] = [
     ("huge group", {"group_size": HUGE}, ["group_size = 1000", "below"]),
-    ("group beyond the sampler", {"group_size": 10**9}, ["group_size = 1000000000", "below 1,000,000,000"]),
+    (
+        "group beyond the sampler",
+        {"group_size": 10**9},
+        ["group_size = 1000000000", "below 1,000,000,000"],
+    ),
     ("huge step", {"step": HUGE}, ["step = 1000", "below"]),
     ("huge failures", {"n_failed": HUGE}, ["n_failed = 1000", "below"]),
 ]
@@ -104,7 +122,9 @@ JSON_ONLY = [(f"{name}: {case}", kind, wrong, says)
              for case, wrong, says in cases]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "wrong", "says"), [pytest.param(*c[1:], id=c[0]) for c in VALUES + JSON_ONLY])
+@pytest.mark.parametrize(
+    ("kind", "wrong", "says"), [pytest.param(*c[1:], id=c[0]) for c in VALUES + JSON_ONLY]
+)
 def test_a_wrong_value_in_json_lines(kind, wrong, says, tmp_path, capsys):
     path = tmp_path / "t.jsonl"
     path.write_bytes(lines(rows(kind, **wrong)))
@@ -156,7 +176,9 @@ FILES: list[tuple[str, str, bytes, list[str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "content", "says"), [pytest.param(*f[1:], id=f[0]) for f in FILES])
+@pytest.mark.parametrize(
+    ("name", "content", "says"), [pytest.param(*f[1:], id=f[0]) for f in FILES]
+)
 def test_a_file_that_is_not_what_it_should_be(name, content, says, tmp_path, capsys):
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, says, capsys)
@@ -166,7 +188,9 @@ def table(**columns: Any) -> pa.Table:
     return pa.table({"prompt": [f"p{i}" for i in range(9)], **columns})
 
 
-TWICE = pa.table([pa.array(["a"]), pa.array(["b"]), pa.array([0.5])], names=["prompt", "prompt", "pass_rate"])
+TWICE = pa.table(
+    [pa.array(["a"]), pa.array(["b"]), pa.array([0.5])], names=["prompt", "prompt", "pass_rate"]
+)
 TABLES: list[tuple[str, pa.Table, list[str]]] = [
     ("no rows", table(pass_rate=[0.5] * 9).slice(0, 0), ["holds no row"]),
     ("a column twice", TWICE, ["column 'prompt' is there twice"]),
@@ -193,8 +217,16 @@ def _fill(**files: bytes) -> Callable[[Path], None]:
 FOLDERS: list[tuple[str, Callable[[Path], None], list[str]]] = [
     ("empty", _fill(), ["no .parquet or .jsonl file"]),
     ("nothing of use", _fill(a__txt=b"x"), ["no .parquet or .jsonl file"]),
-    ("two kinds", _fill(a__jsonl=GOOD, b__jsonl=lines(rows(HISTORY))), ["b.jsonl: row 1: no column 'pass_rate'"]),
-    ("one is junk", _fill(a__jsonl=GOOD, b__parquet=b"junk"), ["b.parquet: row 1: not a JSON object"]),
+    (
+        "two kinds",
+        _fill(a__jsonl=GOOD, b__jsonl=lines(rows(HISTORY))),
+        ["b.jsonl: row 1: no column 'pass_rate'"],
+    ),
+    (
+        "one is junk",
+        _fill(a__jsonl=GOOD, b__parquet=b"junk"),
+        ["b.parquet: row 1: not a JSON object"],
+    ),
     ("one is empty", _fill(a__jsonl=GOOD, b__jsonl=b""), ["b.jsonl: holds no row"]),
 ]
 
@@ -213,14 +245,19 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
 
 LATE = [
     (["--methods", "grpo,oracle"], ["'oracle'", "'pass_rate'"]),
-    (["--methods", "depo+", "--set", "depo+.estimator={type: fused, policy_features: 8}"], ["= 8: a replay has no"]),
+    (
+        ["--methods", "depo+", "--set", "depo+.estimator={type: fused, policy_features: 8}"],
+        ["= 8: a replay has no"],
+    ),
     (["--methods", "grpo,polaris", "--set", "polaris.keep=[0.8,0.9]"], ["'polaris'"]),
     (["--methods", "grpo", "--group-size", "9"], ["group_size = 9", "at most 4"]),
 ]
 
 
 @pytest.mark.parametrize(("options", "says"), LATE)
-def test_what_a_later_method_refuses_is_said_before_the_first_one_runs(options, says, tmp_path, capsys):
+def test_what_a_later_method_refuses_is_said_before_the_first_one_runs(
+    options, says, tmp_path, capsys
+):
     (tmp_path / "t.jsonl").write_bytes(lines(rows(HISTORY)))
     refused(tmp_path / "t.jsonl", says, capsys, *options)
 
@@ -250,13 +287,20 @@ def test_missing_and_odd_feature_values_are_no_error(kind, tmp_path, capsys):
 TOLERATED = [
     ("a torn last line", "t.jsonl", GOOD + b'{"prompt": "x", "pa', "half a line"),
     ("zeros after a power cut", "t.jsonl", GOOD + b"\0" * 64, "half a line"),
-    ("half a surrogate pair", "t.jsonl", GOOD + b'{"prompt": "\\ud800", "pass_rate": 0.5}\n', "9 prompts"),
+    (
+        "half a surrogate pair",
+        "t.jsonl",
+        GOOD + b'{"prompt": "\\ud800", "pass_rate": 0.5}\n',
+        "9 prompts",
+    ),
     ("JSON lines under another name", "t.parquet", GOOD, "8 prompts"),
     ("failures that are NaN", "t.jsonl", lines(rows(HISTORY, n_failed=math.nan)), "9 prompts"),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "says"), [pytest.param(*t[1:], id=t[0]) for t in TOLERATED])
+@pytest.mark.parametrize(
+    ("name", "content", "says"), [pytest.param(*t[1:], id=t[0]) for t in TOLERATED]
+)
 def test_what_is_forgiven_and_told(name, content, says, tmp_path, capsys):
     (tmp_path / name).write_bytes(content)
     assert replay(tmp_path / name) == 0

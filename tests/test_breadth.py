@@ -112,7 +112,10 @@ def test_an_epoch_of_grpo_visits_each_prompt_once():
     assert figures["effective_prompts"] == pytest.approx(40)
 
 
-batches = st.lists(st.tuples(st.lists(st.sampled_from(KEYS), unique=True), st.booleans(), st.booleans()), max_size=60)
+batches = st.lists(
+    st.tuples(st.lists(st.sampled_from(KEYS), unique=True), st.booleans(), st.booleans()),
+    max_size=60,
+)
 
 
 @given(batches, st.integers(0, 60))
@@ -151,4 +154,6 @@ def test_a_curriculum_counts_each_choice_once_and_across_a_resume(tmp_path_facto
         expected.update(prompt.key for prompt in batch)
         curriculum.settle(roll_out(batch, np.random.default_rng(step)))
         assert curriculum.metrics()["sources_in_batch"] == len({prompt.source for prompt in batch})
-    assert curriculum.breadth.visits.tolist() == [expected[prompt.key] for prompt in curriculum.pool]
+    assert curriculum.breadth.visits.tolist() == [
+        expected[prompt.key] for prompt in curriculum.pool
+    ]

@@ -1,4 +1,5 @@
-"""The ready configurations: each loads, builds the arguments of TRL, and has the values of docs/paper_index.md."""
+"""The ready configurations: each loads, builds the arguments of TRL, and has the values of
+docs/paper_index.md."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from depo_rl.commands.train.rewards import build_rewards, close_rewards, reward_
 from depo_rl.commands.train.trl_args import batch_layout, build_args, depo_kwargs
 from depo_rl.errors import ConfigError
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # torch, transformers and TRL warn about each other
 
 PREFIX = "qwen2.5-1.5b-dapo17k-"
 METHODS = {
@@ -40,7 +43,9 @@ def test_paper_settings(name: str) -> None:
     assert config.method == METHODS[name]
     assert config.model.name == "Qwen/Qwen2.5-1.5B-Instruct"
     assert (config.trl["max_steps"], config.trl["learning_rate"]) == (1000, 1e-6)
-    prompts, group_size = (256, 4) if name == "depo-plus" else (128, 8)  # ours: smaller groups, as many completions
+    prompts, group_size = (
+        (256, 4) if name == "depo-plus" else (128, 8)
+    )  # ours: smaller groups, as many completions
     assert config.group_size == group_size
     assert batch_layout(config).prompts_per_step == prompts
     assert batch_layout(config).prompts_per_generation == prompts
@@ -51,7 +56,9 @@ def test_paper_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8, 16])
-def test_batch_is_the_same_on_any_number_of_gpus(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_is_the_same_on_any_number_of_gpus(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world))
     layout = batch_layout(load("depo"))
     assert layout.prompts_per_step == layout.prompts_per_generation == 128
@@ -59,9 +66,13 @@ def test_batch_is_the_same_on_any_number_of_gpus(world: int, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("world", [3, 7])
-def test_a_number_of_gpus_that_does_not_divide_is_refused(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_of_gpus_that_does_not_divide_is_refused(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world))
-    with pytest.raises(ConfigError, match="prompts_per_step = 128: 1024 completions are not a multiple of"):
+    with pytest.raises(
+        ConfigError, match="prompts_per_step = 128: 1024 completions are not a multiple of"
+    ):
         batch_layout(load("depo"))
 
 
@@ -80,12 +91,19 @@ def test_depo_has_the_released_values() -> None:
         and own.pooling == "cls"
     )
     assert (own.learning_rate, own.backbone_lr_scale, own.grad_clip) == (2e-4, 0.2, 1.0)
-    assert (own.distill_weight, own.ranking_weight, own.ranking_delta, own.ranking_margin) == (0.5, 3.0, 0.05, 0.5)
+    assert (own.distill_weight, own.ranking_weight, own.ranking_delta, own.ranking_margin) == (
+        0.5,
+        3.0,
+        0.05,
+        0.5,
+    )
     assert (own.width, own.dropout, own.updates_per_observe) == (1024, 0.1, 1)
 
 
 def test_ablations_differ_in_one_thing_each() -> None:
-    full, no_ranking, neither = (estimator(f"depo{s}") for s in ("", "-no-ranking", "-no-ranking-no-distill"))
+    full, no_ranking, neither = (
+        estimator(f"depo{s}") for s in ("", "-no-ranking", "-no-ranking-no-distill")
+    )
     assert no_ranking == full.model_copy(update={"ranking_weight": 0.0})
     assert neither == full.model_copy(update={"ranking_weight": 0.0, "distill_weight": 0.0})
 
@@ -94,7 +112,11 @@ def test_depo_with_dapo_keeps_all_of_dapo_but_dynamic_sampling() -> None:
     both, dapo, depo = load("depo-dapo"), load("dapo"), load("depo")
     assert both.trl == dapo.trl and both.reward == dapo.reward and both.data == dapo.data
     assert both.method == "depo" and both.curriculum == depo.curriculum
-    assert (both.trl["loss_type"], both.trl["epsilon"], both.trl["epsilon_high"]) == ("dapo", 0.2, 0.28)
+    assert (both.trl["loss_type"], both.trl["epsilon"], both.trl["epsilon_high"]) == (
+        "dapo",
+        0.2,
+        0.28,
+    )
     assert isinstance(both.reward[0], MathReward) and isinstance(both.reward[1], SoftOverlongReward)
     assert dapo.curriculum_config().max_rounds == 10
 
@@ -102,7 +124,12 @@ def test_depo_with_dapo_keeps_all_of_dapo_but_dynamic_sampling() -> None:
 def test_methods_are_compared_on_the_same_terms() -> None:
     """GRPO and DEPO differ in how prompts are chosen and in nothing else."""
     grpo, depo = load("grpo"), load("depo")
-    assert (grpo.trl, grpo.reward, grpo.data, grpo.model) == (depo.trl, depo.reward, depo.data, depo.model)
+    assert (grpo.trl, grpo.reward, grpo.data, grpo.model) == (
+        depo.trl,
+        depo.reward,
+        depo.data,
+        depo.model,
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)

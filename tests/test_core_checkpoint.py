@@ -28,13 +28,21 @@ arrays = hnp.arrays(
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | arrays
 keys = st.text(st.characters(codec="utf-8"), max_size=4)
 states = st.dictionaries(
-    keys, st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+    keys,
+    st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)
+    ),
 )
 
 
 def _same(a, b) -> bool:
     if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        return (
+            isinstance(b, np.ndarray)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and a.tobytes() == b.tobytes()
+        )
     if isinstance(a, dict):
         return isinstance(b, dict) and list(a) == list(b) and all(_same(a[k], b[k]) for k in a)
     if isinstance(a, list):
@@ -72,7 +80,9 @@ def test_keys_with_slashes_do_not_collide(tmp_path):
     assert loaded["a"]["b"].tolist() == [1.0]
 
 
-@pytest.mark.parametrize("state", [{1: "a"}, {"a": {(1, 2): 3}}, {"a": {"$array": "b"}}, {"a": object()}])
+@pytest.mark.parametrize(
+    "state", [{1: "a"}, {"a": {(1, 2): 3}}, {"a": {"$array": "b"}}, {"a": object()}]
+)
 def test_what_could_not_come_back_as_it_was_is_refused(state, tmp_path):
     with pytest.raises(TypeError):
         save_state(tmp_path / "s", state)
@@ -90,7 +100,10 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(broken, tmp_path, monkeyp
     old = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(os, broken, _raise_enospc)
-        with pytest.raises(CheckpointError, match=r"cannot write .*state: No space left on device; the previous file"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"cannot write .*state: No space left on device; the previous file",
+        ):
             save_state(path, {"step": 2})
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
@@ -139,7 +152,9 @@ def test_killed_between_the_write_and_the_rename_the_old_file_stands(tmp_path):
         "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"save_state({str(path)!r}, {{'step': 2}})\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": _src()}, timeout=HANG_S)
+    killed = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": _src()}, timeout=HANG_S
+    )
     assert killed.returncode == -9
     assert load_state(path) == {"step": 1}
     save_state(path, {"step": 3})
@@ -172,7 +187,11 @@ def test_other_files_are_refused(tmp_path):
     save_file({"w": np.zeros(3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="is not a depo_rl state"):
         load_state(tmp_path / "model.safetensors")
-    save_file({"w": np.zeros(3)}, tmp_path / "bad", metadata={"depo-state-1": json.dumps({"w": {"$array": "absent"}})})
+    save_file(
+        {"w": np.zeros(3)},
+        tmp_path / "bad",
+        metadata={"depo-state-1": json.dumps({"w": {"$array": "absent"}})},
+    )
     with pytest.raises(CheckpointError, match="damaged"):
         load_state(tmp_path / "bad")
     (tmp_path / "text").write_text("hello, this is no safetensors file at all")

@@ -1,4 +1,5 @@
-"""What every curriculum guarantees, for every method, whatever the estimator says and whatever comes back."""
+"""What every curriculum guarantees, for every method, whatever the estimator says and whatever
+comes back."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def test_the_methods_of_these_tests_are_all_there_are():
     source_sizes,
     shares,
     st.integers(1, 5),
-    st.lists(st.tuples(st.sampled_from(ACTIONS), st.integers(0, 12), st.sampled_from(KINDS)), min_size=4, max_size=20),
+    st.lists(
+        st.tuples(st.sampled_from(ACTIONS), st.integers(0, 12), st.sampled_from(KINDS)),
+        min_size=4,
+        max_size=20,
+    ),
 )
 def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, factor, script):
     name, config = method
@@ -88,7 +93,11 @@ def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, f
             settled = curriculum.settle(outcomes)
             assert [s.outcome for s in settled] == outcomes
             assert curriculum.in_flight == flying - {p.key for p in back}
-            assert all(s.admitted is False for s in settled if s.outcome.n_scored == 0 or s.because == "duplicate")
+            assert all(
+                s.admitted is False
+                for s in settled
+                if s.outcome.n_scored == 0 or s.because == "duplicate"
+            )
         assert conserved(curriculum)
         assert curriculum.breadth.visits.sum() == curriculum.metrics()["chosen"]
     assert curriculum.metrics()["explored"] == explored_before
@@ -97,7 +106,9 @@ def test_guarantees_hold_after_every_action(method, estimator, sizes, explore, f
 @pytest.mark.parametrize("estimator", sorted(ESTIMATORS))
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
 def test_a_whole_pool_can_be_proposed_at_once(method, config, estimator):
-    curriculum = build(method, make_prompts([20, 11]), config, ESTIMATORS[estimator](), {"keep": (0.0, 1.0)})
+    curriculum = build(
+        method, make_prompts([20, 11]), config, ESTIMATORS[estimator](), {"keep": (0.0, 1.0)}
+    )
     for _ in range(4):
         batch = curriculum.propose(31)
         assert len({p.key for p in batch}) == 31
@@ -118,9 +129,12 @@ def test_the_exploration_share_is_exact_to_one_place_at_every_moment(share, batc
 
 
 def test_explored_prompts_are_unbiased_whatever_the_prediction():
-    """The explored groups of an estimator that lets only three prompts through show the pool, not the three."""
+    """The explored groups of an estimator that lets only three prompts through show the pool, not
+    the three."""
     prompts = make_prompts([120], seed=3)
-    curriculum = build("depo", prompts, {"warmup_steps": 0, "explore": 0.25}, ESTIMATORS["few alive"]())
+    curriculum = build(
+        "depo", prompts, {"warmup_steps": 0, "explore": 0.25}, ESTIMATORS["few alive"]()
+    )
     seen: list[str] = []
     for _ in range(120):  # 16 places of 8 make 2 explored a batch: two whole passes
         settled = curriculum.settle(roll_out(curriculum.propose(8), np.random.default_rng(0)))
@@ -134,7 +148,9 @@ def test_explored_prompts_are_unbiased_whatever_the_prediction():
 @pytest.mark.parametrize(("method", "config"), METHODS, ids=METHOD_IDS)
 def test_no_prompt_goes_unvisited_for_longer_than_promised(method, config, estimator):
     prompts = make_prompts([30, 9, 1], seed=1)
-    curriculum = build(method, prompts, config, ESTIMATORS[estimator](), {"keep": (0.0, 1.0), "explore": 0.2})
+    curriculum = build(
+        method, prompts, config, ESTIMATORS[estimator](), {"keep": (0.0, 1.0), "explore": 0.2}
+    )
     n, rng, late = 6, np.random.default_rng(0), []
     bound = curriculum.max_unvisited_batches(n)
     assert bound is not None
@@ -158,9 +174,12 @@ def test_the_visit_bound_is_two_exploration_passes():
 
 @pytest.mark.parametrize("estimator", ["few alive", "all dead", "inverted"])
 def test_every_source_keeps_its_floor(estimator):
-    """A source never falls below explore x size: within two prompts of it, counted from the start of a pass."""
+    """A source never falls below explore x size: within two prompts of it, counted from the start
+    of a pass."""
     prompts = make_prompts([200, 50, 10, 2])
-    curriculum = build("depo", prompts, {"warmup_steps": 0, "explore": 0.25}, ESTIMATORS[estimator]())
+    curriculum = build(
+        "depo", prompts, {"warmup_steps": 0, "explore": 0.25}, ESTIMATORS[estimator]()
+    )
     share_of = {"s0": 200 / 262, "s1": 50 / 262, "s2": 10 / 262, "s3": 2 / 262}
     explored = dict.fromkeys(share_of, 0)
     for step in range(1, 132):
@@ -169,7 +188,10 @@ def test_every_source_keeps_its_floor(estimator):
             if s.because == "explored":
                 explored[curriculum.pool[s.outcome.key].source] += 1
         if step * 2 <= 262:
-            assert all(abs(explored[s] - share_of[s] * step * 2) <= 2 for s in share_of), (step, explored)
+            assert all(abs(explored[s] - share_of[s] * step * 2) <= 2 for s in share_of), (
+                step,
+                explored,
+            )
     assert explored == {"s0": 200, "s1": 50, "s2": 10, "s3": 2}
 
 
@@ -223,13 +245,19 @@ def test_a_window_that_lets_little_through_asks_the_estimator_seldom():
 
 
 def test_warm_up_filters_nothing_until_enough_groups_were_scored():
-    curriculum = build("depo", make_prompts([200]), {"warmup_steps": 3, "explore": 0.0}, ESTIMATORS["oracle"]())
+    curriculum = build(
+        "depo", make_prompts([200]), {"warmup_steps": 3, "explore": 0.0}, ESTIMATORS["oracle"]()
+    )
     rng, reasons = np.random.default_rng(0), []
     for kind in ["failed", "scored", "scored", "scored", "scored"]:
         batch = curriculum.propose(10)
-        settled = [s for p in batch for s in curriculum.settle(roll_out([p], rng, kind=kind))]  # one by one
+        settled = [
+            s for p in batch for s in curriculum.settle(roll_out([p], rng, kind=kind))
+        ]  # one by one
         reasons.append({s.because for s in settled})
-    assert reasons == [{"warmup"}] * 4 + [{"selected"}]  # the failed batch taught nothing and does not count
+    assert reasons == [{"warmup"}] * 4 + [
+        {"selected"}
+    ]  # the failed batch taught nothing and does not count
 
 
 def test_partial_groups_are_judged_by_what_was_scored():
@@ -276,7 +304,9 @@ def test_a_prediction_of_the_wrong_shape_is_a_bug_and_says_so():
 
 
 def test_broken_predictions_are_counted_and_harmless():
-    curriculum = build("depo", make_prompts([400]), {"warmup_steps": 0, "explore": 0.0}, ESTIMATORS["nan"]())
+    curriculum = build(
+        "depo", make_prompts([400]), {"warmup_steps": 0, "explore": 0.0}, ESTIMATORS["nan"]()
+    )
     settled = curriculum.settle(roll_out(curriculum.propose(10), np.random.default_rng(0)))
     assert curriculum.metrics()["invalid_predictions"] == 10
     assert {(s.predicted_mean, s.predicted_strength) for s in settled} == {(0.5, 2.0)}
@@ -324,16 +354,44 @@ def test_metrics_keep_their_names():
     assert set(curriculum.metrics()) == names
     assert {
         *("drawn", "chosen", "skipped", *REASONS, "admitted", "rejected", "failed", "duplicates"),
-        *("invalid_predictions", "in_flight", "mixed_share", "all_pass_share", "all_fail_share", "observed_mean"),
-        *("predicted_mean", "seconds_selecting", "seconds_learning", "log_loss", "auc_mixed", "ece", "ece_floor"),
-        *(*(f"{name}_share" for name in REASONS), "rollouts_saved", "tokens_saved", "estimator/n_seen"),
+        *(
+            "invalid_predictions",
+            "in_flight",
+            "mixed_share",
+            "all_pass_share",
+            "all_fail_share",
+            "observed_mean",
+        ),
+        *(
+            "predicted_mean",
+            "seconds_selecting",
+            "seconds_learning",
+            "log_loss",
+            "auc_mixed",
+            "ece",
+            "ece_floor",
+        ),
+        *(
+            *(f"{name}_share" for name in REASONS),
+            "rollouts_saved",
+            "tokens_saved",
+            "estimator/n_seen",
+        ),
         *BREADTH,
     } == names
 
 
 def test_what_was_not_measured_is_nan_and_never_zero():
     metrics = build("depo", make_prompts([40])).metrics()
-    for name in ("mixed_share", "observed_mean", "predicted_mean", "log_loss", "auc_mixed", "ece", "tokens_saved"):
+    for name in (
+        "mixed_share",
+        "observed_mean",
+        "predicted_mean",
+        "log_loss",
+        "auc_mixed",
+        "ece",
+        "tokens_saved",
+    ):
         assert np.isnan(metrics[name]), name
 
 
@@ -345,7 +403,9 @@ def test_savings_are_the_waste_avoided_and_nothing_else():
     metrics = curriculum.metrics()
     dead = metrics["skipped"]  # too hard, or, at most a few, surplus
     assert 0 < metrics["rollouts_saved"] <= 8 * dead
-    assert metrics["rollouts_saved"] == pytest.approx(8 * round(metrics["rollouts_saved"] / 8), rel=1e-3)
+    assert metrics["rollouts_saved"] == pytest.approx(
+        8 * round(metrics["rollouts_saved"] / 8), rel=1e-3
+    )
     assert metrics["tokens_saved"] == pytest.approx(metrics["rollouts_saved"] * 100)
     uniform = build("grpo", make_prompts([400]))
     uniform.settle(roll_out(uniform.propose(20), np.random.default_rng(0)))

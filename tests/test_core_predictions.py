@@ -41,7 +41,8 @@ def test_p_mixed_is_what_simulation_gives(mean, strength, group_size):
 
 
 @pytest.mark.parametrize(
-    ("p", "group_size", "dead"), [(0.15, 8, 0.27), (0.2, 8, 0.17), (0.3, 8, 0.06), (0.5, 8, 0.008), (0.15, 16, 0.074)]
+    ("p", "group_size", "dead"),
+    [(0.15, 8, 0.27), (0.2, 8, 0.17), (0.3, 8, 0.06), (0.5, 8, 0.008), (0.15, 16, 0.074)],
 )
 def test_a_known_pass_rate_is_the_limit_of_great_strength(p, group_size, dead):
     p_mixed = Prediction(np.array([p]), np.array([1e9])).p_mixed(group_size)[0]
@@ -58,14 +59,18 @@ def test_extreme_beliefs_stay_probabilities():
     assert Prediction(np.empty(0), np.empty(0)).p_mixed(8).shape == (0,)
 
 
-scores = st.lists(st.tuples(st.integers(0, 20).map(lambda i: i / 20), st.booleans()), min_size=1, max_size=60)
+scores = st.lists(
+    st.tuples(st.integers(0, 20).map(lambda i: i / 20), st.booleans()), min_size=1, max_size=60
+)
 
 
 @given(scores)
 def test_metrics_agree_with_scikit_learn(rows):
     p, truth = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
     clipped = np.clip(p, 1e-6, 1 - 1e-6)
-    assert log_loss(p, truth) == pytest.approx(sklearn_log_loss(truth, clipped, labels=[False, True]))
+    assert log_loss(p, truth) == pytest.approx(
+        sklearn_log_loss(truth, clipped, labels=[False, True])
+    )
     if truth.any() and not truth.all():
         assert auc(p, truth) == pytest.approx(roc_auc_score(truth, p))
     else:
@@ -98,11 +103,18 @@ def test_batch_shares_leave_out_what_could_not_be_scored():
         GroupOutcome("d", 0, 0, 8),
     ]
     shares = batch_shares(outcomes)
-    assert shares["mixed_share"] == shares["all_pass_share"] == shares["all_fail_share"] == pytest.approx(1 / 3)
+    assert (
+        shares["mixed_share"]
+        == shares["all_pass_share"]
+        == shares["all_fail_share"]
+        == pytest.approx(1 / 3)
+    )
     assert shares["observed_mean"] == pytest.approx((1 + 0 + 0.25) / 3)
 
 
-@pytest.mark.parametrize("counts", [(-1, 8, 0), (9, 8, 0), (0, 8, -1), (1, 0, 8), (float("nan"), 8, 0)])
+@pytest.mark.parametrize(
+    "counts", [(-1, 8, 0), (9, 8, 0), (0, 8, -1), (1, 0, 8), (float("nan"), 8, 0)]
+)
 def test_impossible_counts_are_refused(counts):
     with pytest.raises(ValueError, match="counts must satisfy"):
         GroupOutcome("a", *counts)
@@ -123,7 +135,9 @@ def test_impossible_counts_are_refused(counts):
 )
 def test_a_group_is_of_one_kind_by_what_was_scored(counts, kind):
     outcome = GroupOutcome("a", *counts)
-    assert [name for name in ("mixed", "all_pass", "all_fail") if getattr(outcome, name)] == ([kind] if kind else [])
+    assert [name for name in ("mixed", "all_pass", "all_fail") if getattr(outcome, name)] == (
+        [kind] if kind else []
+    )
     assert outcome.group_size == 8
     assert (outcome.pass_rate is None) == (kind is None)
 
@@ -154,7 +168,9 @@ def test_a_group_is_counted_from_what_each_completion_got():
     verdicts = [True, 1.0, False, 0.0, None, nan]
     rewards = [1.0, 2.0, None, nan, float("inf"), 3.0]
     logprobs = [(-6.0, 4), (-3.0, 2), (0.0, 0)]
-    found = GroupOutcome.of("a", verdicts, rewards, logprobs=logprobs, n_tokens=6, policy_step=3, group_size=8)
+    found = GroupOutcome.of(
+        "a", verdicts, rewards, logprobs=logprobs, n_tokens=6, policy_step=3, group_size=8
+    )
     assert (found.n_correct, found.n_scored, found.n_failed, found.group_size) == (2, 4, 4, 8)
     assert found.reward_mean == 2.0 and found.reward_std == pytest.approx((2 / 3) ** 0.5)
     assert (found.mean_logprob, found.n_tokens, found.policy_step) == (-1.5, 6, 3)
@@ -162,4 +178,6 @@ def test_a_group_is_counted_from_what_each_completion_got():
 
 def test_what_is_unknown_of_a_group_is_none_and_never_zero():
     assert GroupOutcome.of("a", [], group_size=4) == GroupOutcome("a", 0, 0, 4)
-    assert GroupOutcome.of("a", [None, True], [None, None], logprobs=[(float("nan"), 3)]) == GroupOutcome("a", 1, 1, 1)
+    assert GroupOutcome.of(
+        "a", [None, True], [None, None], logprobs=[(float("nan"), 3)]
+    ) == GroupOutcome("a", 1, 1, 1)

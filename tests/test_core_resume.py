@@ -1,4 +1,5 @@
-"""run(2k) = run(k), save, load, run(k), prompt by prompt and metric by metric; a refused load changes nothing."""
+"""run(2k) = run(k), save, load, run(k), prompt by prompt and metric by metric; a refused load
+changes nothing."""
 
 from __future__ import annotations
 
@@ -13,27 +14,42 @@ from depo_rl import Curriculum, Prompt
 from depo_rl.checkpoint import load_state, save_state
 from depo_rl.errors import StateMismatch
 
-FUSED = {"type": "fused", "n_buckets": 512, "n_random": 16, "replay_prompts": 50, "updates_per_observe": 2}
+FUSED = {
+    "type": "fused",
+    "n_buckets": 512,
+    "n_random": 16,
+    "replay_prompts": 50,
+    "updates_per_observe": 2,
+}
 ESTIMATORS = {"constant": {"type": "constant"}, "oracle": {"type": "oracle"}, "fused": FUSED}
 OWN = "the method's own"
 SECONDS = ("seconds_selecting", "seconds_learning")
 
 
-def _fresh(method: str, config: dict, estimator: str, prompts: list[Prompt] | None = None) -> Curriculum:
+def _fresh(
+    method: str, config: dict, estimator: str, prompts: list[Prompt] | None = None
+) -> Curriculum:
     given = {} if estimator == OWN else {"estimator": ESTIMATORS[estimator]}
     prompts = make_prompts([40, 25]) if prompts is None else prompts
     return build(method, prompts, {**config, **given, "seed": 3}, shared={"explore": 0.1})
 
 
-def _run(curriculum: Curriculum, steps: range, late: list[Prompt]) -> list[tuple[list[str], dict[str, float]]]:
-    """Each step's prompts and metrics. Half of every batch comes back a step late: prompts are in flight throughout."""
+def _run(
+    curriculum: Curriculum, steps: range, late: list[Prompt]
+) -> list[tuple[list[str], dict[str, float]]]:
+    """Each step's prompts and metrics. Half of every batch comes back a step late: prompts are in
+    flight throughout."""
     trace = []
     for step in steps:
         batch = curriculum.propose(6)
         rng = np.random.default_rng(step)
-        curriculum.settle(roll_out(late + batch[:3], rng, kind="partial" if step % 3 == 0 else "scored"))
+        curriculum.settle(
+            roll_out(late + batch[:3], rng, kind="partial" if step % 3 == 0 else "scored")
+        )
         late[:] = batch[3:]
-        metrics = {name: value for name, value in curriculum.metrics().items() if name not in SECONDS}
+        metrics = {
+            name: value for name, value in curriculum.metrics().items() if name not in SECONDS
+        }
         trace.append(([p.key for p in batch], metrics))
     return trace
 
@@ -103,7 +119,10 @@ BROKEN = {
     ),
     "another seed": (_set("pool", "seed", value=9), r"seed 9, this run has 3"),
     "unknown pool field": (_set("pool", "bonus", value=1), r"pool .*unknown: bonus"),
-    "walk out of the pool": (_set("pool", "walk", "cursor", value=66), r"cursor 66; this pool has 65"),
+    "walk out of the pool": (
+        _set("pool", "walk", "cursor", value=66),
+        r"cursor 66; this pool has 65",
+    ),
     "walk of text": (_set("pool", "walk", "epoch", value="0"), r"epoch '0'"),
     "exploration": (_delete("exploration", "owed"), r"exploration .*missing: owed"),
     "exploration's type": (_set("exploration", "owed", value=None), r"'exploration' is malformed"),
@@ -112,17 +131,35 @@ BROKEN = {
         r"'EncoderEstimator'.*'FusedEstimator'",
     ),
     "estimator field": (_set("estimator", "bonus", value=1), r"estimator .*unknown: bonus"),
-    "no estimator": (_set("estimator", value=None), r"estimator state must be a dict, got NoneType"),
+    "no estimator": (
+        _set("estimator", value=None),
+        r"estimator state must be a dict, got NoneType",
+    ),
     "rng": (_set("rng", "bit_generator", value="MT19937"), r"'rng' is malformed"),
     "estimator's rng": (_set("estimator", "heads", "rng", value={}), r"'estimator' is malformed"),
-    "in flight": (_set("ledger", "in_flight", value={"s0-1": ["selected"]}), r"'ledger' is malformed"),
+    "in flight": (
+        _set("ledger", "in_flight", value={"s0-1": ["selected"]}),
+        r"'ledger' is malformed",
+    ),
     "counts": (_set("ledger", "count", "chosen", value=None), r"'ledger' is malformed"),
     "count names": (_delete("ledger", "count", "chosen"), r"ledger count .*missing: chosen"),
     "visits": (_set("ledger", "breadth", "visits", value=None), r"'ledger' is malformed"),
-    "visits of another pool": (_set("ledger", "breadth", "visits", value=np.array([30, 0])), r"visits of 2 prompts"),
-    "visits and choices": (_set("ledger", "breadth", "visits", value=np.ones(65)), r"30 prompts as chosen and 65 v"),
-    "batches out of the pool": (_set("ledger", "breadth", "recent", value=[[65]]), r"this pool has 65 prompts"),
-    "batches never chosen": (_set("ledger", "breadth", "recent", value=[[0] * 31]), r"more often than was counted"),
+    "visits of another pool": (
+        _set("ledger", "breadth", "visits", value=np.array([30, 0])),
+        r"visits of 2 prompts",
+    ),
+    "visits and choices": (
+        _set("ledger", "breadth", "visits", value=np.ones(65)),
+        r"30 prompts as chosen and 65 v",
+    ),
+    "batches out of the pool": (
+        _set("ledger", "breadth", "recent", value=[[65]]),
+        r"this pool has 65 prompts",
+    ),
+    "batches never chosen": (
+        _set("ledger", "breadth", "recent", value=[[0] * 31]),
+        r"more often than was counted",
+    ),
     "breadth field": (_delete("ledger", "breadth", "open"), r"breadth .*missing: open"),
     "track": (_set("ledger", "track", "rows", value=np.zeros(3)), r"'ledger' is malformed"),
     "not a state": (lambda state: state.clear(), r"curriculum .*missing: estimator, exploration"),
@@ -138,7 +175,12 @@ def test_a_refused_load_changes_nothing(fault):
     state = copy.deepcopy(donor.state_dict())
     change(state)
 
-    victim, twin, late, twin_late = _fresh("depo", config, "fused"), _fresh("depo", config, "fused"), [], []
+    victim, twin, late, twin_late = (
+        _fresh("depo", config, "fused"),
+        _fresh("depo", config, "fused"),
+        [],
+        [],
+    )
     _run(victim, range(3), late)
     _run(twin, range(3), twin_late)
     with pytest.raises(StateMismatch, match=message) as error:
@@ -149,7 +191,13 @@ def test_a_refused_load_changes_nothing(fault):
 
 def _change_one(prompts: list[Prompt], **change) -> list[Prompt]:
     first = prompts[0]
-    values = {"key": first.key, "text": first.text, "source": first.source, "fields": first.fields, **change}
+    values = {
+        "key": first.key,
+        "text": first.text,
+        "source": first.source,
+        "fields": first.fields,
+        **change,
+    }
     return [Prompt(**values), *prompts[1:]]
 
 
@@ -176,7 +224,9 @@ def test_another_data_set_is_refused_naming_both(edit):
     assert state["pool"]["fingerprint"] != other.pool.fingerprint
 
 
-@pytest.mark.parametrize("others", [("constant", "fused"), ("fused", "oracle"), ("oracle", "constant")])
+@pytest.mark.parametrize(
+    "others", [("constant", "fused"), ("fused", "oracle"), ("oracle", "constant")]
+)
 def test_another_estimator_is_refused_naming_both(others):
     state = _fresh("depo", {}, others[0]).state_dict()
     with pytest.raises(StateMismatch, match=r"type '\w+Estimator', this run has '\w+Estimator'"):

@@ -40,7 +40,9 @@ def test_every_method_spends_the_same_budget_from_the_same_start(demo):
     starts = {r.accuracy[0].accuracy for r in results.values()}
     assert len(starts) == 1 and 0.46 < starts.pop() < arithmetic.SETTINGS.target_accuracy
     for r in results.values():
-        before_last_step = r.history[-2]["tokens"] if len(r.history) > 1 else 0.0  # dapo: ten rounds of one step
+        before_last_step = (
+            r.history[-2]["tokens"] if len(r.history) > 1 else 0.0
+        )  # dapo: ten rounds of one step
         assert before_last_step < BUDGET <= r.tokens
         assert r.rollouts == r.groups * 4 and r.steps == len(r.history)
 
@@ -63,7 +65,9 @@ def test_shares_are_over_all_groups_of_the_run(demo):
     for r in results.values():
         assert r.mixed_share + r.all_pass_share + r.all_fail_share == pytest.approx(1.0)
     assert results["depo"].explored_share == pytest.approx(0.05, abs=0.02)
-    assert results["grpo"].auc_mixed is None and results["grpo"].candidates_scored is None  # it predicts nothing
+    assert (
+        results["grpo"].auc_mixed is None and results["grpo"].candidates_scored is None
+    )  # it predicts nothing
 
 
 def test_accuracy_is_that_of_the_whole_pool_level_by_level(demo):
@@ -72,10 +76,14 @@ def test_accuracy_is_that_of_the_whole_pool_level_by_level(demo):
         assert list(r.accuracy_by_source) == ["add2", "add3", "add4", "add5"]
         for end, point in (("start", r.accuracy[0]), ("end", r.accuracy[-1])):
             levels = {name: getattr(found, end) for name, found in r.accuracy_by_source.items()}
-            weighted = sum(share * levels[f"add{digits}"] for digits, share in arithmetic.POOL_MIX.items())
+            weighted = sum(
+                share * levels[f"add{digits}"] for digits, share in arithmetic.POOL_MIX.items()
+            )
             assert point.accuracy == pytest.approx(weighted)
         assert r.accuracy_whole == r.accuracy[-1].accuracy < r.pass_at_8_whole < 1
-        assert r.forgotten == [name for name, a in r.accuracy_by_source.items() if a.end < a.start - 0.01]
+        assert r.forgotten == [
+            name for name, a in r.accuracy_by_source.items() if a.end < a.start - 0.01
+        ]
         assert r.target == arithmetic.SETTINGS.target_accuracy
         steps, add3 = r.series("accuracy_add3")
         assert steps == [point.step for point in r.accuracy[1:]] and steps[-1] == r.steps
@@ -116,8 +124,13 @@ def test_files_and_news(demo):
     out, results, news = demo
     assert {r.method for r in read_results(out / "results.json")} == set(results)
     page = (out / "report.html").read_text()
-    assert "Choosing prompts before the rollout" in page and "What was learnt, and what was forgotten" in page
-    assert all(f"<li>{m} forgot " in page or f'<li class="warn">{m} forgot ' in page for m in results)
+    assert (
+        "Choosing prompts before the rollout" in page
+        and "What was learnt, and what was forgotten" in page
+    )
+    assert all(
+        f"<li>{m} forgot " in page or f'<li class="warn">{m} forgot ' in page for m in results
+    )
     assert page.index("accuracy, whole pool") < page.index("mixed groups")
     assert (out / "accuracy_by_source.png").stat().st_size > 10_000
     assert (out / "accuracy_rollouts.png").stat().st_size > 10_000
@@ -131,7 +144,12 @@ def test_same_seed_same_run_in_another_process(demo, tmp_path):
 
     def facts(r):
         breadth = r.effective_prompts, r.most_visits, r.accuracy_by_source
-        return [(p.rollouts, p.tokens, p.accuracy) for p in r.accuracy], r.mixed_share, r.log_loss, breadth
+        return (
+            [(p.rollouts, p.tokens, p.accuracy) for p in r.accuracy],
+            r.mixed_share,
+            r.log_loss,
+            breadth,
+        )
 
     assert facts(again) == facts(results["depo"])
 
@@ -141,7 +159,10 @@ def test_json_on_stdout_and_nothing_else(tmp_path, capsys):
     options = ["--methods", "grpo", "--budget-tokens", "1000", "--jobs", "1", "--json"]
     assert cli.main(["demo", "--out", str(tmp_path), *options]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert summary["methods"][0]["method"] == "grpo" and summary["target"] == arithmetic.SETTINGS.target_accuracy
+    assert (
+        summary["methods"][0]["method"] == "grpo"
+        and summary["target"] == arithmetic.SETTINGS.target_accuracy
+    )
 
 
 @pytest.mark.parametrize(

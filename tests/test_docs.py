@@ -16,7 +16,11 @@ from depo_rl.commands.train.file import load_train_config
 from depo_rl.config import CurriculumConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+]
 
 
 def python_blocks(name: str) -> list[str]:
@@ -37,7 +41,11 @@ def test_readme_without_an_engine():
     assert "DEPOTrainer" in trl
     steps = iter([True, True, False])
     block = block.replace("while training:", "while next(steps):")
-    names = {"problems": {str(i): f"{i}+{i}=" for i in range(200)}, "verify": lambda p: 3, "steps": steps}
+    names = {
+        "problems": {str(i): f"{i}+{i}=" for i in range(200)},
+        "verify": lambda p: 3,
+        "steps": steps,
+    }
     exec(block, names)
     assert names["curriculum"].metrics()["admitted"] == 256
 
@@ -52,7 +60,10 @@ def test_readme_trl_settings_are_real():
     config = eval(call.replace(")", ", use_cpu=True, bf16=False)"), {"DEPOConfig": DEPOConfig})
     assert config.method == "depo+" and config.curriculum_config().band == "auto"
     assert config.generation_batch_size // config.num_generations == 128
-    assert eval(re.search(r"reward_funcs=(.*),\n", trl_block).group(1), {"math_reward": math_reward}) is not None
+    assert (
+        eval(re.search(r"reward_funcs=(.*),\n", trl_block).group(1), {"math_reward": math_reward})
+        is not None
+    )
 
 
 def test_readme_is_short_and_says_what_depo_plus_has():
@@ -70,7 +81,16 @@ def test_the_methods_page_lists_every_method_and_setting_it_names():
     text = (ROOT / "docs" / "methods.md").read_text()
     for name in methods.METHODS:
         assert f"| `{name}` |" in text, name
-    for name in ("window", "keep", "max_rounds", "band", "gate", "guard", "temperature", "importance"):
+    for name in (
+        "window",
+        "keep",
+        "max_rounds",
+        "band",
+        "gate",
+        "guard",
+        "temperature",
+        "importance",
+    ):
         assert f"`{name}" in text and name in CurriculumConfig.model_fields
 
 
@@ -79,7 +99,9 @@ def test_the_page_of_depo_train_names_every_setting_and_its_files_are_read(tmp_p
     for model in (TrainConfig, DataSettings, ModelSettings, CorrectSettings):
         for name in model.model_fields:
             assert re.search(rf"`(\w+\.)?{name}`", text), name
-    whole, part = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL))
+    whole, part = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    )
     for given in (whole, whole | part):
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
         assert load_train_config(tmp_path / "run.yaml").group_size == 4
@@ -100,8 +122,12 @@ def test_the_verl_page_s_file_and_commands_are_real(tmp_path):
     (block,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "mine.yaml").write_text(block)
     drawn = ["curriculum.temperature=1", "curriculum.importance=1", "curriculum.gate=dynamic"]
-    printed = [a for more in ([], drawn) for a in verl_command(tmp_path / "mine.yaml", more).arguments]
-    (added,) = [sh for sh in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) if "custom_cls" in sh]
+    printed = [
+        a for more in ([], drawn) for a in verl_command(tmp_path / "mine.yaml", more).arguments
+    ]
+    (added,) = [
+        sh for sh in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL) if "custom_cls" in sh
+    ]
     for override in shlex.split(added, comments=True):
         assert override in printed, override
     ready, *overrides = re.search(r"depo verl-config (qwen\S+) (\S+) >", text).groups()

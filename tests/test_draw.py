@@ -1,4 +1,5 @@
-"""Drawing instead of taking: inclusion probabilities are exact, stated, and carried to the outcome."""
+"""Drawing instead of taking: inclusion probabilities are exact, stated, and carried to the
+outcome."""
 
 from __future__ import annotations
 
@@ -18,11 +19,17 @@ SCORES = st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=60)
 
 
 @given(SCORES, st.data())
-def test_a_draw_has_as_many_as_asked_for_and_probabilities_that_add_up_to_it(scores: list[float], data) -> None:
+def test_a_draw_has_as_many_as_asked_for_and_probabilities_that_add_up_to_it(
+    scores: list[float], data
+) -> None:
     score_P = np.array(scores)
     n = data.draw(st.integers(0, len(scores)))
-    along_P = np.array(data.draw(st.lists(st.floats(0, 1), min_size=len(scores), max_size=len(scores))))
-    decision = drawn_in_proportion(score_P, along_P, n, np.random.default_rng(data.draw(st.integers(0, 99))))
+    along_P = np.array(
+        data.draw(st.lists(st.floats(0, 1), min_size=len(scores), max_size=len(scores)))
+    )
+    decision = drawn_in_proportion(
+        score_P, along_P, n, np.random.default_rng(data.draw(st.integers(0, 99)))
+    )
     assert len(set(decision.chosen)) == len(decision.chosen) == n
     assert set(decision.chosen) | set(decision.skipped) == set(range(len(scores)))
     if 0 < n < len(scores):
@@ -45,10 +52,13 @@ def test_empirical_inclusion_is_the_stated_one() -> None:
 
 
 def test_neighbours_along_the_walk_hardly_come_together() -> None:
-    """Half of the candidates are wanted, all alike: one of each pair of neighbours, where chance would give any."""
+    """Half of the candidates are wanted, all alike: one of each pair of neighbours, where chance
+    would give any."""
     along_P = np.linspace(0.0, 1.0, 20)
     for seed in range(20):
-        chosen = sorted(drawn_in_proportion(np.ones(20), along_P, 10, np.random.default_rng(seed)).chosen)
+        chosen = sorted(
+            drawn_in_proportion(np.ones(20), along_P, 10, np.random.default_rng(seed)).chosen
+        )
         assert [i // 2 for i in chosen] == list(range(10))
 
 
@@ -73,7 +83,13 @@ def _outcome(prompt: Prompt) -> GroupOutcome:
 def test_the_mean_of_one_over_inclusion_is_one(explore: float) -> None:
     """What Horvitz and Thompson need: weighted by it, a chosen batch stands for the whole pool."""
     prompts = [Prompt(str(i), f"what is {i}?") for i in range(256)]
-    settings = {"group_size": 8, "warmup_steps": 0, "explore": explore, "temperature": 1.0, "guard": False}
+    settings = {
+        "group_size": 8,
+        "warmup_steps": 0,
+        "explore": explore,
+        "temperature": 1.0,
+        "guard": False,
+    }
     weights = []
     for seed in range(20):
         curriculum = make_curriculum("depo+", prompts, settings | {"seed": seed})
@@ -90,18 +106,27 @@ def test_uniform_choices_have_inclusion_one_and_rules_that_do_not_draw_have_none
     uniform = make_curriculum("grpo", prompts)
     assert {s.inclusion for s in uniform.settle([_outcome(p) for p in uniform.propose(8)])} == {1.0}
     ranked = make_curriculum("mopps", prompts)
-    assert all(math.isnan(s.inclusion) for s in ranked.settle([_outcome(p) for p in ranked.propose(8)]))
+    assert all(
+        math.isnan(s.inclusion) for s in ranked.settle([_outcome(p) for p in ranked.propose(8)])
+    )
     warm = make_curriculum("depo+", prompts, {"temperature": 1.0, "warmup_steps": 2})
     assert {s.inclusion for s in warm.settle([_outcome(p) for p in warm.propose(8)])} == {1.0}
 
 
-@pytest.mark.parametrize(("n_correct", "least", "most"), [(4, 1.0, 2.0), (8, 3.0, 4.0)], ids=["alive", "dead"])
+@pytest.mark.parametrize(
+    ("n_correct", "least", "most"), [(4, 1.0, 2.0), (8, 3.0, 4.0)], ids=["alive", "dead"]
+)
 def test_candidate_factor_auto_follows_the_pool_and_falls_with_the_epochs(
     n_correct: int, least: float, most: float
 ) -> None:
-    """Few candidates where most groups are mixed under uniform choice, many where few are, fewer each epoch."""
+    """Few candidates where most groups are mixed under uniform choice, many where few are, fewer
+    each epoch."""
     prompts = [Prompt(str(i), f"what is {i}?") for i in range(64)]
-    settings = {"group_size": 8, "warmup_steps": 1000, "estimator": {"n_buckets": 2**10, "n_random": 0}}
+    settings = {
+        "group_size": 8,
+        "warmup_steps": 1000,
+        "estimator": {"n_buckets": 2**10, "n_random": 0},
+    }
     curriculum = make_curriculum("depo+", prompts, settings)
     before = curriculum.candidate_factor
     assert before == pytest.approx(1.4 / 0.5)  # nothing is known: half of the groups
@@ -112,7 +137,10 @@ def test_candidate_factor_auto_follows_the_pool_and_falls_with_the_epochs(
         factors.append(curriculum.candidate_factor)
     assert least <= max(factors) <= most
     assert factors[-1] < max(factors) and factors[-1] > 1.0
-    assert make_curriculum("depo+", prompts, settings | {"candidate_factor": 3}).candidate_factor == 3.0
+    assert (
+        make_curriculum("depo+", prompts, settings | {"candidate_factor": 3}).candidate_factor
+        == 3.0
+    )
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True, None])

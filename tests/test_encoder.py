@@ -1,4 +1,5 @@
-"""The encoder estimator's contract: predictions, learning, private randomness, hostile inputs, loading backbones."""
+"""The encoder estimator's contract: predictions, learning, private randomness, hostile inputs,
+loading backbones."""
 
 import dataclasses
 import math
@@ -22,7 +23,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(seed=0, lookup=POOL.__getitem__, **given):
-    return EncoderEstimator(lookup, EncoderSettings(**{"backbone": "tiny-random", "width": 32, **given}), seed)
+    return EncoderEstimator(
+        lookup, EncoderSettings(**{"backbone": "tiny-random", "width": 32, **given}), seed
+    )
 
 
 def means(estimator, prompts=PROMPTS):
@@ -37,7 +40,11 @@ def gradients(estimator, outcomes):
     """Gradient of the whole loss at the present weights, by parameter name."""
     with estimator._mode(grad=True):
         estimator._backward(estimator._batch(outcomes))
-    return {name: p.grad.numpy() for name, p in estimator._network.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.numpy()
+        for name, p in estimator._network.named_parameters()
+        if p.grad is not None
+    }
 
 
 # ---- prediction
@@ -47,7 +54,10 @@ def test_prediction_has_the_contract_shape_and_range():
     estimator = make(prior_strength=5.0, recalibrate=False)
     prediction = estimator.predict(PROMPTS)
     assert isinstance(estimator, PassRateEstimator)
-    assert prediction.mean_P.shape == prediction.strength_P.shape == (24,) and prediction.mean_P.dtype == np.float64
+    assert (
+        prediction.mean_P.shape == prediction.strength_P.shape == (24,)
+        and prediction.mean_P.dtype == np.float64
+    )
     assert ((prediction.mean_P >= 1e-4) & (prediction.mean_P <= 1 - 1e-4)).all() and (
         prediction.strength_P == 5.0
     ).all()
@@ -61,7 +71,9 @@ def test_untrained_prediction_is_close_to_one_half():
 def test_prediction_does_not_depend_on_neighbours_or_micro_batch():
     whole = means(make())
     assert means(make(micro_batch=1)) == pytest.approx(whole, abs=1e-6)
-    assert np.concatenate([means(make(), [p]) for p in PROMPTS[:3]]) == pytest.approx(whole[:3], abs=1e-6)
+    assert np.concatenate([means(make(), [p]) for p in PROMPTS[:3]]) == pytest.approx(
+        whole[:3], abs=1e-6
+    )
 
 
 def test_prediction_is_deterministic_and_without_dropout():
@@ -79,12 +91,16 @@ def test_a_broken_network_predicts_nan_and_does_not_raise():
     assert np.isnan(means(estimator)).all()
 
 
-@pytest.mark.parametrize("text", ["", " ", "\ud800 lone surrogate", "数学 🙂 ∑", "\x00", "x" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\ud800 lone surrogate", "数学 🙂 ∑", "\x00", "x" * 5000]
+)
 def test_any_text_can_be_predicted_and_learnt(text):
     pool = {"a": Prompt("a", text), "b": PROMPTS[0]}
     estimator = make(lookup=pool.__getitem__)
     estimator.observe([GroupOutcome("a", 1, 8), GroupOutcome("b", 7, 8)])
-    assert np.isfinite(means(estimator, [pool["a"]])).all() and estimator.metrics()["n_updates"] == 1
+    assert (
+        np.isfinite(means(estimator, [pool["a"]])).all() and estimator.metrics()["n_updates"] == 1
+    )
 
 
 def test_truncated_prompts_are_cut_and_counted():
@@ -104,7 +120,9 @@ def test_it_learns_to_tell_hard_from_easy():
     pool = {p.key: p for p in prompts}
     estimator = make(lookup=pool.__getitem__, learning_rate=1e-2)
     for _ in range(20):
-        estimator.observe([GroupOutcome(p.key, 7 if p.key.startswith("q1") else 1, 8) for p in prompts])
+        estimator.observe(
+            [GroupOutcome(p.key, 7 if p.key.startswith("q1") else 1, 8) for p in prompts]
+        )
     mean_P = means(estimator, prompts)
     assert mean_P[:12].min() > 0.7 and mean_P[12:].max() < 0.3
 
@@ -120,7 +138,9 @@ def test_unscorable_outcomes_change_nothing():
 
 def test_a_partial_group_counts_by_what_was_scored():
     one, other = make(), make()
-    one.observe([GroupOutcome("k1", 1, 2, 6), GroupOutcome("k2", 0, 8), GroupOutcome("k3", 0, 0, 8)])
+    one.observe(
+        [GroupOutcome("k1", 1, 2, 6), GroupOutcome("k2", 0, 8), GroupOutcome("k3", 0, 0, 8)]
+    )
     other.observe([GroupOutcome("k1", 4, 8), GroupOutcome("k2", 0, 8)])
     assert np.array_equal(means(one), means(other))
 
@@ -135,7 +155,10 @@ def test_an_unknown_key_is_the_lookups_error_and_teaches_nothing():
     before = estimator.state_dict()
     with pytest.raises(UnknownPrompt):
         estimator.observe([OUTCOMES[0], GroupOutcome("gone", 1, 8)])
-    assert estimator.metrics()["n_updates"] == 0 and estimator.state_dict()["counters"] == before["counters"]
+    assert (
+        estimator.metrics()["n_updates"] == 0
+        and estimator.state_dict()["counters"] == before["counters"]
+    )
 
 
 @pytest.mark.parametrize("weight", [{"distill_weight": 0.0}, {"ranking_weight": 0.0}])
@@ -144,7 +167,9 @@ def test_ablations_are_configuration(weight):
     full.observe(OUTCOMES)
     ablated.observe(OUTCOMES)
     last = ablated.metrics()
-    kept = last["loss_score"] + (0.5 * last["loss_distill"] if "ranking_weight" in weight else 3 * last["loss_ranking"])
+    kept = last["loss_score"] + (
+        0.5 * last["loss_distill"] if "ranking_weight" in weight else 3 * last["loss_ranking"]
+    )
     assert last["loss"] == pytest.approx(kept) and not np.array_equal(means(full), means(ablated))
 
 
@@ -158,7 +183,11 @@ def test_backbone_learns_slower_and_not_at_all_at_scale_zero():
     frozen = make(backbone_lr_scale=0.0)
     before = weights(frozen)
     frozen.observe(OUTCOMES)
-    moved = {name.split(".")[0] for name, array in weights(frozen).items() if not np.array_equal(array, before[name])}
+    moved = {
+        name.split(".")[0]
+        for name, array in weights(frozen).items()
+        if not np.array_equal(array, before[name])
+    }
     assert "backbone" not in moved and {"trunk", "score_head"} <= moved
     assert not any(name.startswith("backbone") for name in frozen.state_dict()["optimizer"])
 
@@ -177,7 +206,9 @@ def test_the_gradient_is_clipped_and_reported_before_clipping():
     seen = []
     step = estimator._optimizer.step
     estimator._optimizer.step = lambda: (
-        seen.append([p.grad.clone() for g in estimator._optimizer.param_groups for p in g["params"]]),
+        seen.append(
+            [p.grad.clone() for g in estimator._optimizer.param_groups for p in g["params"]]
+        ),
         step(),
     )
     estimator.observe(OUTCOMES)
@@ -192,16 +223,20 @@ def test_a_non_finite_update_is_skipped_and_counted(broken, monkeypatch):
     before, last = weights(estimator), estimator.metrics()
     if broken == "loss":
         monkeypatch.setattr(
-            "depo_rl.estimators.encoder.estimator.score_loss", lambda logit_P, _: logit_P.sum() * math.inf
+            "depo_rl.estimators.encoder.estimator.score_loss",
+            lambda logit_P, _: logit_P.sum() * math.inf,
         )
     else:
         # sqrt'(0) is infinite: the loss is finite, its gradient is not
         monkeypatch.setattr(
-            "depo_rl.estimators.encoder.estimator.score_loss", lambda x_P, _: ((x_P * 0.0) ** 2).sum().sqrt()
+            "depo_rl.estimators.encoder.estimator.score_loss",
+            lambda x_P, _: ((x_P * 0.0) ** 2).sum().sqrt(),
         )
     estimator.observe(OUTCOMES)
     after = estimator.metrics()
-    assert after["updates_skipped"] == 1 and after["n_updates"] == 1 and after["loss"] == last["loss"]
+    assert (
+        after["updates_skipped"] == 1 and after["n_updates"] == 1 and after["loss"] == last["loss"]
+    )
     assert all(np.array_equal(before[name], array) for name, array in weights(estimator).items())
     monkeypatch.undo()
     estimator.observe(OUTCOMES)
@@ -232,16 +267,23 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(micro_batch, seed):
     split = gradients(make(seed=seed, micro_batch=micro_batch), OUTCOMES)
     assert whole.keys() == split.keys()
     for name, grad in whole.items():
-        np.testing.assert_allclose(split[name], grad, rtol=1e-3, atol=1e-6 * max(1.0, np.abs(grad).max()), err_msg=name)
+        np.testing.assert_allclose(
+            split[name], grad, rtol=1e-3, atol=1e-6 * max(1.0, np.abs(grad).max()), err_msg=name
+        )
 
 
 def test_micro_batches_under_bfloat16_still_reach_the_backbone():
     whole = gradients(make(micro_batch=1024, precision="bfloat16"), OUTCOMES)
     split = gradients(make(micro_batch=5, precision="bfloat16"), OUTCOMES)
     assert whole.keys() == split.keys()
-    cosines = [(a * split[n]).sum() / np.sqrt((a**2).sum() * (split[n] ** 2).sum() + 1e-30) for n, a in whole.items()]
+    cosines = [
+        (a * split[n]).sum() / np.sqrt((a**2).sum() * (split[n] ** 2).sum() + 1e-30)
+        for n, a in whole.items()
+    ]
     assert np.median(cosines) > 0.99
-    assert all(np.abs(grad).max() > 0 for name, grad in split.items() if name.endswith("query.weight"))
+    assert all(
+        np.abs(grad).max() > 0 for name, grad in split.items() if name.endswith("query.weight")
+    )
 
 
 # ---- private randomness and modes
@@ -283,13 +325,19 @@ def test_global_seeds_and_the_callers_modes_do_not_leak_in():
     expected = run()
     torch.manual_seed(123)
     assert np.array_equal(run(), expected)
-    for mode in (torch.no_grad(), torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16)):
+    for mode in (
+        torch.no_grad(),
+        torch.inference_mode(),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
         with mode:
             assert np.array_equal(run(), expected)
 
 
 def test_seeds_differ():
-    assert not np.array_equal(weights(make(1))["trunk.0.weight"], weights(make(2))["trunk.0.weight"])
+    assert not np.array_equal(
+        weights(make(1))["trunk.0.weight"], weights(make(2))["trunk.0.weight"]
+    )
 
 
 # ---- backbones
@@ -297,7 +345,9 @@ def test_seeds_differ():
 
 def saved_backbone(folder, model_class, config, dtype=torch.float32):
     tokenizer, _ = tiny_random()
-    tokenizer.model_max_length = 10**30  # as some published folders: only the position table says how long
+    tokenizer.model_max_length = (
+        10**30
+    )  # as some published folders: only the position table says how long
     tokenizer.save_pretrained(folder)
     state = torch.get_rng_state()
     model_class(config).to(dtype).save_pretrained(folder)
@@ -321,8 +371,12 @@ def test_a_local_folder_is_loaded_as_float32_and_learns(tmp_path):
     old = weights(estimator)
     assert {array.dtype for array in old.values()} == {np.dtype("float32")}
     estimator.observe(OUTCOMES)
-    moved = [name for name, array in weights(estimator).items() if not np.array_equal(array, old[name])]
-    assert any(name.startswith("backbone") for name in moved) and any(name.startswith("trunk") for name in moved)
+    moved = [
+        name for name, array in weights(estimator).items() if not np.array_equal(array, old[name])
+    ]
+    assert any(name.startswith("backbone") for name in moved) and any(
+        name.startswith("trunk") for name in moved
+    )
     assert estimator.state_dict()["backbone"] == "enc"  # not the machine's path
     with torch.no_grad():
         assert np.isfinite(means(estimator, [Prompt("l", "y" * 3000)])).all()

@@ -1,5 +1,5 @@
-"""What makes the paper's estimator say something of P(mixed): a strength from the groups, mending, pooling; and the
-vectors of a frozen backbone, computed once."""
+"""What makes the paper's estimator say something of P(mixed): a strength from the groups, mending,
+pooling; and the vectors of a frozen backbone, computed once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from depo_rl.features.backbone import own_pooling, tiny_random  # noqa: E402
 from depo_rl.metrics import ece, log_loss  # noqa: E402
 from depo_rl.types import GroupOutcome, Prompt  # noqa: E402
 
-PROMPTS = [Prompt(f"k{i}", f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4)) for i in range(240)]
+PROMPTS = [
+    Prompt(f"k{i}", f"What is {37 * i} plus {i * i}?" + " Explain." * (i % 4)) for i in range(240)
+]
 POOL = {p.key: p for p in PROMPTS}
 FROZEN = {"backbone_lr_scale": 0.0}
 
@@ -38,7 +40,10 @@ def batch_at(step, n=24, size=8):
     """Groups of prompts at random, whose pass rates are U-shaped: 45 % of them are mixed."""
     rng = np.random.default_rng([5, step])
     rows, rate_P = rng.choice(len(PROMPTS), n, replace=False), rng.beta(0.3, 0.3, n)
-    return [GroupOutcome(PROMPTS[i].key, int(rng.binomial(size, p)), size) for i, p in zip(rows, rate_P, strict=True)]
+    return [
+        GroupOutcome(PROMPTS[i].key, int(rng.binomial(size, p)), size)
+        for i, p in zip(rows, rate_P, strict=True)
+    ]
 
 
 # ---- the strength
@@ -93,10 +98,15 @@ def test_p_mixed_means_something_after_some_groups(group_size):
             told += p_mixed_P.tolist()
             mixed += [o.mixed for o in outcomes]
         estimator.observe(outcomes)
-    assert ece(told, mixed) < 0.1 and log_loss(told, mixed) < 0.72  # at a constant strength of 8: 0.45 and 1.5
+    assert (
+        ece(told, mixed) < 0.1 and log_loss(told, mixed) < 0.72
+    )  # at a constant strength of 8: 0.45 and 1.5
     assert np.mean(told) == pytest.approx(np.mean(mixed), abs=0.06)
     metrics = estimator.metrics()
-    assert 0.2 < metrics["strength"] < 2.0 and {"recalibration_slope", "recalibration_offset"} <= metrics.keys()
+    assert (
+        0.2 < metrics["strength"] < 2.0
+        and {"recalibration_slope", "recalibration_offset"} <= metrics.keys()
+    )
 
 
 def test_neither_strength_nor_mending_changes_a_mean():
@@ -105,13 +115,17 @@ def test_neither_strength_nor_mending_changes_a_mean():
         for estimator in (plain, mended):
             estimator.observe(batch_at(step))
     left, right = plain.predict(PROMPTS), mended.predict(PROMPTS)
-    assert np.array_equal(left.mean_P, right.mean_P) and not np.array_equal(left.strength_P, right.strength_P)
+    assert np.array_equal(left.mean_P, right.mean_P) and not np.array_equal(
+        left.strength_P, right.strength_P
+    )
     assert len(set(left.strength_P.tolist())) == 1
 
 
 def test_before_any_group_the_strength_is_the_prior_one():
     estimator = make(prior_strength=3.0)
-    assert estimator.predict(PROMPTS).strength_P == pytest.approx(np.full(len(PROMPTS), 3.0), rel=1e-6)
+    assert estimator.predict(PROMPTS).strength_P == pytest.approx(
+        np.full(len(PROMPTS), 3.0), rel=1e-6
+    )
 
 
 def test_partial_groups_do_not_mend_p_mixed_but_tell_the_strength():
@@ -133,7 +147,11 @@ def folder_with(tmp_path, pooling, cls_token=True):
     tokenizer.save_pretrained(tmp_path)
     state = torch.get_rng_state()
     config = BertConfig(
-        vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+        vocab_size=260,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
     )
     BertModel(config).save_pretrained(tmp_path)
     torch.set_rng_state(state)
@@ -144,26 +162,44 @@ def folder_with(tmp_path, pooling, cls_token=True):
 
 
 def said(**modes):
-    flags = {f"pooling_mode_{name}": name in modes for name in ("cls_token", "mean_tokens", "max_tokens")}
+    flags = {
+        f"pooling_mode_{name}": name in modes for name in ("cls_token", "mean_tokens", "max_tokens")
+    }
     return json.dumps({"word_embedding_dimension": 32, **flags})
 
 
 @pytest.mark.parametrize(
     ("file", "pooling"),
-    [(None, "cls"), (said(cls_token=1), "cls"), (said(mean_tokens=1), "mean"), ('{"pooling_mode": "mean"}', "mean")],
+    [
+        (None, "cls"),
+        (said(cls_token=1), "cls"),
+        (said(mean_tokens=1), "mean"),
+        ('{"pooling_mode": "mean"}', "mean"),
+    ],
 )
 def test_the_folder_says_how_it_is_pooled_and_cls_is_the_papers(tmp_path, file, pooling):
     estimator = make(backbone=folder_with(tmp_path, file))
     assert estimator.state_dict()["pooling"] == pooling
     estimator.observe(batch_at(0))
-    assert np.isfinite(estimator.predict(PROMPTS).mean_P).all() and estimator.metrics()["n_updates"] == 1
+    assert (
+        np.isfinite(estimator.predict(PROMPTS).mean_P).all()
+        and estimator.metrics()["n_updates"] == 1
+    )
     asked = make(backbone=str(tmp_path), pooling="cls" if pooling == "mean" else "mean")
     with pytest.raises(StateMismatch, match=f"pooling '{pooling}', this run has"):
         asked.load_state_dict(estimator.state_dict())
 
 
 @pytest.mark.parametrize(
-    "file", [said(max_tokens=1), said(cls_token=1, mean_tokens=1), said(), "[]", "{", '{"pooling_mode": 3}']
+    "file",
+    [
+        said(max_tokens=1),
+        said(cls_token=1, mean_tokens=1),
+        said(),
+        "[]",
+        "{",
+        '{"pooling_mode": 3}',
+    ],
 )
 def test_a_pooling_that_is_not_offered_is_one_line(tmp_path, file):
     folder = folder_with(tmp_path, file)
@@ -185,7 +221,9 @@ def test_without_a_cls_token_the_mean_can_be_read(tmp_path):
     folder = folder_with(tmp_path, None, cls_token=False)
     with pytest.raises(ConfigError, match=r"no CLS token.*estimator\.pooling to mean"):
         make(backbone=folder)
-    assert np.isfinite(make(backbone=folder, pooling="mean").predict([*PROMPTS[:3], Prompt("e", "")]).mean_P).all()
+    assert np.isfinite(
+        make(backbone=folder, pooling="mean").predict([*PROMPTS[:3], Prompt("e", "")]).mean_P
+    ).all()
 
 
 def test_the_tiny_encoder_has_no_opinion():
@@ -201,9 +239,13 @@ def test_a_model_of_the_hub_is_asked_and_without_an_answer_it_has_none(tmp_path,
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     assert own_pooling("some/model") is None
     (tmp_path / "config.json").write_text(said(mean_tokens=1))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file: str(tmp_path / "config.json"))
+    monkeypatch.setattr(
+        "huggingface_hub.hf_hub_download", lambda name, file: str(tmp_path / "config.json")
+    )
     assert own_pooling("some/model") == "mean"
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: object())  # known to have none
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, file: object()
+    )  # known to have none
     assert own_pooling("some/model") is None
 
 
@@ -244,7 +286,9 @@ def test_vectors_of_other_weights_are_forgotten():
     before = estimator.predict(PROMPTS[:5]).mean_P
     estimator.load_state_dict(donor.state_dict())
     after = estimator.predict(PROMPTS[:5]).mean_P
-    assert np.array_equal(after, donor.predict(PROMPTS[:5]).mean_P) and not np.array_equal(after, before)
+    assert np.array_equal(after, donor.predict(PROMPTS[:5]).mean_P) and not np.array_equal(
+        after, before
+    )
 
 
 def test_a_backbone_that_learns_is_read_every_time():

@@ -39,7 +39,9 @@ def test_distill_loss_by_hand_and_only_where_known():
     loss = distill_loss(logit_P, torch.tensor([0.5, float("nan")]), torch.tensor([True, False]))
     assert float(loss.detach()) == pytest.approx(-0.5 * math.log(0.75) - 0.5 * math.log(0.25))
     loss.backward()
-    assert logit_P.grad.tolist() == pytest.approx([0.25, 0.0])  # sigmoid - target, and nothing from the unknown
+    assert logit_P.grad.tolist() == pytest.approx(
+        [0.25, 0.0]
+    )  # sigmoid - target, and nothing from the unknown
 
 
 def test_distill_loss_is_zero_with_zero_gradient_if_nothing_is_known():
@@ -50,13 +52,18 @@ def test_distill_loss_is_zero_with_zero_gradient_if_nothing_is_known():
 
 
 def test_ranking_loss_by_hand():
-    # pairs (0,1): hinge 0.5-(0.2-0.0)=0.3; (0,2): 0.5-(0.2-1.0)=1.3; (1,2): 0.5-(0.0-1.0)=1.5; averaged over three
-    loss = ranking_loss(torch.tensor([0.2, 0.0, 1.0]), torch.tensor([1.0, 0.5, 0.0]), delta=0.05, margin=0.5)
+    # pairs (0,1): hinge 0.5-(0.2-0.0)=0.3; (0,2): 0.5-(0.2-1.0)=1.3; (1,2): 0.5-(0.0-1.0)=1.5;
+    # averaged over three
+    loss = ranking_loss(
+        torch.tensor([0.2, 0.0, 1.0]), torch.tensor([1.0, 0.5, 0.0]), delta=0.05, margin=0.5
+    )
     assert float(loss) == pytest.approx((0.3 + 1.3 + 1.5) / 3)
 
 
 def test_ranking_loss_averages_over_satisfied_pairs_too():
-    loss = ranking_loss(torch.tensor([3.0, 2.8, 0.0]), torch.tensor([1.0, 0.5, 0.0]), delta=0.05, margin=0.5)
+    loss = ranking_loss(
+        torch.tensor([3.0, 2.8, 0.0]), torch.tensor([1.0, 0.5, 0.0]), delta=0.05, margin=0.5
+    )
     assert float(loss) == pytest.approx(0.3 / 3)
 
 
@@ -77,14 +84,18 @@ def test_ranking_loss_is_zero_when_ordered_beyond_the_margin(rates):
 @given(PAIRS, st.randoms(use_true_random=False))
 def test_ranking_loss_does_not_depend_on_the_order_of_prompts(pairs, random):
     shuffled = random.sample(pairs, len(pairs))
-    one, other = (float(ranking_loss(*columns(p), delta=0.05, margin=0.5)) for p in (pairs, shuffled))
+    one, other = (
+        float(ranking_loss(*columns(p), delta=0.05, margin=0.5)) for p in (pairs, shuffled)
+    )
     assert one == pytest.approx(other)
 
 
 @given(PAIRS, st.floats(-5, 5))
 def test_ranking_loss_sees_only_differences_of_logits(pairs, shift):
     logit_P, rate_P = columns(pairs)
-    one, other = (float(ranking_loss(x, rate_P, delta=0.05, margin=0.5)) for x in (logit_P, logit_P + shift))
+    one, other = (
+        float(ranking_loss(x, rate_P, delta=0.05, margin=0.5)) for x in (logit_P, logit_P + shift)
+    )
     assert one >= 0.0 and one == pytest.approx(other, abs=1e-9)
 
 

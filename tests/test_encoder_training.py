@@ -1,4 +1,5 @@
-"""The encoder learns from what it should: labels from counts, known confidences, one mask, the weights that predict.
+"""The encoder learns from what it should: labels from counts, known confidences, one mask, the
+weights that predict.
 
 DEPO's first public code (arXiv 2602.06375) fails each of these.
 """
@@ -45,21 +46,36 @@ def means(estimator):
 def gradients(estimator, outcomes=OUTCOMES):
     with estimator._mode(grad=True):
         estimator._backward(estimator._batch(outcomes))
-    return {name: p.grad.numpy() for name, p in estimator._network.named_parameters() if p.grad is not None}
+    return {
+        name: p.grad.numpy()
+        for name, p in estimator._network.named_parameters()
+        if p.grad is not None
+    }
 
 
 def batch_at(step):
     rng = np.random.default_rng(step)
     rows = rng.choice(len(PROMPTS), 10, replace=False)
-    return [GroupOutcome(PROMPTS[i].key, int(rng.integers(9)), 8, mean_logprob=-float(rng.random())) for i in rows]
+    return [
+        GroupOutcome(PROMPTS[i].key, int(rng.integers(9)), 8, mean_logprob=-float(rng.random()))
+        for i in rows
+    ]
 
 
 def same(one, other):
     """Nested states equal, arrays bit for bit."""
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[k], other[k]) for k in one)
+        return (
+            isinstance(other, dict)
+            and one.keys() == other.keys()
+            and all(same(one[k], other[k]) for k in one)
+        )
     if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+        return (
+            one.dtype == other.dtype
+            and one.shape == other.shape
+            and one.tobytes() == other.tobytes()
+        )
     return one == other
 
 
@@ -78,7 +94,10 @@ def test_it_imports_builds_and_runs_in_a_fresh_process():
 
 
 def test_asking_for_the_encoder_gives_an_encoder_that_learns():
-    config = {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 32}, "group_size": 8}
+    config = {
+        "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 32},
+        "group_size": 8,
+    }
     curriculum = make_curriculum("depo", PROMPTS, config)
     estimator = curriculum.estimator
     assert isinstance(estimator, EncoderEstimator)
@@ -89,10 +108,14 @@ def test_asking_for_the_encoder_gives_an_encoder_that_learns():
 
 
 def test_labels_come_from_counts_not_a_missing_field():
-    batch = make()._batch([GroupOutcome("k1", 6, 8), GroupOutcome("k2", 1, 2, 6), GroupOutcome("k3", 8, 8)])
+    batch = make()._batch(
+        [GroupOutcome("k1", 6, 8), GroupOutcome("k2", 1, 2, 6), GroupOutcome("k3", 8, 8)]
+    )
     assert batch.pass_rate_P.tolist() == [0.75, 0.5, 1.0]
     # a shaped reward is not a label
-    shaped = make()._batch([GroupOutcome("k1", 6, 8, reward_mean=-1.0), GroupOutcome("k2", 8, 8, reward_mean=0.0)])
+    shaped = make()._batch(
+        [GroupOutcome("k1", 6, 8, reward_mean=-1.0), GroupOutcome("k2", 8, 8, reward_mean=0.0)]
+    )
     assert shaped.pass_rate_P.tolist() == [0.75, 1.0]
     # and targets that are not 0 raise the prediction
     estimator = make(learning_rate=1e-2)
@@ -107,15 +130,22 @@ def test_unknown_logprobs_are_masked_and_counted_never_a_target():
     estimator, undistilled = make(), make(distill_weight=0.0)
     estimator.observe(unknown)
     undistilled.observe(unknown)
-    assert estimator.metrics()["distill_missing"] == 24 and estimator.metrics()["loss_distill"] == 0.0
+    assert (
+        estimator.metrics()["distill_missing"] == 24 and estimator.metrics()["loss_distill"] == 0.0
+    )
     assert means(estimator) == pytest.approx(means(undistilled), abs=1e-6)
 
 
 def test_only_real_logprobs_become_confidences():
-    rows = [GroupOutcome("k1", 1, 8, mean_logprob=value) for value in (-0.5, None, float("nan"), 0.3, -1e9, 0.0)]
+    rows = [
+        GroupOutcome("k1", 1, 8, mean_logprob=value)
+        for value in (-0.5, None, float("nan"), 0.3, -1e9, 0.0)
+    ]
     batch = make()._batch(rows)
     assert batch.known_P.tolist() == [True, False, False, False, True, True]
-    assert batch.confidence_P[batch.known_P].tolist() == pytest.approx([np.exp(-0.5), 1e-4, 1 - 1e-4])
+    assert batch.confidence_P[batch.known_P].tolist() == pytest.approx(
+        [np.exp(-0.5), 1e-4, 1 - 1e-4]
+    )
 
 
 def test_after_a_resume_the_optimizer_trains_the_weights_that_predict():
@@ -132,15 +162,17 @@ def test_after_a_resume_the_optimizer_trains_the_weights_that_predict():
 
 
 def test_small_updates_do_not_vanish_under_bfloat16():
-    # the first AdamW step is about the learning rate, here 1e-6 (backbone) against layer norms of 1.0, where bfloat16
-    # weights cannot move by less than 4e-3
+    # the first AdamW step is about the learning rate, here 1e-6 (backbone) against layer norms of
+    # 1.0, where bfloat16 weights cannot move by less than 4e-3
     settings = {"learning_rate": 5e-6, "weight_decay": 0.0}
     moved = {}
     for precision in ("float32", "bfloat16"):
         estimator = make(precision=precision, **settings)
         state = estimator.state_dict()
         assert {array.dtype for array in state["weights"].values()} == {np.dtype("float32")}
-        assert {entry["exp_avg_sq"].dtype for entry in state["optimizer"].values()} == {np.dtype("float32")}
+        assert {entry["exp_avg_sq"].dtype for entry in state["optimizer"].values()} == {
+            np.dtype("float32")
+        }
         estimator.observe(OUTCOMES)
         name = "backbone.encoder.layer.0.output.LayerNorm.weight"
         moved[precision] = np.abs(estimator.state_dict()["weights"][name] - state["weights"][name])
@@ -150,11 +182,15 @@ def test_small_updates_do_not_vanish_under_bfloat16():
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 7, 64])
 def test_the_ranking_weight_is_the_setting_whatever_the_micro_batch(micro_batch):
-    none, unit, full = (gradients(make(ranking_weight=w, micro_batch=micro_batch)) for w in (0.0, 1.0, 3.0))
+    none, unit, full = (
+        gradients(make(ranking_weight=w, micro_batch=micro_batch)) for w in (0.0, 1.0, 3.0)
+    )
     reference = gradients(make(ranking_weight=1.0, micro_batch=64))
     for name in full:
         scale = max(np.abs(full[name]).max(), 1e-3)
-        np.testing.assert_allclose(full[name] - none[name], 3.0 * (unit[name] - none[name]), atol=1e-4 * scale)
+        np.testing.assert_allclose(
+            full[name] - none[name], 3.0 * (unit[name] - none[name]), atol=1e-4 * scale
+        )
         np.testing.assert_allclose(unit[name], reference[name], atol=1e-4 * scale)
 
 
@@ -164,7 +200,9 @@ def test_all_three_losses_come_from_one_dropout_mask():
     whole._network.trunk.train()
     score_P, distill_P = whole._network.logits(whole._network.vectors(ids))
     rate_P = torch.tensor([outcome.n_correct / 8 for outcome in OUTCOMES])
-    confidence_P = torch.tensor([min(np.exp(outcome.mean_logprob), 1 - 1e-4) for outcome in OUTCOMES]).float()
+    confidence_P = torch.tensor(
+        [min(np.exp(outcome.mean_logprob), 1 - 1e-4) for outcome in OUTCOMES]
+    ).float()
     loss = (
         losses.score_loss(score_P, rate_P)
         + 0.5 * losses.distill_loss(distill_P, confidence_P, torch.ones(24, dtype=torch.bool))
@@ -190,10 +228,14 @@ def test_two_processes_of_one_seed_would_agree_bit_for_bit():
 def test_the_estimator_makes_no_distributed_calls(module):
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         names = [getattr(node, field, None) for field in ("attr", "id", "module", "name")]
-        assert not any(isinstance(n, str) and ("distributed" in n or "accelerate" in n) for n in names)
+        assert not any(
+            isinstance(n, str) and ("distributed" in n or "accelerate" in n) for n in names
+        )
 
 
-@pytest.mark.parametrize("given", [{}, {"precision": "bfloat16", "micro_batch": 4, "updates_per_observe": 2}])
+@pytest.mark.parametrize(
+    "given", [{}, {"precision": "bfloat16", "micro_batch": 4, "updates_per_observe": 2}]
+)
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(given):
     whole, first, second = make(**given), make(**given), make(seed=99, **given)
     for step in range(6):
@@ -212,7 +254,9 @@ def test_state_is_json_values_and_arrays_and_a_copy():
     estimator = make()
     estimator.observe(OUTCOMES)
     state = estimator.state_dict()
-    json.dumps(state, default=lambda value: value.tolist() if isinstance(value, np.ndarray) else 1 / 0)
+    json.dumps(
+        state, default=lambda value: value.tolist() if isinstance(value, np.ndarray) else 1 / 0
+    )
     kept = copy.deepcopy(state)
     estimator.observe(OUTCOMES)
     assert same(state, kept)
@@ -268,7 +312,15 @@ def spoilt(state, how):
     return state
 
 
-SPOILT = ["unknown field", "missing field", "type", "backbone", "missing weight", "weight shape", "weight dtype"]
+SPOILT = [
+    "unknown field",
+    "missing field",
+    "type",
+    "backbone",
+    "missing weight",
+    "weight shape",
+    "weight dtype",
+]
 SPOILT += [
     "missing moments",
     "moment shape",

@@ -1,4 +1,5 @@
-"""What a run came to: accuracy on the whole pool weighted by hand, shares and seconds from what was logged."""
+"""What a run came to: accuracy on the whole pool weighted by hand, shares and seconds from what was
+logged."""
 
 from __future__ import annotations
 
@@ -51,8 +52,12 @@ def recorded(values, every=2, steps=4):
     curriculum = build("grpo", make_prompts([40]))
     recorder = Recorder(lambda: next(values), every=every, target=0.6)
     state = SimpleNamespace(global_step=0)
-    args = SimpleNamespace(seed=5, steps_per_generation=2, num_iterations=1, gradient_accumulation_steps=2)
-    recorder.trainer = SimpleNamespace(completion_tokens_generated=0, curriculum=curriculum, state=state, args=args)
+    args = SimpleNamespace(
+        seed=5, steps_per_generation=2, num_iterations=1, gradient_accumulation_steps=2
+    )
+    recorder.trainer = SimpleNamespace(
+        completion_tokens_generated=0, curriculum=curriculum, state=state, args=args
+    )
     recorder.on_train_begin(None, state, None)
     for step in range(1, steps + 1):
         curriculum.settle(roll_out(curriculum.propose(4), np.random.default_rng(step)))
@@ -76,7 +81,10 @@ def test_a_recorder_keeps_start_and_end_of_each_source_and_the_series_between():
     }
     assert run.forgotten == ["easy"]
     assert run.rollouts_to_target == 2 * 4 * 8  # by the whole pool, though it did not last
-    assert run.series("accuracy_easy") == ([2, 3], [0.8, 0.48])  # the last one after its step was logged
+    assert run.series("accuracy_easy") == (
+        [2, 3],
+        [0.8, 0.48],
+    )  # the last one after its step was logged
     assert run.series("distinct_share") == ([1, 2, 3], [1.0, 1.0, 1.0])
     assert (run.most_visits, run.unseen_share, run.sources_per_batch) == (1, 28 / 40, 1.0)
 
@@ -84,34 +92,54 @@ def test_a_recorder_keeps_start_and_end_of_each_source_and_the_series_between():
 def test_one_number_says_nothing_of_sources():
     run = recorded(iter([0.1, 0.2, 0.3]))
     assert [point.accuracy for point in run.accuracy] == [0.1, 0.2, 0.3]
-    assert run.accuracy_whole is run.accuracy_by_source is run.forgotten is run.pass_at_8_whole is None
+    assert (
+        run.accuracy_whole is run.accuracy_by_source is run.forgotten is run.pass_at_8_whole is None
+    )
     assert not any(name.startswith("accuracy_") for row in run.history for name in row)
 
 
 def finished(log_history, **layout):
     """A trainer whose log is ``log_history``, after as many steps."""
-    args = {"seed": 5, "steps_per_generation": 1, "num_iterations": 1, "gradient_accumulation_steps": 1} | layout
+    args = {
+        "seed": 5,
+        "steps_per_generation": 1,
+        "num_iterations": 1,
+        "gradient_accumulation_steps": 1,
+    } | layout
     state = SimpleNamespace(global_step=len(log_history), log_history=log_history)
     curriculum = build("grpo", make_prompts([40]))
     return SimpleNamespace(
-        completion_tokens_generated=7, curriculum=curriculum, state=state, args=SimpleNamespace(**args)
+        completion_tokens_generated=7,
+        curriculum=curriculum,
+        state=state,
+        args=SimpleNamespace(**args),
     )
 
 
 def entry(step, rollouts, seconds, mixed):
     names = ("rollouts", "seconds_selecting", "mixed_share")
     values = (rollouts, seconds, mixed)
-    return {"step": step} | {f"depo/{name}": value for name, value in zip(names, values, strict=True)}
+    return {"step": step} | {
+        f"depo/{name}": value for name, value in zip(names, values, strict=True)
+    }
 
 
 @pytest.mark.parametrize(
     ("layout", "log", "seconds"),
     [
         ({}, [(1, 3.0), (2, 5.0)], 8.0),
-        ({}, [(2, 4.0), (4, 1.0)], 2 * 4.0 + 2 * 1.0),  # logged every other step: means of two generations
+        (
+            {},
+            [(2, 4.0), (4, 1.0)],
+            2 * 4.0 + 2 * 1.0,
+        ),  # logged every other step: means of two generations
         ({"steps_per_generation": 2}, [(1, 3.0), (3, 5.0)], 8.0),  # a generation lasts two steps
         ({"num_iterations": 2}, [(3, 3.0), (4, 0.0)], 6.0),
-        ({"gradient_accumulation_steps": 2}, [(1, 3.0), (2, 5.0)], 2 * 3.0 + 2 * 5.0),  # two generations a step
+        (
+            {"gradient_accumulation_steps": 2},
+            [(1, 3.0), (2, 5.0)],
+            2 * 3.0 + 2 * 5.0,
+        ),  # two generations a step
     ],
 )
 def test_seconds_are_those_of_all_generations(layout, log, seconds):
@@ -120,7 +148,9 @@ def test_seconds_are_those_of_all_generations(layout, log, seconds):
 
 
 def test_shares_weigh_by_rollouts_and_are_exact_where_there_is_an_outcome_log():
-    trainer = finished([entry(1, 10, 0.0, 1.0), entry(2, 40, 0.0, 0.5), {"step": 2, "train_loss": 0.1}])
+    trainer = finished(
+        [entry(1, 10, 0.0, 1.0), entry(2, 40, 0.0, 0.5), {"step": 2, "train_loss": 0.1}]
+    )
     assert trl_result(trainer).mixed_share == (10 * 1.0 + 30 * 0.5) / 40
     log = [LogRow("a", "a", "s", 1, 4, k, n, 4 - n) for k, n in ((2, 4), (4, 4), (0, 4), (0, 0))]
     run = trl_result(trainer, log)

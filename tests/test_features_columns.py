@@ -50,7 +50,12 @@ def test_rate_has_a_clipped_logit():
 
 def test_categorical_by_hand():
     fitted = ColumnFeatures.fit(pool(k=["b", "a"]), ["k"])
-    assert fitted.transform(pool(k=["a", "b", "c", None])).tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert fitted.transform(pool(k=["a", "b", "c", None])).tolist() == [
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 0],
+        [0, 0, 1],
+    ]
 
 
 def test_errors_name_the_nearest():

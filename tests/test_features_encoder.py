@@ -1,4 +1,5 @@
-"""Frozen encoder features: what is computed, what is kept, what a failing disk costs, and that a resume goes on."""
+"""Frozen encoder features: what is computed, what is kept, what a failing disk costs, and that a
+resume goes on."""
 
 from __future__ import annotations
 
@@ -38,12 +39,16 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def embedded(monkeypatch):
     """The texts that went through the encoder."""
     texts, real = [], FrozenEncoder.embed
-    monkeypatch.setattr(FrozenEncoder, "embed", lambda self, new, *a: texts.extend(new) or real(self, new, *a))
+    monkeypatch.setattr(
+        FrozenEncoder, "embed", lambda self, new, *a: texts.extend(new) or real(self, new, *a)
+    )
     return texts
 
 
 def given(tmp_path, **more):
-    return EncoderFeatureSettings.model_validate({"backbone": "tiny-random", "cache": str(tmp_path / "c")} | more)
+    return EncoderFeatureSettings.model_validate(
+        {"backbone": "tiny-random", "cache": str(tmp_path / "c")} | more
+    )
 
 
 def vectors(texts, settings):
@@ -64,7 +69,7 @@ def saved(folder, change=lambda model, tokenizer: None):
     return str(folder)
 
 
-# -- embeddings -------------------------------------------------------------------------------------------------------
+# -- embeddings ------------------------------------------------------------------------------------
 
 
 def test_an_embedding_is_the_mean_over_the_texts_own_tokens(tmp_path):
@@ -96,7 +101,7 @@ def test_no_text_is_no_work(tmp_path, embedded):
     assert vectors([], given(tmp_path)).shape == (0, 64) and not embedded and not files(tmp_path)
 
 
-# -- the cache --------------------------------------------------------------------------------------------------------
+# -- the cache -------------------------------------------------------------------------------------
 
 
 def test_what_is_kept_is_not_computed_again_and_is_the_same(tmp_path, embedded):
@@ -137,7 +142,9 @@ def test_a_moved_folder_keeps_its_entries_and_altered_weights_or_words_do_not(tm
         assert len(embedded) == 24 + 12 * n
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-7], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1])])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-7], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1])]
+)
 def test_a_damaged_file_is_said_and_made_again(tmp_path, embedded, caplog, damage):
     cold = vectors(TEXTS, given(tmp_path))
     (path,) = files(tmp_path)
@@ -150,7 +157,11 @@ def test_a_damaged_file_is_said_and_made_again(tmp_path, embedded, caplog, damag
 def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path, embedded, caplog):
     (tmp_path / "c").write_text("a file where the folder should be")
     assert vectors(TEXTS, given(tmp_path)).any() and vectors(TEXTS, given(tmp_path)).any()
-    assert len(embedded) == 24 and "cannot be kept" in caplog.text and "estimator.encoder.cache" in caplog.text
+    assert (
+        len(embedded) == 24
+        and "cannot be kept" in caplog.text
+        and "estimator.encoder.cache" in caplog.text
+    )
 
 
 def test_a_full_disk_is_said_once_and_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
@@ -189,7 +200,9 @@ def test_processes_that_write_at_once_leave_whole_files(tmp_path, embedded):
         "embed([f'text {i}' for i in range(40)], S(backbone='tiny-random', cache=sys.argv[1]))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "c")]
-    running = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)]
+    running = [
+        subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(2)
+    ]
     assert [process.wait(timeout=HANG_S) for process in running] == [0, 0]
     assert {path.suffix for path in files(tmp_path)} == {".safetensors"}
     vectors([f"text {i}" for i in range(40)], given(tmp_path))
@@ -204,7 +217,7 @@ def test_the_default_folder_is_the_users_cache(tmp_path, monkeypatch):
     assert embedding_cache.default_cache() == Path("~/.cache/depo-rl/embeddings")
 
 
-# -- principal components ---------------------------------------------------------------------------------------------
+# -- principal components --------------------------------------------------------------------------
 
 
 def test_components_keep_distances_and_have_norm_one():
@@ -213,7 +226,9 @@ def test_components_keep_distances_and_have_norm_one():
     assert kept.shape == (60, 6) and np.isclose((kept**2).sum(1).mean(), 1, atol=1e-2)
     assert (np.diff(kept.std(axis=0)) < 0).all()
     apart = np.linalg.norm(raw[0] - raw[1]) / np.linalg.norm(raw[2] - raw[3])
-    assert np.isclose(np.linalg.norm(kept[0] - kept[1]) / np.linalg.norm(kept[2] - kept[3]), apart, rtol=1e-2)
+    assert np.isclose(
+        np.linalg.norm(kept[0] - kept[1]) / np.linalg.norm(kept[2] - kept[3]), apart, rtol=1e-2
+    )
 
 
 def test_components_of_equal_vectors_and_of_none_are_zero():
@@ -221,13 +236,16 @@ def test_components_of_equal_vectors_and_of_none_are_zero():
     assert principal_components(np.zeros((0, 3), np.float32), 2).shape == (0, 2)
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 
 def test_the_table_has_the_block_and_nothing_else_changes(tmp_path):
     small = {"n_buckets": 256, "n_random": 8}
     settings = FeatureSettings.model_validate({**small, "encoder": given(tmp_path, dims=10)})
-    table, plain = FeatureTable(PROMPTS, settings), FeatureTable(PROMPTS, FeatureSettings.model_validate(small))
+    table, plain = (
+        FeatureTable(PROMPTS, settings),
+        FeatureTable(PROMPTS, FeatureSettings.model_validate(small)),
+    )
     assert table.width == plain.width + 10 and table.nbytes == plain.nbytes + 24 * 10 * 2
     assert len(table.start(0.7)) == table.width and "tiny-random" in table.origin["encoder"]
     assert plain.origin == {"encoder": None}
@@ -245,7 +263,7 @@ def test_without_the_setting_torch_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-# -- the curriculum ---------------------------------------------------------------------------------------------------
+# -- the curriculum --------------------------------------------------------------------------------
 
 
 def curriculum(tmp_path, **more):
@@ -271,30 +289,40 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(tmp_path):
     assert str(second.estimator.state_dict()) == str(whole.estimator.state_dict())
 
 
-@pytest.mark.parametrize("other", [{"encoder": False}, {"max_length": 16}, {"dims": 8}, {"backbone": "folder"}])
+@pytest.mark.parametrize(
+    "other", [{"encoder": False}, {"max_length": 16}, {"dims": 8}, {"backbone": "folder"}]
+)
 def test_a_state_of_another_encoder_is_refused_naming_both(tmp_path, other):
     if "backbone" in other:
         other = {"backbone": saved(tmp_path / "folder")}
     one, two = curriculum(tmp_path), curriculum(tmp_path, **other)
     for saver, loader in ((one, two), (two, one)):
-        with pytest.raises(StateMismatch, match=r"saved with encoder .*this run has .*resume with") as caught:
+        with pytest.raises(
+            StateMismatch, match=r"saved with encoder .*this run has .*resume with"
+        ) as caught:
             loader.load_state_dict(saver.state_dict())
         assert "tiny-random (" in str(caught.value) and "\n" not in str(caught.value)
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 
 def test_an_encoder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"estimator\.encoder\.backbone = '.*nothing here'.*tiny-random"):
+    with pytest.raises(
+        ConfigError, match=r"estimator\.encoder\.backbone = '.*nothing here'.*tiny-random"
+    ):
         vectors(TEXTS, given(tmp_path, backbone=str(tmp_path / "nothing here")))
     with pytest.raises(ConfigError, match=r"estimator\.encoder\.device = 'warp-drive'"):
         vectors(TEXTS, given(tmp_path, device="warp-drive"))
 
 
 def test_missing_libraries_are_named_with_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "transformers" else object())
-    with pytest.raises(ConfigError, match=r"needs transformers, not installed: pip install './depo-rl\[trl\]'"):
+    monkeypatch.setattr(
+        module, "find_spec", lambda name: None if name == "transformers" else object()
+    )
+    with pytest.raises(
+        ConfigError, match=r"needs transformers, not installed: pip install './depo-rl\[trl\]'"
+    ):
         vectors(TEXTS, given(tmp_path))
 
 
@@ -312,7 +340,9 @@ def test_settings_are_short_and_closed():
     assert short.estimator.encoder is None
     settings = FeatureSettings.model_validate({"encoder": "tiny-random"})
     assert settings.encoder == EncoderFeatureSettings(backbone="tiny-random")
-    with pytest.raises(ConfigError, match=r"unknown setting 'estimator\.encoder\.max_lenght'.*'max_length'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown setting 'estimator\.encoder\.max_lenght'.*'max_length'"
+    ):
         wrong = {"type": "fused", "encoder": {"backbone": "tiny-random", "max_lenght": 5}}
         make_curriculum("depo+", PROMPTS, {"estimator": wrong})
 
@@ -320,10 +350,32 @@ def test_settings_are_short_and_closed():
 def test_the_command_replays_with_an_encoder(tmp_path, capsys, embedded):
     rows = [json.dumps({"prompt": f"task {i}", "pass_rate": i % 5 / 4}) for i in range(60)]
     (tmp_path / "pool.jsonl").write_text("\n".join(rows))
-    options = ["--methods", "grpo,depo+", "--prompts-per-step", "4", "--steps", "4", "--seeds", "0", "--json"]
+    options = [
+        "--methods",
+        "grpo,depo+",
+        "--prompts-per-step",
+        "4",
+        "--steps",
+        "4",
+        "--seeds",
+        "0",
+        "--json",
+    ]
     sets = ["type=fused", "encoder.backbone=tiny-random", f"encoder.cache={tmp_path / 'c'}"]
     sets = [word for text in sets for word in ("--set", f"depo+.estimator.{text}")]
-    assert main(["replay", str(tmp_path / "pool.jsonl"), *options, *sets, "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "replay",
+                str(tmp_path / "pool.jsonl"),
+                *options,
+                *sets,
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     assert len(embedded) == 60 and json.loads(capsys.readouterr().out)["notes"]
 
 

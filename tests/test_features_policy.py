@@ -1,4 +1,5 @@
-"""The policy's states as features: kept as they were predicted with, standardised, resumed, refused without any."""
+"""The policy's states as features: kept as they were predicted with, standardised, resumed, refused
+without any."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ from depo_rl.metrics import auc
 
 SMALL = {"n_buckets": 2**10, "n_random": 16}
 POOL = [Prompt(f"p{i}", "the same text for all") for i in range(400)]
-SIGNAL = np.random.default_rng(5).standard_normal(len(POOL))  # logit of the pass rate; in nothing but the states
+SIGNAL = np.random.default_rng(5).standard_normal(
+    len(POOL)
+)  # logit of the pass rate; in nothing but the states
 
 
 def states(prompts: list[Prompt], step: int = 0) -> np.ndarray:
@@ -29,7 +32,9 @@ def states(prompts: list[Prompt], step: int = 0) -> np.ndarray:
 
 
 def fused(width: int, told=states) -> FusedEstimator:
-    made = FusedEstimator(POOL, FusedSettings.model_validate({**SMALL, "policy_features": width}), 8, seed=0)
+    made = FusedEstimator(
+        POOL, FusedSettings.model_validate({**SMALL, "policy_features": width}), 8, seed=0
+    )
     made.policy_states = told
     return made
 
@@ -42,7 +47,10 @@ def train(estimator: FusedEstimator, steps: range, judged: list | None = None) -
         p_mixed_P = estimator.predict(batch).p_mixed(8)
         counts_P = np.random.default_rng(step).binomial(8, rate_P)
         estimator.observe(
-            [GroupOutcome(p.key, int(k), 8, policy_step=step) for p, k in zip(batch, counts_P, strict=True)]
+            [
+                GroupOutcome(p.key, int(k), 8, policy_step=step)
+                for p, k in zip(batch, counts_P, strict=True)
+            ]
         )
         if judged is not None:
             judged += zip(p_mixed_P, (counts_P > 0) & (counts_P < 8), strict=True)
@@ -70,7 +78,9 @@ def test_the_heads_learn_from_the_features_that_were_predicted_with():
     estimator.predict(POOL[:10])
     estimator.observe([GroupOutcome(p.key, 3, 8, policy_step=2) for p in POOL[:5]])
     assert (replay.policy_RF[5:] == predicted_with[5:10]).all()
-    assert (replay.policy_RF[:5] != predicted_with[:5]).any(axis=1).all(), "a new group, the state as of then"
+    assert (replay.policy_RF[:5] != predicted_with[:5]).any(axis=1).all(), (
+        "a new group, the state as of then"
+    )
 
 
 def test_features_are_standardised_whatever_the_states_common_part():
@@ -78,7 +88,10 @@ def test_features_are_standardised_whatever_the_states_common_part():
     for start in range(0, 400, 50):
         index = np.arange(start, start + 50)
         block = part.look(states, None, POOL[start : start + 50], index)
-    assert np.abs(block.mean(axis=0)).max() < 0.5 and 0.6 < block.std(axis=0).min() <= block.std(axis=0).max() < 1.4
+    assert (
+        np.abs(block.mean(axis=0)).max() < 0.5
+        and 0.6 < block.std(axis=0).min() <= block.std(axis=0).max() < 1.4
+    )
     assert block.dtype == np.float16 and np.abs(block).max() <= 3
 
 
@@ -91,7 +104,9 @@ def test_without_features_no_state_is_asked_for():
     assert asked, "with features it is"
 
 
-@pytest.mark.parametrize("vectors", [np.zeros((20, 4)), np.full((20, 4), np.nan), np.full((20, 4), 1e30)])
+@pytest.mark.parametrize(
+    "vectors", [np.zeros((20, 4)), np.full((20, 4), np.nan), np.full((20, 4), 1e30)]
+)
 def test_states_that_tell_nothing_do_no_harm(vectors):
     estimator = fused(4, lambda prompts: vectors[: len(prompts)])
     train(estimator, range(3))
@@ -117,18 +132,25 @@ def test_resume_equals_never_stopped_with_prompts_in_flight(tmp_path):
     save_state(tmp_path / "whole", whole.state_dict())
     save_state(tmp_path / "second", second.state_dict())
     assert (tmp_path / "whole").read_bytes() == (tmp_path / "second").read_bytes()
-    assert second._heads.replay.policy_RF[-20:].any(axis=1).all(), "the states of before the save, not zeros"
+    assert second._heads.replay.policy_RF[-20:].any(axis=1).all(), (
+        "the states of before the save, not zeros"
+    )
 
 
 def test_a_state_of_other_features_or_another_model_is_refused():
     estimator = fused(8)
     train(estimator, range(2))
     state = estimator.state_dict()
-    with pytest.raises(StateMismatch, match=r"policy_features 8, this estimator has 0: set estimator.policy_features"):
+    with pytest.raises(
+        StateMismatch,
+        match=r"policy_features 8, this estimator has 0: set estimator.policy_features",
+    ):
         fused(0).load_state_dict(state)
     other = fused(8, lambda prompts: np.ones((len(prompts), 7)))
     other.load_state_dict(state)
-    with pytest.raises(StateMismatch, match=r"states have 7 numbers, .* had 24: resume with the model") as error:
+    with pytest.raises(
+        StateMismatch, match=r"states have 7 numbers, .* had 24: resume with the model"
+    ) as error:
         other.predict(POOL[:2])
     assert "\n" not in str(error.value)
 

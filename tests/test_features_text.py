@@ -1,4 +1,5 @@
-"""Hashed text features: what is a token, what is counted, and that chunks and odd characters change nothing."""
+"""Hashed text features: what is a token, what is counted, and that chunks and odd characters change
+nothing."""
 
 from __future__ import annotations
 
@@ -88,5 +89,9 @@ ANY = st.text(st.characters(exclude_categories=()), max_size=80)
 def test_any_text_gives_finite_features(pairs):
     texts, answers = [t for t, _ in pairs], [a for _, a in pairs]
     hashed = hash_texts(texts, 256, answers)
-    assert hashed.indptr[-1] == len(hashed.buckets) and (hashed.counts > 0).all() and (hashed.buckets < 256).all()
+    assert (
+        hashed.indptr[-1] == len(hashed.buckets)
+        and (hashed.counts > 0).all()
+        and (hashed.buckets < 256).all()
+    )
     assert np.isfinite(shape_features(texts, answers)).all()

@@ -41,7 +41,12 @@ def test_values_are_put_in_the_words_of_json():
         pass
 
     thing = Unknown()
-    value = {"a": np.float64("nan"), "b": [np.int64(3), (-np.inf, True)], 3: np.array([[1.5, np.nan]]), "c": None}
+    value = {
+        "a": np.float64("nan"),
+        "b": [np.int64(3), (-np.inf, True)],
+        3: np.array([[1.5, np.nan]]),
+        "c": None,
+    }
     assert plain(value) == {"a": None, "b": [3, [None, True]], "3": [[1.5, None]], "c": None}
     assert json.loads(json.dumps(plain(value), allow_nan=False)) == plain(value)
     assert plain([thing]) == [thing], "whoever writes it decides"

@@ -1,4 +1,5 @@
-"""The fused estimator: quadrature, evidence, prior, recalibration, and what they make of a world that is known."""
+"""The fused estimator: quadrature, evidence, prior, recalibration, and what they make of a world
+that is known."""
 
 from __future__ import annotations
 
@@ -32,16 +33,22 @@ def fused(prompts: list[Prompt], **given: object) -> FusedEstimator:
 
 
 def pool(n: int, text=lambda i: f"task {i}", **fields: list[object]) -> list[Prompt]:
-    return [Prompt(f"p{i}", text(i), fields={name: values[i] for name, values in fields.items()}) for i in range(n)]
-
-
-def groups(prompts: list[Prompt], rate_P: np.ndarray, step: int, rng: np.random.Generator) -> list[GroupOutcome]:
     return [
-        GroupOutcome(p.key, int(k), 8, policy_step=step) for p, k in zip(prompts, rng.binomial(8, rate_P), strict=True)
+        Prompt(f"p{i}", text(i), fields={name: values[i] for name, values in fields.items()})
+        for i in range(n)
     ]
 
 
-# -- quadrature -------------------------------------------------------------------------------------------------------
+def groups(
+    prompts: list[Prompt], rate_P: np.ndarray, step: int, rng: np.random.Generator
+) -> list[GroupOutcome]:
+    return [
+        GroupOutcome(p.key, int(k), 8, policy_step=step)
+        for p, k in zip(prompts, rng.binomial(8, rate_P), strict=True)
+    ]
+
+
+# -- quadrature ------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,7 +65,12 @@ def test_quadrature_agrees_with_a_fine_grid(mean, spread, correct):
     after = condition(np.array([mean]), np.array([spread**2]), correct, 8)
     exact_mean = joint @ theta / joint.sum()
     assert math.isclose(after.mean[0], exact_mean, abs_tol=0.02)
-    assert math.isclose(after.variance[0], joint @ (theta - exact_mean) ** 2 / joint.sum(), rel_tol=0.05, abs_tol=0.01)
+    assert math.isclose(
+        after.variance[0],
+        joint @ (theta - exact_mean) ** 2 / joint.sum(),
+        rel_tol=0.05,
+        abs_tol=0.01,
+    )
     assert math.isclose(after.log_evidence[0], math.log(joint.sum()), abs_tol=0.02)
 
 
@@ -70,13 +82,15 @@ def test_slopes_follow_from_the_conditioned_moments():
 
     after = condition(np.array([mean]), np.array([spread**2]), 6, 8)
     by_mean = (log_evidence(mean + h, spread) - log_evidence(mean - h, spread)) / (2 * h)
-    by_log_spread = (log_evidence(mean, spread * math.exp(h)) - log_evidence(mean, spread * math.exp(-h))) / (2 * h)
+    by_log_spread = (
+        log_evidence(mean, spread * math.exp(h)) - log_evidence(mean, spread * math.exp(-h))
+    ) / (2 * h)
     moved = after.mean[0] - mean
     assert math.isclose(by_mean, moved / spread**2, rel_tol=1e-3)
     assert math.isclose(by_log_spread, (after.variance[0] + moved**2) / spread**2 - 1, rel_tol=1e-2)
 
 
-# -- evidence ---------------------------------------------------------------------------------------------------------
+# -- evidence --------------------------------------------------------------------------------------
 
 
 def evidence(walks: tuple[float, ...] = (0.1,), **given: object) -> Evidence:
@@ -90,14 +104,19 @@ def test_after_one_group_the_belief_is_the_exact_posterior():
     part = evidence()
     part.update(AT, MEAN, VARIANCE, np.array([[3.0, 8.0]]), np.array([7]))
     belief, exact = part.belief(AT, MEAN, VARIANCE, 7), condition(MEAN, VARIANCE, 3, 8)
-    assert np.allclose([belief.mean_WP[0], belief.variance_WP[0]], [exact.mean, exact.variance], atol=1e-4)
+    assert np.allclose(
+        [belief.mean_WP[0], belief.variance_WP[0]], [exact.mean, exact.variance], atol=1e-4
+    )
 
 
 def test_evidence_fades_to_the_prior_with_policy_steps_not_with_visits():
     part = evidence(drift=False)
     part.update(AT, MEAN, VARIANCE, np.array([[8.0, 8.0]]), np.array([1]))
     ages = [part.belief(AT, MEAN, VARIANCE, now) for now in (1, 10, 100, 5000)]
-    means, variances = [float(b.mean_WP[0, 0]) for b in ages], [float(b.variance_WP[0, 0]) for b in ages]
+    means, variances = (
+        [float(b.mean_WP[0, 0]) for b in ages],
+        [float(b.variance_WP[0, 0]) for b in ages],
+    )
     assert means == sorted(means, reverse=True) and variances == sorted(variances)
     assert means[-1] < 1.0 and math.isclose(variances[-1], 4.0, rel_tol=0.2)
 
@@ -125,7 +144,9 @@ def test_the_walk_that_fits_gets_the_weight():
         theta = rng.normal(0, 1.5, n)
         for step in range(25):
             theta = theta + true_walk * rng.normal(size=n)
-            counts = np.column_stack([rng.binomial(8, 1 / (1 + np.exp(-theta))), np.full(n, 8)]).astype(float)
+            counts = np.column_stack(
+                [rng.binomial(8, 1 / (1 + np.exp(-theta))), np.full(n, 8)]
+            ).astype(float)
             part.update(np.arange(n), np.zeros(n), np.full(n, 4.0), counts, np.full(n, step))
         assert part.weight_W.argmax() == best and part.weight_W.max() > 0.9
 
@@ -134,10 +155,13 @@ def test_a_group_that_comes_late_does_not_turn_time_back():
     part = evidence()
     part.update(AT, MEAN, VARIANCE, np.array([[3.0, 8.0]]), np.array([9]))
     part.update(AT, MEAN, VARIANCE, np.array([[3.0, 8.0]]), np.array([4]))
-    assert part.belief(AT, MEAN, VARIANCE, 9).variance_WP[0, 0] < condition(MEAN, VARIANCE, 3, 8).variance[0]
+    assert (
+        part.belief(AT, MEAN, VARIANCE, 9).variance_WP[0, 0]
+        < condition(MEAN, VARIANCE, 3, 8).variance[0]
+    )
 
 
-# -- replay -----------------------------------------------------------------------------------------------------------
+# -- replay ----------------------------------------------------------------------------------------
 
 
 def test_the_replay_has_one_row_a_prompt_and_forgets_the_oldest():
@@ -146,11 +170,13 @@ def test_the_replay_has_one_row_a_prompt_and_forgets_the_oldest():
         replay.add(np.array([index]), nothing, np.array([[k, 8.0]]), np.array([k]))
     rows = dict(zip(replay.index_R.tolist(), replay.counts_R2[:, 0].tolist(), strict=True))
     assert rows == {1: 2.0, 2: 3.0, 3: 4.0}
-    replay.add(np.array([0]), nothing, np.array([[7.0, 8.0]]), np.array([9]))  # forgotten, and known again
+    replay.add(
+        np.array([0]), nothing, np.array([[7.0, 8.0]]), np.array([9])
+    )  # forgotten, and known again
     assert sorted(replay.index_R.tolist()) == [0, 2, 3]
 
 
-# -- recalibration ----------------------------------------------------------------------------------------------------
+# -- recalibration ---------------------------------------------------------------------------------
 
 
 def test_recalibration_mends_overconfidence_and_leaves_what_is_right():
@@ -169,7 +195,7 @@ def test_recalibration_never_turns_the_order_round():
     assert (np.diff(part.apply(p, np.zeros(500))) >= 0).all()
 
 
-# -- the whole --------------------------------------------------------------------------------------------------------
+# -- the whole -------------------------------------------------------------------------------------
 
 
 def test_it_learns_from_text_columns_and_history_and_is_calibrated():
@@ -178,9 +204,15 @@ def test_it_learns_from_text_columns_and_history_and_is_calibrated():
     other = 1 / (1 + np.exp(-(2.0 - 1.5 * level + noise)))
     theta = 1.5 * (2.0 - 1.5 * level) + 1.5 * noise + rng.normal(0, 0.5, n)
     rate = 1 / (1 + np.exp(-theta))
-    prompts = pool(n, text=lambda i: f"a problem of level {'abcde'[level[i]]}", other_rate=other.tolist())
+    prompts = pool(
+        n, text=lambda i: f"a problem of level {'abcde'[level[i]]}", other_rate=other.tolist()
+    )
     scores = {}
-    for name, given_ in (("all", {}), ("text", {"columns": ()}), ("no history", {"history": False, "columns": ()})):
+    for name, given_ in (
+        ("all", {}),
+        ("text", {"columns": ()}),
+        ("no history", {"history": False, "columns": ()}),
+    ):
         estimator, judged, order = fused(prompts, **given_), [], np.random.default_rng(2)
         for step in range(60):
             index = order.choice(n, 64, replace=False)
@@ -209,7 +241,12 @@ def test_an_unseen_prompt_is_judged_by_its_neighbours():
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 8), st.integers(0, 8), st.integers(0, 50)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 8), st.integers(0, 8), st.integers(0, 50)),
+        max_size=30,
+    )
+)
 def test_any_groups_leave_finite_beliefs(rows):
     """Partial, failed and repeated groups, in any order of steps."""
     prompts = pool(6, text=lambda i: "" if i == 0 else f"x{i}")
@@ -257,7 +294,9 @@ def test_a_state_of_other_walks_or_features_is_refused():
     config = {"estimator": {"type": "fused", **SMALL}}
     other = {"estimator": {"type": "fused", **SMALL, "n_random": 8}}
     with pytest.raises(StateMismatch):
-        make_curriculum("depo+", prompts, other).load_state_dict(make_curriculum("depo+", prompts, config).state_dict())
+        make_curriculum("depo+", prompts, other).load_state_dict(
+            make_curriculum("depo+", prompts, config).state_dict()
+        )
 
 
 def test_missing_and_non_finite_column_values_are_handled_by_the_model():
@@ -279,13 +318,16 @@ def test_a_published_pass_rate_is_believed_from_the_start():
     assert np.ptp(flag.mean_P) == 0
 
 
-# -- a warm start -----------------------------------------------------------------------------------------------------
+# -- a warm start ----------------------------------------------------------------------------------
 
 
 def lesson_file(folder: Path, rate_of: Callable[[int], float], n: int = 300) -> str:
     """Labels of other problems: the word says what the pass rate is."""
     path = folder / "labels.jsonl"
-    rows = [{"prompt": f"{'hard' if i % 2 else 'fair'} puzzle {i}", "pass_rate": rate_of(i), "k": 8} for i in range(n)]
+    rows = [
+        {"prompt": f"{'hard' if i % 2 else 'fair'} puzzle {i}", "pass_rate": rate_of(i), "k": 8}
+        for i in range(n)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
@@ -295,7 +337,9 @@ def test_a_warm_start_tells_mixed_before_the_first_group(tmp_path):
     prompts = pool(60, lambda i: f"{'hard' if i % 2 else 'fair'} riddle {i}")
     mixed = [i % 2 == 0 for i in range(60)]
     cold = make_curriculum("depo+", prompts, {"estimator": {"type": "fused", **SMALL}}).estimator
-    warm = make_curriculum("depo+", prompts, {"estimator": {"type": "fused", **SMALL, "warm_start": path}}).estimator
+    warm = make_curriculum(
+        "depo+", prompts, {"estimator": {"type": "fused", **SMALL, "warm_start": path}}
+    ).estimator
     assert auc(cold.predict(prompts).p_mixed(8), mixed) < 0.7
     assert auc(warm.predict(prompts).p_mixed(8), mixed) > 0.95
     level = warm.predict(prompts).mean_P.mean()
@@ -319,7 +363,8 @@ def test_a_warm_start_is_part_of_a_checkpoint(tmp_path):
 
 
 def test_a_warm_start_never_sees_the_label_as_a_column(tmp_path):
-    """A column of the pool with the name of the lesson's label is another model's, and keeps its own meaning."""
+    """A column of the pool with the name of the lesson's label is another model's, and keeps its
+    own meaning."""
     path = lesson_file(tmp_path, lambda i: 0.0 if i % 2 else 0.5)
     lesson = read_lesson(path, "estimator.warm_start")
     assert all("pass_rate" not in p.fields and "k" not in p.fields for p in lesson.prompts)
@@ -328,7 +373,11 @@ def test_a_warm_start_never_sees_the_label_as_a_column(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "no such file"), ("", "holds no row"), ('{"prompt": "a", "pass_rate": 2}\n', r"row 1.*pass_rate = 2")],
+    [
+        (None, "no such file"),
+        ("", "holds no row"),
+        ('{"prompt": "a", "pass_rate": 2}\n', r"row 1.*pass_rate = 2"),
+    ],
 )
 def test_a_bad_warm_start_is_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "labels.jsonl"
@@ -343,7 +392,8 @@ def test_a_bad_warm_start_is_refused_in_one_line(tmp_path, content, message):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0.5, 0.9999), st.integers(1, 12))
 def test_mending_never_runs_off(seed, level, n_batches):
-    """Probabilities near one end, nearly all of them right: where whole Newton steps overshoot and never come back."""
+    """Probabilities near one end, nearly all of them right: where whole Newton steps overshoot and
+    never come back."""
     rng, mending = np.random.default_rng(seed), Recalibration()
     for _ in range(n_batches):
         p_P = np.clip(rng.beta(50 * level, 50 * (1 - level), 128), 1e-9, 1 - 1e-9)

@@ -1,4 +1,5 @@
-"""Said once, and only where it is so: what the prediction chooses is mixed no more often than what chance chooses."""
+"""Said once, and only where it is so: what the prediction chooses is mixed no more often than what
+chance chooses."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ STEPS = range(PATIENCE // N + 12)
 def u_shaped(n: int = 3000) -> list[Prompt]:
     """Pass rates near 0 and 1, some in the middle: 45 % of groups of 8 are mixed."""
     rates = np.random.default_rng(0).beta(0.3, 0.3, size=n)
-    return [Prompt(f"p{i}", f"question {i}", "u", {"pass_rate": float(p)}) for i, p in enumerate(rates)]
+    return [
+        Prompt(f"p{i}", f"question {i}", "u", {"pass_rate": float(p)}) for i, p in enumerate(rates)
+    ]
 
 
 def world(estimator: FakeEstimator | None, method: str = "depo", **given: object) -> Curriculum:
@@ -30,7 +33,9 @@ def world(estimator: FakeEstimator | None, method: str = "depo", **given: object
     return build(method, u_shaped(), config, estimator)
 
 
-def warnings_of(curriculum: Curriculum, steps: Sequence[int], caplog: pytest.LogCaptureFixture) -> list[str]:
+def warnings_of(
+    curriculum: Curriculum, steps: Sequence[int], caplog: pytest.LogCaptureFixture
+) -> list[str]:
     caplog.clear()
     with caplog.at_level(logging.WARNING, "depo_rl.futility"):
         for number in steps:
@@ -62,10 +67,14 @@ def test_it_is_told_neither_early_nor_again_after_a_resume(caplog, tmp_path):
 def test_it_is_silent_where_the_choice_works(band, seed, caplog):
     assert warnings_of(world(ESTIMATORS["oracle"](), band=band, seed=seed), STEPS, caplog) == []
     noise = np.random.default_rng(seed)
-    vague = FakeEstimator(lambda p: float(np.clip(0.5 * rate(p) + 0.5 * noise.random(), 0.01, 0.99)), strength=1e4)
+    vague = FakeEstimator(
+        lambda p: float(np.clip(0.5 * rate(p) + 0.5 * noise.random(), 0.01, 0.99)), strength=1e4
+    )
     narrower = {"window": (0.3, 0.7)} if band == "window" else {}
     curriculum = world(vague, band=band, seed=seed, **narrower)
-    assert warnings_of(curriculum, STEPS, caplog) == []  # a choice that is worth 0.1 is no futile one
+    assert (
+        warnings_of(curriculum, STEPS, caplog) == []
+    )  # a choice that is worth 0.1 is no futile one
 
 
 @pytest.mark.parametrize("method", ["grpo", "dapo", "vcrl"])
@@ -90,7 +99,9 @@ def test_a_draw_is_gentle_on_purpose_and_never_told(caplog):
 
 def test_the_rule():
     assert is_futile(0.45, 1024, 0.45, 512)  # d = 0, 2 e = 0.054
-    assert not is_futile(0.48, 1024, 0.45, 512)  # d + 2 e = 0.084: a gain worth having is not left out
+    assert not is_futile(
+        0.48, 1024, 0.45, 512
+    )  # d + 2 e = 0.084: a gain worth having is not left out
     assert not is_futile(0.45, 1024, 0.45, 64)  # 2 e = 0.128: too little is known
     assert is_futile(0.30, 1024, 0.45, 512)  # worse than uniform
     assert not is_futile(0.53, 100_000, 0.50, 100_000)  # little, but more than noise

@@ -1,4 +1,5 @@
-"""The guard: who is worse than a constant chooses nothing until it is better, and who is not is left alone."""
+"""The guard: who is worse than a constant chooses nothing until it is better, and who is not is
+left alone."""
 
 from __future__ import annotations
 
@@ -26,12 +27,17 @@ def misled(prompt: Prompt) -> float:
 
 
 MAKE: dict[str, Callable[[], FakeEstimator]] = {
-    **{name: ESTIMATORS[name] for name in ("constant", "inverted", "nan", "infinite", "oracle", "all dead")},
+    **{
+        name: ESTIMATORS[name]
+        for name in ("constant", "inverted", "nan", "infinite", "oracle", "all dead")
+    },
     "misled": lambda: FakeEstimator(misled),
 }
 
 
-def world(estimator: FakeEstimator | None, method: str = "depo", seed: int = 0, **settings: object) -> Curriculum:
+def world(
+    estimator: FakeEstimator | None, method: str = "depo", seed: int = 0, **settings: object
+) -> Curriculum:
     config = {**SETTINGS, "seed": seed, **settings} if method == "depo" else {"seed": seed}
     return build(method, make_prompts([2500, 500], seed=5), config, estimator)
 
@@ -40,7 +46,9 @@ def steps(curriculum: Curriculum, numbers: Sequence[int]) -> list[list[Settlemen
     """Batches of N groups; each step's outcomes come from a generator of its own."""
     settled = []
     for number in numbers:
-        settled.append(curriculum.settle(roll_out(curriculum.propose(N), np.random.default_rng([7, number]))))
+        settled.append(
+            curriculum.settle(roll_out(curriculum.propose(N), np.random.default_rng([7, number])))
+        )
         assert conserved(curriculum)
     return settled
 
@@ -57,11 +65,12 @@ def group(because: str, mean: float, strength: float, k: int, n: int = 8) -> Set
     return Settlement(GroupOutcome("a", k, n, 8 - n), because, mean, strength, 0.0, 1.0, True)
 
 
-# -- the rule ---------------------------------------------------------------------------------------------------------
+# -- the rule --------------------------------------------------------------------------------------
 
 
 def fed(*rows: tuple[int, str, float, int], engaged: bool = False) -> Guard:
-    """A guard that saw (number, because, P(mixed), 1 if mixed) groups of two; P(mixed) of two is 2 p (1 - p)."""
+    """A guard that saw (number, because, P(mixed), 1 if mixed) groups of two; P(mixed) of two is 2
+    p (1 - p)."""
     guard = Guard(True)
     guard.engaged = engaged
     for number, because, p_mixed, mixed in rows:
@@ -71,12 +80,14 @@ def fed(*rows: tuple[int, str, float, int], engaged: bool = False) -> Guard:
 
 
 def test_it_engages_on_two_standard_errors_and_on_what_chance_does_not_explain():
-    """300 groups, half of them mixed: a constant's log-loss is ln 2. P(mixed) of two is at most one half."""
+    """300 groups, half of them mixed: a constant's log-loss is ln 2. P(mixed) of two is at most one
+    half."""
     for p_mixed, engages in ((0.5, False), (0.4, False), (0.33, True)):
         d = -(math.log(p_mixed) + math.log(1 - p_mixed)) / 2 - math.log(2)
         assert (300 * d > EXCESS) is engages  # 300 x 0 = 0, 300 x 0.0204 = 6.1, 300 x 0.0616 = 18.5
         assert fed((150, "selected", p_mixed, 1), (150, "selected", p_mixed, 0)).judge() is engages
-    # Two surprises of 1e-5 cost 23 nats against a constant 2 / 300, but that is less than two standard errors.
+    # Two surprises of 1e-5 cost 23 nats against a constant 2 / 300, but that is less than two
+    # standard errors.
     assert fed((2, "selected", 1e-5, 1), (298, "selected", 1e-5, 0)).judge() is False
 
 
@@ -91,19 +102,28 @@ def test_it_waits_for_enough_groups_and_forgets_the_oldest():
 
 
 def test_the_constant_is_what_uniform_choice_is_worth():
-    """P(mixed) 0.5 said of groups that are all mixed: worse than the constant 1, better than the fair share of 1/4."""
+    """P(mixed) 0.5 said of groups that are all mixed: worse than the constant 1, better than the
+    fair share of 1/4."""
     fair = [(24, "explored", 0.25, 0), (8, "warmup", 0.25, 1)]
     chosen = (300, "selected", 0.5, 1)
     assert fed(*fair, *fair, chosen).judge() is False
-    assert fed(*fair, chosen).judge() is True  # 32 fair groups are too few: the constant is of the record itself
+    assert (
+        fed(*fair, chosen).judge() is True
+    )  # 32 fair groups are too few: the constant is of the record itself
     assert fed(*fair, *fair, (300, "selected", 0.5, 0)).judge() is True
 
 
 def test_it_releases_on_fair_groups_alone():
     assert fed((128, "guarded", 0.4, 0), (128, "explored", 0.5, 1), engaged=True).judge() is False
-    assert fed((128, "guarded", 0.4, 0), (127, "explored", 0.5, 1), engaged=True).judge() is True  # too few
-    assert fed((128, "guarded", 0.4, 0), (300, "selected", 0.5, 1), engaged=True).judge() is True  # late ones
-    assert fed((128, "guarded", 0.5, 0), (200, "guarded", 0.4, 1), engaged=True).judge() is True  # still worse
+    assert (
+        fed((128, "guarded", 0.4, 0), (127, "explored", 0.5, 1), engaged=True).judge() is True
+    )  # too few
+    assert (
+        fed((128, "guarded", 0.4, 0), (300, "selected", 0.5, 1), engaged=True).judge() is True
+    )  # late ones
+    assert (
+        fed((128, "guarded", 0.5, 0), (200, "guarded", 0.4, 1), engaged=True).judge() is True
+    )  # still worse
 
 
 def test_groups_that_cannot_be_mixed_are_no_evidence():
@@ -124,11 +144,12 @@ def test_switched_off_it_keeps_and_does_nothing():
     assert not guard.judge() and len(guard.state_dict()["record"]["rows"]) == 0
 
 
-# -- in a curriculum --------------------------------------------------------------------------------------------------
+# -- in a curriculum -------------------------------------------------------------------------------
 
 
 def test_a_misled_estimator_costs_no_more_than_uniform_choice():
-    """60 steps, a batch after the warm-up: within 5 % of grpo's mixed share, which it would fall far below.
+    """60 steps, a batch after the warm-up: within 5 % of grpo's mixed share, which it would fall
+    far below.
 
     What was predicted before anything was learnt does not count.
     """
@@ -141,7 +162,8 @@ def test_a_misled_estimator_costs_no_more_than_uniform_choice():
 
 @pytest.mark.parametrize("name", ["constant", "nan", "infinite", "all dead", "inverted"])
 def test_no_estimator_does_worse_than_uniform_choice_with_it(name):
-    """p and 1 - p have the same P(mixed), so that "inverted" is as good as true here and must not be held back."""
+    """p and 1 - p have the same P(mixed), so that "inverted" is as good as true here and must not
+    be held back."""
     uniform = mixed_share(steps(world(None, "grpo"), range(60)))
     share = mixed_share(steps(world(MAKE[name]()), range(60)))
     assert share > (1.2 if name == "inverted" else 0.95) * uniform
@@ -188,13 +210,19 @@ KINDS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_calibrated_estimator_is_never_guarded_by_noise(kind):
-    """30 x 100 steps. Two standard errors alone would engage in every sixth of the first two kinds' runs."""
+    """30 x 100 steps. Two standard errors alone would engage in every sixth of the first two kinds'
+    runs."""
     for seed in range(30):
         rng, guard = np.random.default_rng(seed), Guard(True)
         for _ in range(100):
             mean = KINDS[kind](rng)
             correct = rng.binomial(8, rng.beta(mean * 30, (1 - mean) * 30))
-            guard.observe([group("selected", m, 30.0, k) for m, k in zip(mean.tolist(), correct.tolist(), strict=True)])
+            guard.observe(
+                [
+                    group("selected", m, 30.0, k)
+                    for m, k in zip(mean.tolist(), correct.tolist(), strict=True)
+                ]
+            )
             assert guard.judge() is False
 
 
@@ -211,7 +239,9 @@ def test_a_run_that_is_guarded_resumes_exactly(stop, tmp_path):
         at(step, first)
     save_state(tmp_path / "state", first.state_dict())
     second.load_state_dict(load_state(tmp_path / "state"))
-    assert repr([at(step, second) for step in range(stop, 20)]) == repr(expected[stop:])  # NaN equals NaN in words only
+    assert repr([at(step, second) for step in range(stop, 20)]) == repr(
+        expected[stop:]
+    )  # NaN equals NaN in words only
     assert repr(second.state_dict()["guard"]) == repr(whole.state_dict()["guard"])
 
 
@@ -226,5 +256,7 @@ def test_a_refused_load_changes_nothing():
 
 @pytest.mark.parametrize("method", ["grpo", "dapo", "polaris", "vcrl"])
 def test_methods_that_choose_uniformly_have_nothing_to_guard(method):
-    with pytest.raises(ConfigError, match=f"method '{method}': setting 'guard' is read by depo, depo"):
+    with pytest.raises(
+        ConfigError, match=f"method '{method}': setting 'guard' is read by depo, depo"
+    ):
         build(method, make_prompts([600]), {"guard": True}, MAKE["misled"]())

@@ -21,7 +21,14 @@ from depo_rl.importance import effective_share, importance_weight
 
 G = 4
 SMALL = {"type": "fused", "n_buckets": 2**10, "n_random": 16}
-DRAW = {"group_size": G, "warmup_steps": 0, "explore": 0.0, "guard": False, "temperature": 1.0, "estimator": SMALL}
+DRAW = {
+    "group_size": G,
+    "warmup_steps": 0,
+    "explore": 0.0,
+    "guard": False,
+    "temperature": 1.0,
+    "estimator": SMALL,
+}
 
 
 def test_a_weight_is_a_power_of_one_over_inclusion_up_to_the_cap() -> None:
@@ -37,7 +44,9 @@ def test_the_effective_share_is_that_of_kish(weights: list[float]) -> None:
     share = effective_share(weights)
     assert 1 / len(weights) - 1e-9 <= share <= 1 + 1e-9
     assert effective_share([w * 3 for w in weights]) == pytest.approx(share)
-    assert effective_share([2.0] * 5) == pytest.approx(1.0) and effective_share([1.0, 0.0]) == pytest.approx(0.5)
+    assert effective_share([2.0] * 5) == pytest.approx(1.0) and effective_share(
+        [1.0, 0.0]
+    ) == pytest.approx(0.5)
     assert math.isnan(effective_share([]))
 
 
@@ -45,7 +54,8 @@ def test_the_effective_share_is_that_of_kish(weights: list[float]) -> None:
 
 
 def group_gradient(rate: float) -> float:
-    """Expected GRPO gradient of one group by the prompt's logit: all 2^G groups of its Bernoulli completions."""
+    """Expected GRPO gradient of one group by the prompt's logit: all 2^G groups of its Bernoulli
+    completions."""
     total = 0.0
     for group in itertools.product([0.0, 1.0], repeat=G):
         right_G = np.array(group)
@@ -69,21 +79,27 @@ class FixedDraw:
 
 
 def every_draw(rates: list[float], n: int, **config: Any) -> list[tuple[float, dict[int, float]]]:
-    """(probability, weight of each prompt chosen) of all draws of ``n``: the walk starts anywhere in [0, 1)."""
+    """(probability, weight of each prompt chosen) of all draws of ``n``: the walk starts anywhere
+    in [0, 1)."""
     chance_P = _chances(rates, n)
     edges = sorted({0.0, 1.0, *(-np.cumsum(chance_P) % 1.0).tolist()})
     draws = []
     for low, high in itertools.pairwise(edges):
         prompts = [Prompt(str(i), f"question {i}") for i in range(len(rates))]
-        curriculum = build("depo+", prompts, DRAW | config, FakeEstimator(lambda p: rates[int(p.key)]))
+        curriculum = build(
+            "depo+", prompts, DRAW | config, FakeEstimator(lambda p: rates[int(p.key)])
+        )
         curriculum._rng = FixedDraw((low + high) / 2)  # type: ignore[assignment]
         keys = [p.key for p in curriculum.propose(n)]
-        draws.append((high - low, dict(zip(map(int, keys), curriculum.importance(keys), strict=True))))
+        draws.append(
+            (high - low, dict(zip(map(int, keys), curriculum.importance(keys), strict=True)))
+        )
     return draws
 
 
 def _chances(rates: list[float], n: int) -> np.ndarray:
-    """Worked out apart from the package: in proportion to P(mixed) of the belief, none above 1; ascending rates."""
+    """Worked out apart from the package: in proportion to P(mixed) of the belief, none above 1;
+    ascending rates."""
     a, b = np.array(rates) * 16.0, (1 - np.array(rates)) * 16.0
     dead = sum(
         np.prod([(x + i) / (16.0 + i) for i in range(G)], axis=0)  # Beta-binomial, all of one kind
@@ -97,8 +113,12 @@ def _chances(rates: list[float], n: int) -> np.ndarray:
         certain_P |= scaled_P > 1.0
 
 
-@pytest.mark.parametrize(("rates", "n"), [([0.05, 0.5], 1), ([0.02, 0.1, 0.5, 0.7, 0.97], 2), ([0.01, 0.02, 0.5], 2)])
-def test_over_all_draws_the_weighted_gradient_is_that_of_uniform_choice(rates: list[float], n: int) -> None:
+@pytest.mark.parametrize(
+    ("rates", "n"), [([0.05, 0.5], 1), ([0.02, 0.1, 0.5, 0.7, 0.97], 2), ([0.01, 0.02, 0.5], 2)]
+)
+def test_over_all_draws_the_weighted_gradient_is_that_of_uniform_choice(
+    rates: list[float], n: int
+) -> None:
     gradient_P = np.array([group_gradient(rate) for rate in rates])
     uniform_P = gradient_P / len(rates)
 
@@ -140,7 +160,9 @@ def test_methods_that_draw_take_it(method: str) -> None:
     settings = {"temperature": 0.5, "importance": 1.0, "warmup_steps": 0}
     own = {"depo+": {"estimator": SMALL}, "depo": {"band": "auto"}}.get(method, {})
     curriculum = build(method, make_prompts([60]), settings | own)
-    assert all(weight > 0 for weight in curriculum.importance([p.key for p in curriculum.propose(8)]))
+    assert all(
+        weight > 0 for weight in curriculum.importance([p.key for p in curriculum.propose(8)])
+    )
 
 
 # -- refusals
@@ -158,7 +180,9 @@ def test_methods_that_draw_take_it(method: str) -> None:
         ("speed", {}),
     ],
 )
-def test_without_a_draw_it_is_refused_in_a_line_that_names_temperature(method: str, settings: dict[str, Any]) -> None:
+def test_without_a_draw_it_is_refused_in_a_line_that_names_temperature(
+    method: str, settings: dict[str, Any]
+) -> None:
     with pytest.raises(
         ConfigError, match=rf"'{re.escape(method)}', importance = 0.5: .*set temperature above 0"
     ) as error:
@@ -180,8 +204,12 @@ def test_out_of_range_is_one_line(given: dict[str, Any], message: str) -> None:
         make_curriculum("depo+", make_prompts([40]), DRAW | given)
 
 
-def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "pool.jsonl").write_text("".join(f'{{"prompt": "p{i}", "pass_rate": 0.5}}\n' for i in range(32)))
+def test_the_command_line_refuses_it_with_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pool.jsonl").write_text(
+        "".join(f'{{"prompt": "p{i}", "pass_rate": 0.5}}\n' for i in range(32))
+    )
     options = [
         "--methods",
         "depo+",
@@ -194,14 +222,23 @@ def test_the_command_line_refuses_it_with_exit_code_2(tmp_path: Path, capsys: py
         "--steps",
         "2",
     ]
-    assert main(["replay", str(tmp_path / "pool.jsonl"), "--out", str(tmp_path / "out"), *options]) == 2
+    assert (
+        main(["replay", str(tmp_path / "pool.jsonl"), "--out", str(tmp_path / "out"), *options])
+        == 2
+    )
     err = capsys.readouterr().err
-    assert err.startswith("depo: method 'depo+', importance = 1.0") and "temperature" in err and err.count("\n") == 1
+    assert (
+        err.startswith("depo: method 'depo+', importance = 1.0")
+        and "temperature" in err
+        and err.count("\n") == 1
+    )
     assert not (tmp_path / "out").exists()
 
 
 @given(methods, st.sampled_from([0.0, 0.5]))
-def test_at_zero_every_method_s_weights_are_one(method: tuple[str, dict[str, Any]], temperature: float) -> None:
+def test_at_zero_every_method_s_weights_are_one(
+    method: tuple[str, dict[str, Any]], temperature: float
+) -> None:
     name, settings = method
     curriculum = build(name, make_prompts([40]), settings, shared={"temperature": temperature})
     assert curriculum.importance([p.key for p in curriculum.propose(8)]) == [1.0] * 8

@@ -1,4 +1,5 @@
-"""The layers of the package: imports go down only, heavy libraries stay at the edge, files and functions stay short."""
+"""The layers of the package: imports go down only, heavy libraries stay at the edge, files and
+functions stay short."""
 
 from __future__ import annotations
 
@@ -19,7 +20,19 @@ LEVEL = {
         ],
         1,
     ),
-    **dict.fromkeys(["curriculum", "filling", "ledger", "guard", "futility", "survival", "methods", "checkpoint"], 2),
+    **dict.fromkeys(
+        [
+            "curriculum",
+            "filling",
+            "ledger",
+            "guard",
+            "futility",
+            "survival",
+            "methods",
+            "checkpoint",
+        ],
+        2,
+    ),
     **dict.fromkeys(["engines", "report"], 3),
     "commands": 4,
     **dict.fromkeys(["trl", "cli"], 5),
@@ -27,7 +40,11 @@ LEVEL = {
 }
 # of level 1: the only ones that may know each other
 SIBLINGS = {("estimators", "features"), ("rivals", "estimators"), ("rivals", "selectors")}
-TORCH_FREE = [name for name, level in LEVEL.items() if level <= 2 and name not in ("estimators", "features", "rewards")]
+TORCH_FREE = [
+    name
+    for name, level in LEVEL.items()
+    if level <= 2 and name not in ("estimators", "features", "rewards")
+]
 OWNERS = {"trl": ["engines.trl"], "verl": ["engines.verl"], "ray": ["engines.verl"]}
 HEAVY = {"torch", "transformers", "trl", "verl", "ray", "accelerate", "datasets"}
 
@@ -82,13 +99,16 @@ def test_imports_go_down_only(module):
     part = _part(module)
     assert part in LEVEL, f"{module}: give the new part {part!r} a level in tests/test_layers.py"
     for other in _own(module) - {part, "__init__"}:
-        assert LEVEL[other] <= LEVEL[part], f"{module} (level {LEVEL[part]}) imports {other} (level {LEVEL[other]})"
+        assert LEVEL[other] <= LEVEL[part], (
+            f"{module} (level {LEVEL[part]}) imports {other} (level {LEVEL[other]})"
+        )
         if LEVEL[part] == LEVEL[other] == 1:
             assert (part, other) in SIBLINGS, f"{module} imports its sibling {other}"
 
 
 def _modules_of(module: str) -> set[str]:
-    """Other modules of this package that a module imports, for type checkers only or when called included."""
+    """Other modules of this package that a module imports, for type checkers only or when called
+    included."""
     found = set()
     for name in _imports(module):
         parts = name.removeprefix("depo_rl.").split(".") if name.startswith("depo_rl.") else []
@@ -113,12 +133,21 @@ def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def test_no_module_imports_one_that_imports_it():
-    """Not within a room either, and not for type checkers only: what needs of it what it may need is a protocol."""
+    """Not within a room either, and not for type checkers only: what needs of it what it may need
+    is a protocol."""
     assert _circles({module: _modules_of(module) for module in MODULES}) == []
 
 
 def test_the_search_for_circles_finds_them():
-    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set(), "e": {"f", "a"}, "f": {"e"}, "x": {"b"}}
+    graph = {
+        "a": {"b"},
+        "b": {"c", "d"},
+        "c": {"a"},
+        "d": set(),
+        "e": {"f", "a"},
+        "f": {"e"},
+        "x": {"b"},
+    }
     assert _circles(graph) == [["a", "b", "c"], ["e", "f"]]
     assert "engines.trl.driver" in _modules_of("engines.trl.trainer")
     assert "engines.verl.host" in _modules_of("engines.verl.dataset"), "imported when called"
@@ -153,7 +182,9 @@ def test_the_short_way_to_trl_only_passes_on():
     assert imported == {"DEPOConfig", "DEPOTrainer", "TokenBudget"}
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if _part(m) in ("cli", "rewards", "outcomes", "report")])
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if _part(m) in ("cli", "rewards", "outcomes", "report")]
+)
 def test_heavy_libraries_are_imported_when_used_and_not_before(module):
     assert not {name.split(".")[0] for name in _imports(module, at_import_time=True)} & HEAVY
 
@@ -175,7 +206,9 @@ def test_files_and_functions_stay_short(module):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert node.end_lineno is not None
-            assert node.end_lineno - node.lineno < 80, f"{module}.{node.name} is longer than 80 lines"
+            assert node.end_lineno - node.lineno < 80, (
+                f"{module}.{node.name} is longer than 80 lines"
+            )
 
 
 def test_nearly_all_functions_are_within_40_lines():

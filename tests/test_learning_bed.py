@@ -1,4 +1,5 @@
-"""The bed of benchmarks/bench_learning.py: its problems are right, its pass rates exact, its runs repeat."""
+"""The bed of benchmarks/bench_learning.py: its problems are right, its pass rates exact, its runs
+repeat."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def test_no_pool_holds_what_is_judged_on() -> None:
     judged = {problem.text for problem in held_out(5).problems}
     for bed in BEDS.values():
         pool = {problem.text for problem in make_problems(300, 1, bed.mix, held_out=False)}
-        assert not pool & judged and not any(is_held_out(p) for p in make_problems(50, 1, bed.mix, held_out=False))
+        assert not pool & judged and not any(
+            is_held_out(p) for p in make_problems(50, 1, bed.mix, held_out=False)
+        )
 
 
 def test_exact_pass_rates_are_what_sampling_finds() -> None:
@@ -55,15 +58,30 @@ def test_exact_pass_rates_are_what_sampling_finds() -> None:
 def test_advantages_are_trl_s() -> None:
     reward = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     deviation = reward[0].std()
-    assert advantages(reward)[0].tolist() == pytest.approx(((reward[0] - 0.25) / (deviation + 1e-4)).tolist())
+    assert advantages(reward)[0].tolist() == pytest.approx(
+        ((reward[0] - 0.25) / (deviation + 1e-4)).tolist()
+    )
     assert advantages(reward)[1].abs().max() == 0.0
 
 
 @pytest.mark.parametrize("method", ["grpo", "dapo", "depo+", "oracle"])
 def test_a_run_repeats_and_ends_with_its_tokens(method: str) -> None:
     start = make_start(warm_start(steps=60), batches=2)
-    own = {"estimator": {"exclude": ["pass_rate"], "n_buckets": 256, "n_random": 0}} if method == "depo+" else {}
-    plan = Plan("small", method, seed=3, group_size=4, rate=5e-4, completions=64, tokens=6000, curriculum=own)
+    own = (
+        {"estimator": {"exclude": ["pass_rate"], "n_buckets": 256, "n_random": 0}}
+        if method == "depo+"
+        else {}
+    )
+    plan = Plan(
+        "small",
+        method,
+        seed=3,
+        group_size=4,
+        rate=5e-4,
+        completions=64,
+        tokens=6000,
+        curriculum=own,
+    )
     first, second = Run(plan, start).go(), Run(plan, start).go()
     for result in (first, second):
         result.pop("seconds"), result.pop("seconds_ours")

@@ -16,12 +16,21 @@ DATA = Path(os.environ.get("DEPO_DATA", Path(__file__).parents[2] / "shared" / "
 
 def hidden(folder: Path, rows: list[dict[str, Any]], column: str = "pass_rate") -> set[str]:
     (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return set(hidden_columns(read_source(folder / "t.jsonl", SourceOptions(pass_rate_column=column))))
+    return set(
+        hidden_columns(read_source(folder / "t.jsonl", SourceOptions(pass_rate_column=column)))
+    )
 
 
 def test_of_a_labelled_pool(tmp_path):
     rows = [
-        {"prompt": f"p{i}", "pass_rate": i / 8, "k": 8, "right": i, "difficulty": 1 - i / 8, "percent": 12.5 * i}
+        {
+            "prompt": f"p{i}",
+            "pass_rate": i / 8,
+            "k": 8,
+            "right": i,
+            "difficulty": 1 - i / 8,
+            "percent": 12.5 * i,
+        }
         | {"level": i % 5, "other_policy": (i * 3 % 8) / 8, "answer": str(i), "blank": None}
         for i in range(9)
     ]
@@ -30,12 +39,22 @@ def test_of_a_labelled_pool(tmp_path):
 
 
 def test_the_label_is_hidden_where_repeats_were_averaged(tmp_path):
-    rows = [{"prompt": "p", "pass_rate": rate, "k": 4} for rate in (0.0, 0.5)] + [{"prompt": "q", "pass_rate": 1.0}]
+    rows = [{"prompt": "p", "pass_rate": rate, "k": 4} for rate in (0.0, 0.5)] + [
+        {"prompt": "q", "pass_rate": 1.0}
+    ]
     assert hidden(tmp_path, rows) == {"pass_rate", "k"}
 
 
 HISTORY = [
-    {"prompt": f"p{i}", "n_correct": (i + s) % 5, "group_size": 4, "step": s, "visit": s, "level": i, "answer": str(i)}
+    {
+        "prompt": f"p{i}",
+        "n_correct": (i + s) % 5,
+        "group_size": 4,
+        "step": s,
+        "visit": s,
+        "level": i,
+        "answer": str(i),
+    }
     | {"reward_mean": 0.5, "acc": (i + s) % 5 / 4}
     for i in range(6)
     for s in (1, 2)
@@ -45,8 +64,15 @@ HISTORY = [
 def test_of_a_history_and_what_never_becomes_a_field(tmp_path):
     assert hidden(tmp_path, HISTORY) == {"visit", "acc"}
     once = [row for row in HISTORY if row["step"] == 1]
-    assert hidden(tmp_path, once) == {"acc"}  # each prompt has one visit: only the outcome itself gives it away
-    assert set(read_source(tmp_path / "t.jsonl").prompts[0].fields) == {"visit", "level", "answer", "acc"}
+    assert hidden(tmp_path, once) == {
+        "acc"
+    }  # each prompt has one visit: only the outcome itself gives it away
+    assert set(read_source(tmp_path / "t.jsonl").prompts[0].fields) == {
+        "visit",
+        "level",
+        "answer",
+        "acc",
+    }
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -54,7 +80,10 @@ def test_of_groups_without_steps(own, tmp_path):
     rows = [{k: v for k, v in row.items() if k != "step"} for row in HISTORY]
     if own:
         extra = {"visit", "level", "answer", "acc"}
-        rows = [{(f"fields.{k}" if k in extra else k): v for k, v in row.items()} | {"n_scored": 4} for row in rows]
+        rows = [
+            {(f"fields.{k}" if k in extra else k): v for k, v in row.items()} | {"n_scored": 4}
+            for row in rows
+        ]
     assert hidden(tmp_path, rows) == {"visit", "acc"}
 
 

@@ -1,4 +1,5 @@
-"""Reading logs back: JSONL and parquet agree, a torn last line is counted, any other fault names file and row."""
+"""Reading logs back: JSONL and parquet agree, a torn last line is counted, any other fault names
+file and row."""
 
 from __future__ import annotations
 
@@ -21,17 +22,27 @@ GOOD: dict[str, Any] = {"prompt": "1 + 1?", "n_correct": 2, "n_scored": 6}
 
 
 def write_lines(path: Path, *lines: object) -> Path:
-    path.write_bytes(b"".join(x if isinstance(x, bytes) else json.dumps(x).encode() + b"\n" for x in lines))
+    path.write_bytes(
+        b"".join(x if isinstance(x, bytes) else json.dumps(x).encode() + b"\n" for x in lines)
+    )
     return path
 
 
 def make_row(i: int, **changes: Any) -> LogRow:
-    flat = {"key": f"k{i}", "prompt": f"{i} + 1?", "step": i, "n_correct": i % 3, "n_scored": 8, "tokens": 100 * i}
+    flat = {
+        "key": f"k{i}",
+        "prompt": f"{i} + 1?",
+        "step": i,
+        "n_correct": i % 3,
+        "n_scored": 8,
+        "tokens": 100 * i,
+    }
     return LogRow.from_dict(flat | changes)
 
 
 def write_parquet(rows: Sequence[LogRow], path: Path) -> None:
-    """As version 0.1 wrote it: a data set's columns as JSON texts, null where a row has none, and marked."""
+    """As version 0.1 wrote it: a data set's columns as JSON texts, null where a row has none, and
+    marked."""
     arrays = {name: pa.array([getattr(row, name) for row in rows]) for name in COLUMNS}
     fields = [pa.field(name, array.type) for name, array in arrays.items()]
     for name in dict.fromkeys(name for row in rows for name in row.fields):
@@ -68,7 +79,12 @@ def rows(draw: st.DrawFn) -> LogRow:
     )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
 @given(st.lists(rows(), min_size=1, max_size=5))
 def test_jsonl_and_parquet_are_read_alike(tmp_path: Path, wanted: list[LogRow]) -> None:
     jsonl, parquet = tmp_path / "log.jsonl", tmp_path / "log.parquet"
@@ -79,7 +95,10 @@ def test_jsonl_and_parquet_are_read_alike(tmp_path: Path, wanted: list[LogRow]) 
 
 
 def test_logs_with_and_without_a_column_of_inclusion(tmp_path: Path) -> None:
-    old, new = write_lines(tmp_path / "old", GOOD), write_lines(tmp_path / "new", GOOD | {"inclusion": 2.5})
+    old, new = (
+        write_lines(tmp_path / "old", GOOD),
+        write_lines(tmp_path / "new", GOOD | {"inclusion": 2.5}),
+    )
     assert read_log(old)[0].inclusion is None and read_log(new)[0].inclusion == 2.5
     mixed = write_lines(tmp_path / "mixed", GOOD, GOOD | {"inclusion": 2.5})
     write_parquet(list(read_log(mixed)), tmp_path / "mixed.parquet")
@@ -105,7 +124,9 @@ def test_a_last_line_lacking_only_its_newline_counts(tmp_path: Path) -> None:
 
 def test_a_blank_line_a_byte_order_mark_and_crlf_are_harmless(tmp_path: Path) -> None:
     line = json.dumps(GOOD).encode()
-    log = read_log(write_lines(tmp_path / "a.jsonl", b"\xef\xbb\xbf", line, b"\r\n\r\n", line, b"\r\n"))
+    log = read_log(
+        write_lines(tmp_path / "a.jsonl", b"\xef\xbb\xbf", line, b"\r\n\r\n", line, b"\r\n")
+    )
     assert len(log) == 2
 
 
@@ -144,12 +165,18 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
 def test_bad_parquet_files_are_named_with_their_row(tmp_path: Path) -> None:
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table({"prompt": ["a", "b"], "n_correct": [1, 9], "n_scored": [8, 8]}), path)
-    with pytest.raises(DataError, match=r"bad.parquet: row 2: n_correct = 9: must not exceed n_scored = 8"):
+    with pytest.raises(
+        DataError, match=r"bad.parquet: row 2: n_correct = 9: must not exceed n_scored = 8"
+    ):
         read_log(path)
     pq.write_table(pa.table({"prompt": ["a"], "n_correct": ["1"], "n_scored": [8]}), path)
-    with pytest.raises(DataError, match=r"bad.parquet: row 1: n_correct = '1': must be a whole number"):
+    with pytest.raises(
+        DataError, match=r"bad.parquet: row 1: n_correct = '1': must be a whole number"
+    ):
         read_log(path)
-    pq.write_table(pa.table({"prompt": pa.array([], pa.string()), "n_correct": [], "n_scored": []}), path)
+    pq.write_table(
+        pa.table({"prompt": pa.array([], pa.string()), "n_correct": [], "n_scored": []}), path
+    )
     with pytest.raises(DataError, match="holds no row"):
         read_log(path)
     path.write_bytes(b"PAR1 and then nothing of the kind")
@@ -162,7 +189,10 @@ def test_pandas_parquet_with_holes_and_an_index(tmp_path: Path) -> None:
     frame = pandas.DataFrame({"prompt": ["a", "b", "c"], "n_correct": [1, 2, 3], "n_scored": [4, 4, 4],
                               "tokens": [7, None, 9]})  # fmt: skip
     frame[frame.n_correct > 1].to_parquet(tmp_path / "log.parquet")
-    assert [(r.prompt, r.tokens) for r in read_log(tmp_path / "log.parquet")] == [("b", None), ("c", 9)]
+    assert [(r.prompt, r.tokens) for r in read_log(tmp_path / "log.parquet")] == [
+        ("b", None),
+        ("c", 9),
+    ]
 
 
 def test_half_a_surrogate_pair(tmp_path: Path) -> None:

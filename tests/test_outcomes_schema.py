@@ -1,4 +1,5 @@
-"""A row of the outcome log: conversion from what the curriculum knows, and every rule that a bad row breaks."""
+"""A row of the outcome log: conversion from what the curriculum knows, and every rule that a bad
+row breaks."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def test_row_of_a_settled_group() -> None:
 
 def test_what_is_unknown_is_null() -> None:
     outcome = GroupOutcome("k1", 0, 0, 8, reward_mean=math.nan, mean_logprob=-math.inf)
-    flat = LogRow.from_outcome(PROMPT, outcome, step=None, predicted_mean=math.nan, inclusion=math.nan).to_dict()
+    flat = LogRow.from_outcome(
+        PROMPT, outcome, step=None, predicted_mean=math.nan, inclusion=math.nan
+    ).to_dict()
     unknown = {name for name, value in flat.items() if value is None}
     assert unknown == {
         "step", "reward_mean", "reward_std", "mean_logprob", "tokens", "predicted_mean", "predicted_strength",
@@ -113,7 +116,9 @@ def test_bad_values_are_named(change: dict[str, object], message: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(MINIMAL))
 def test_required_columns(name: str) -> None:
-    with pytest.raises(DataError, match=f"no column '{name}': every row needs prompt, n_correct, n_scored"):
+    with pytest.raises(
+        DataError, match=f"no column '{name}': every row needs prompt, n_correct, n_scored"
+    ):
         LogRow.from_dict({k: v for k, v in MINIMAL.items() if k != name})
 
 
@@ -125,11 +130,15 @@ def test_a_labelled_pool_is_called_by_its_name() -> None:
 def test_importing_is_light() -> None:
     heavy = "torch", "matplotlib", "jinja2", "pyarrow", "pandas", "transformers"
     code = f"import sys, depo_rl.outcomes, depo_rl.report.results; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_numpy_values_become_plain() -> None:
     outcome = GroupOutcome("k1", 1, 2)
-    row = LogRow.from_outcome(PROMPT, outcome, step=1, predicted_mean=np.float32(0.5), admitted=np.bool_(True))
+    row = LogRow.from_outcome(
+        PROMPT, outcome, step=1, predicted_mean=np.float32(0.5), admitted=np.bool_(True)
+    )
     assert type(row.predicted_mean) is float and row.admitted is True

@@ -1,4 +1,5 @@
-"""The writer cannot hurt training: a disk that fails, hangs or fills, a full queue, a kill in mid-line, a resume."""
+"""The writer cannot hurt training: a disk that fails, hangs or fills, a full queue, a kill in
+mid-line, a resume."""
 
 from __future__ import annotations
 
@@ -22,7 +23,9 @@ from limits import AT_ONCE_S, HANG_S
 
 
 def row(step: int, key: str = "k", **fields: Any) -> LogRow:
-    return LogRow(key, f"question {step}", "arith", step, 8, step % 9, 8, 0, tokens=step, fields=fields)
+    return LogRow(
+        key, f"question {step}", "arith", step, 8, step % 9, 8, 0, tokens=step, fields=fields
+    )
 
 
 def steps(path: Path) -> list[int | None]:
@@ -41,7 +44,8 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 class Disk:
-    """Stands in for ``os.write`` on the log: fails with ``error``, waits on ``gate``, writes only ``short`` bytes."""
+    """Stands in for ``os.write`` on the log: fails with ``error``, waits on ``gate``, writes only
+    ``short`` bytes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.error: Exception | None = None
@@ -88,8 +92,12 @@ def test_making_a_writer_touches_nothing(tmp_path: Path) -> None:
     assert counts(log) == (0, 1, 0) and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), ValueError("closed"), MemoryError()])
-def test_a_disk_that_fails_loses_nothing_once_it_is_back(tmp_path: Path, disk: Disk, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left"), ValueError("closed"), MemoryError()]
+)
+def test_a_disk_that_fails_loses_nothing_once_it_is_back(
+    tmp_path: Path, disk: Disk, error: Exception
+) -> None:
     path = tmp_path / "log.jsonl"
     with OutcomeLogWriter(path) as log:
         log.write([row(1)])
@@ -108,7 +116,9 @@ def test_a_disk_that_fails_loses_nothing_once_it_is_back(tmp_path: Path, disk: D
     assert counts(log)[:2] == (4, 0)
 
 
-def test_a_disk_that_never_comes_back_costs_rows_only(tmp_path: Path, disk: Disk, caplog: Any) -> None:
+def test_a_disk_that_never_comes_back_costs_rows_only(
+    tmp_path: Path, disk: Disk, caplog: Any
+) -> None:
     disk.error = OSError(errno.ENOSPC, "No space left on device")
     log = OutcomeLogWriter(tmp_path / "log.jsonl", queue_size=10)
     with caplog.at_level(logging.WARNING):
@@ -215,12 +225,25 @@ def test_odd_values_become_json(tmp_path: Path) -> None:
     import numpy as np
 
     with OutcomeLogWriter(tmp_path / "log.jsonl") as log:
-        log.write([row(1, nan=float("nan"), count=np.int64(3), array=np.arange(2), when=Path("a"), pair=(1, 2))])
+        log.write(
+            [
+                row(
+                    1,
+                    nan=float("nan"),
+                    count=np.int64(3),
+                    array=np.arange(2),
+                    when=Path("a"),
+                    pair=(1, 2),
+                )
+            ]
+        )
     fields = read_log(tmp_path / "log.jsonl")[0].fields
     assert fields == {"nan": None, "count": 3, "array": [0, 1], "when": "a", "pair": [1, 2]}
 
 
-def test_a_raising_log_handler_or_thread_limit_stays_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raising_log_handler_or_thread_limit_stays_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Raising(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise RuntimeError("handler")
@@ -230,7 +253,11 @@ def test_a_raising_log_handler_or_thread_limit_stays_inside(tmp_path: Path, monk
     try:
         log = OutcomeLogWriter(tmp_path / "log.jsonl")
         start = threading.Thread.start
-        monkeypatch.setattr(threading.Thread, "start", lambda _: (_ for _ in ()).throw(RuntimeError("no threads left")))
+        monkeypatch.setattr(
+            threading.Thread,
+            "start",
+            lambda _: (_ for _ in ()).throw(RuntimeError("no threads left")),
+        )
         log.write([row(1)])
         monkeypatch.setattr(threading.Thread, "start", start)
         log._thread = None
@@ -275,7 +302,9 @@ def test_rows_survive_a_program_that_forgets_to_close(tmp_path: Path) -> None:
         "import sys; from depo_rl.outcomes import *; log = OutcomeLogWriter(sys.argv[1]);"
         "log.write([LogRow('k', 'q', 's', i, 8, 1, 8, 0) for i in range(500)])"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "log.jsonl")], timeout=HANG_S, check=True)
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "log.jsonl")], timeout=HANG_S, check=True
+    )
     assert len(read_log(tmp_path / "log.jsonl")) == 500
 
 
@@ -295,10 +324,14 @@ def test_a_resumed_log_equals_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_resume_removes_later_rows_alone(tmp_path: Path, disk: Disk) -> None:
     path = tmp_path / "log.jsonl"
-    path.write_bytes(b'{"step": 1}\nnot a row\n{"step": null}\n{"step": 7.0}\n[7]\n{"step": 2, "a"  : 0}\n{"st')
+    path.write_bytes(
+        b'{"step": 1}\nnot a row\n{"step": null}\n{"step": 7.0}\n[7]\n{"step": 2, "a"  : 0}\n{"st'
+    )
     log = OutcomeLogWriter(path)
     assert log.resume(after_step=2) == 1
-    assert path.read_bytes() == b'{"step": 1}\nnot a row\n{"step": null}\n[7]\n{"step": 2, "a"  : 0}\n'
+    assert (
+        path.read_bytes() == b'{"step": 1}\nnot a row\n{"step": null}\n[7]\n{"step": 2, "a"  : 0}\n'
+    )
     assert log.resume(after_step=2) == 0
     assert OutcomeLogWriter(tmp_path / "nowhere" / "log.jsonl").resume(after_step=0) == 0
     disk.error = OSError("disk")
@@ -310,12 +343,16 @@ def test_resume_removes_later_rows_alone(tmp_path: Path, disk: Disk) -> None:
     assert [b'"step": 4,' in line for line in path.read_bytes().splitlines()][-2:] == [False, True]
 
 
-def test_nothing_is_appended_before_a_failed_trim_has_worked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_appended_before_a_failed_trim_has_worked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "log.jsonl"
     with OutcomeLogWriter(path) as log:
         log.write([row(i) for i in range(1, 8)])
     replace = os.replace
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space"))
+    )
     log = OutcomeLogWriter(path)
     assert log.resume(after_step=5) == 0
     log.write([row(6, again=True)])
@@ -352,7 +389,9 @@ def test_a_forked_worker_leaves_the_log_alone(tmp_path: Path) -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with log._changed:  # another thread is inside at the very moment of the fork: in the child nobody lets go
+        with (
+            log._changed
+        ):  # another thread is inside at the very moment of the fork: in the child nobody lets go
             held.set()
             done.wait(60)
 

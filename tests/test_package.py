@@ -24,7 +24,10 @@ def test_there_is_one_version():
 
 def test_the_promised_pythons_begin_with_the_oldest_that_installs():
     (oldest,) = re.findall(r'requires-python = ">=3\.(\d+)"', PYPROJECT)
-    promised = [int(minor) for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', PYPROJECT)]
+    promised = [
+        int(minor)
+        for minor in re.findall(r'"Programming Language :: Python :: 3\.(\d+)"', PYPROJECT)
+    ]
     assert promised == list(range(int(oldest), promised[-1] + 1))
 
 
@@ -51,12 +54,30 @@ def test_the_hosted_workflow_runs_every_promised_python_by_targets_that_exist():
     promised = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', PYPROJECT)
     assert set(promised) == {python for python in pythons if "matrix" not in python}
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    called = {word for step in steps if step.get("run", "").startswith("make ") for word in step["run"].split()[1:]}
+    called = {
+        word
+        for step in steps
+        if step.get("run", "").startswith("make ")
+        for word in step["run"].split()[1:]
+    }
     called = {word for word in called if "=" not in word}
-    assert called <= targets and called == {"lint", "docs", "test-trl", "test-wheel", "test-lowest", "test-verl"}
+    assert called <= targets and called == {
+        "lint",
+        "docs",
+        "test-trl",
+        "test-wheel",
+        "test-lowest",
+        "test-verl",
+    }
 
 
 def test_pre_commit_runs_what_make_lint_runs():
     (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
-    tools = {" ".join(hook["entry"].removeprefix(".venv/bin/").split()[:2]) for hook in local["hooks"]}
-    assert {tool.removesuffix(" --force-exclude") for tool in tools} == {"ruff check", "ruff format", "mypy"}
+    tools = {
+        " ".join(hook["entry"].removeprefix(".venv/bin/").split()[:2]) for hook in local["hooks"]
+    }
+    assert {tool.removesuffix(" --force-exclude") for tool in tools} == {
+        "ruff check",
+        "ruff format",
+        "mypy",
+    }

@@ -20,7 +20,9 @@ ENV = {**os.environ, "PYTHONPATH": str(Path(depo_rl.__file__).parents[1])}
 
 
 def _python(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], env=ENV, capture_output=True, text=True, timeout=HANG_S)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENV, capture_output=True, text=True, timeout=HANG_S
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -35,7 +37,12 @@ def test_all_is_sorted_complete_and_importable():
 
 def test_type_checkers_see_the_same_names():
     tree = ast.parse(Path(depo_rl.__file__).read_text())
-    seen = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    seen = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert seen >= set(depo_rl.__all__) - {"__version__"}
 
 
@@ -83,12 +90,19 @@ def test_using_the_core_loads_no_torch():
 
 def test_the_short_way_to_trl_gives_the_same_names():
     pytest.importorskip("trl")
-    short, long = importlib.import_module("depo_rl.trl"), importlib.import_module("depo_rl.engines.trl")
+    short, long = (
+        importlib.import_module("depo_rl.trl"),
+        importlib.import_module("depo_rl.engines.trl"),
+    )
     assert short.__all__ == long.__all__
     assert all(getattr(short, name) is getattr(long, name) for name in short.__all__)
 
 
-ERRORS = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.DepoError)]
+ERRORS = [
+    error
+    for error in vars(errors).values()
+    if isinstance(error, type) and issubclass(error, errors.DepoError)
+]
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -100,7 +114,8 @@ def test_errors_are_standard_errors_too_pickle_and_print_plainly(error):
     if error is not errors.DepoError:
         standard = error.__mro__[error.__mro__.index(errors.DepoError) + 1 :]
         assert any(
-            base.__module__ == "builtins" and base not in (Exception, BaseException, object) for base in standard
+            base.__module__ == "builtins" and base not in (Exception, BaseException, object)
+            for base in standard
         )
         assert error.__name__ in (errors.__doc__ or "")
     assert error.__doc__

@@ -1,4 +1,5 @@
-"""A setting that the method does not read is refused in one line that names the methods which read it."""
+"""A setting that the method does not read is refused in one line that names the methods which read
+it."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ WITH = {
 
 def config_of(method: str, setting: str) -> CurriculumConfig:
     own = METHODS[method]
-    along = {name: value for name, value in WITH.get(setting, {}).items() if method in READ_BY[name]}
+    along = {
+        name: value for name, value in WITH.get(setting, {}).items() if method in READ_BY[name]
+    }
     return own.config({**along, setting: VALUE[setting]})
 
 
@@ -74,18 +77,33 @@ def test_a_setting_is_read_or_refused(method: str, setting: str) -> None:
     if setting in ("gate", "importance"):  # which say more than that
         assert str(error.value).startswith(f"method '{method}', {setting} = ")
     else:
-        assert str(error.value) == f"method '{method}': setting '{setting}' is read by {readers} only: leave it out"
+        assert (
+            str(error.value)
+            == f"method '{method}': setting '{setting}' is read by {readers} only: leave it out"
+        )
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("method", "given", "said"),
     [
-        ("depo", {"band": "auto", "window": (0.2, 0.8)}, "setting 'window' is read with band: window only"),
+        (
+            "depo",
+            {"band": "auto", "window": (0.2, 0.8)},
+            "setting 'window' is read with band: window only",
+        ),
         ("depo+", {"window": (0.2, 0.8)}, "setting 'window' is read with band: window only"),
         ("depo", {"temperature": 0.5}, "setting 'temperature' is read with band: auto only"),
-        ("dapo", {"min_variance": 0.5}, "setting 'min_variance' is read with gate: high_variance only"),
-        ("depo", {"min_variance": 0.5}, "setting 'min_variance' is read with gate: high_variance only"),
+        (
+            "dapo",
+            {"min_variance": 0.5},
+            "setting 'min_variance' is read with gate: high_variance only",
+        ),
+        (
+            "depo",
+            {"min_variance": 0.5},
+            "setting 'min_variance' is read with gate: high_variance only",
+        ),
         (
             "grpo",
             {"keep": (0.1, 0.9), "guard": False},
@@ -93,9 +111,13 @@ def test_a_setting_is_read_or_refused(method: str, setting: str) -> None:
         ),
     ],
 )
-def test_a_setting_that_another_one_switches_off_is_refused(method: str, given: dict[str, Any], said: str) -> None:
+def test_a_setting_that_another_one_switches_off_is_refused(
+    method: str, given: dict[str, Any], said: str
+) -> None:
     """Even one that says what is so anyway: who wrote it believes that it does something."""
-    with pytest.raises(ConfigError, match=f"^method '{METHODS[method].name}': ".replace("+", r"\+") + said):
+    with pytest.raises(
+        ConfigError, match=f"^method '{METHODS[method].name}': ".replace("+", r"\+") + said
+    ):
         make_curriculum(method, make_prompts([40]), given)
 
 
@@ -134,7 +156,9 @@ def test_a_method_of_ones_own_reads_what_it_says(monkeypatch: pytest.MonkeyPatch
     assert own.config({"target": 0.3, "explore": 0.1, "gate": "dynamic"}).target == 0.3
     with pytest.raises(ConfigError, match=r"'mine': setting 'window' is read by depo, depo\+ only"):
         own.config({"window": (0.2, 0.8)})
-    with pytest.raises(ConfigError, match="'grpo': setting 'target' is read by mopps, bots, pcl, mine only"):
+    with pytest.raises(
+        ConfigError, match="'grpo': setting 'target' is read by mopps, bots, pcl, mine only"
+    ):
         METHODS["grpo"].config({"target": 0.3})
 
 
@@ -161,7 +185,9 @@ def test_a_setting_that_none_of_them_reads_is_refused() -> None:
 
 def test_replay_s_settings_go_to_the_methods_that_read_them(tmp_path: Path) -> None:
     common, own = parse_settings(["explore=0.2", "depo+.temperature=0.5"])
-    plan = ReplayPlan(tmp_path / "x", tmp_path, ("grpo", "depo", "depo+"), settings=common, method_settings=own)
+    plan = ReplayPlan(
+        tmp_path / "x", tmp_path, ("grpo", "depo", "depo+"), settings=common, method_settings=own
+    )
     assert [plan.config(name, 0).explore for name in plan.methods] == [0.0, 0.2, 0.2]
     assert plan.config("depo+", 0).temperature == 0.5
 
@@ -179,7 +205,16 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_replay_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pool = tmp_path / "pool.jsonl"
     pool.write_text("".join(f'{{"prompt": "p{i}", "pass_rate": 0.5}}\n' for i in range(32)))
-    shared = ["replay", str(pool), "--out", str(tmp_path / "out"), "--steps", "2", "--prompts-per-step", "4"]
+    shared = [
+        "replay",
+        str(pool),
+        "--out",
+        str(tmp_path / "out"),
+        "--steps",
+        "2",
+        "--prompts-per-step",
+        "4",
+    ]
     error = refused([*shared, "--methods", "depo", "--set", "keep=[0.2,0.8]"], capsys)
     assert "method 'depo': setting 'keep' is read by polaris only" in error
     error = refused([*shared, "--methods", "grpo,depo", "--set", "grpo.explore=0.2"], capsys)
@@ -187,7 +222,9 @@ def test_replay_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert not (tmp_path / "out").exists()
 
 
-def test_a_training_file_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_file_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(ready_configs()["qwen2.5-1.5b-dapo17k-depo"].read_text())
     error = refused(["train", str(run), "curriculum.greso.floor=0.1", "--dry-run"], capsys)
@@ -195,7 +232,9 @@ def test_a_training_file_is_refused_in_one_line(tmp_path: Path, capsys: pytest.C
 
 
 def test_a_verl_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'dapo', data.depo.curriculum: setting 'guard' is read by depo, .* only"):
+    with pytest.raises(
+        ConfigError, match=r"'dapo', data.depo.curriculum: setting 'guard' is read by depo, .* only"
+    ):
         verl_command("qwen2.5-7b-dapo17k-dapo", ["curriculum.guard=true"])
 
 
@@ -203,14 +242,18 @@ def test_a_trl_config_is_refused_before_a_model_is_loaded(tmp_path: Path) -> Non
     trl = pytest.importorskip("depo_rl.trl", reason="needs trl")
     shared = {"report_to": "none", "use_cpu": True, "bf16": False}
     for curriculum in ({"keep": [0.2, 0.8]}, json.dumps({"keep": [0.2, 0.8]})):
-        with pytest.raises(ConfigError, match="method 'depo', curriculum: setting 'keep' is read by polaris only"):
+        with pytest.raises(
+            ConfigError, match="method 'depo', curriculum: setting 'keep' is read by polaris only"
+        ):
             trl.DEPOConfig(str(tmp_path), method="depo", curriculum=curriculum, **shared)
 
 
 # -- names of all methods elsewhere
 
 
-def test_help_texts_tables_and_figures_know_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_texts_tables_and_figures_know_every_method(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli._METHODS.split(", ") == list(METHODS)
     assert sorted(KNOWN_ORDER) == sorted(_KNOWN) == sorted(METHODS)
     assert len({color for pair in _KNOWN.values() for color in pair}) == 2 * len(METHODS)

@@ -18,7 +18,9 @@ from depo_rl.config import CurriculumConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = [
-    Prompt(str(i), f"{i} + {i} =", fields={"answer": str(2 * i), "pass_rate": i / 40, "strong": i / 40})
+    Prompt(
+        str(i), f"{i} + {i} =", fields={"answer": str(2 * i), "pass_rate": i / 40, "strong": i / 40}
+    )
     for i in range(41)
 ]
 
@@ -26,7 +28,9 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
     pytest.importorskip("trl")
-    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "scripts" / "make_reference.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_reference", ROOT / "scripts" / "make_reference.py"
+    )
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -39,7 +43,9 @@ def test_a_page_is_what_the_code_says(reference, page):
     assert (ROOT / "docs" / page).read_text() == made, "stale: python scripts/make_reference.py"
 
 
-def _settings(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[tuple[type[BaseModel], str, Any]]:
+def _settings(
+    model: type[BaseModel], seen: set[type[BaseModel]]
+) -> Iterator[tuple[type[BaseModel], str, Any]]:
     """Every field of settings and of the settings within, each class once."""
     if model in seen:
         return
@@ -56,7 +62,10 @@ def _settings(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[tu
 
 def test_every_setting_is_described_and_on_the_page(reference):
     page = (ROOT / "docs" / "settings.md").read_text()
-    named = {name.rpartition(".")[2] for name in re.findall(r"^\| `([\w.]+)` \|", page, flags=re.MULTILINE)}
+    named = {
+        name.rpartition(".")[2]
+        for name in re.findall(r"^\| `([\w.]+)` \|", page, flags=re.MULTILINE)
+    }
     seen: set[type[BaseModel]] = set()
     for root in (CurriculumConfig, reference.VerlSettings):
         for model, name, field in _settings(root, seen):
@@ -72,7 +81,12 @@ def test_every_setting_is_described_and_on_the_page(reference):
 def _after_a_batch(method: str, config: dict[str, Any]) -> dict[str, float]:
     curriculum = build(method, PROMPTS, config, shared={"warmup_steps": 0})
     for _ in range(2):
-        curriculum.settle([GroupOutcome(p.key, int(p.key) % 9, 8, mean_logprob=-1.0) for p in curriculum.propose(8)])
+        curriculum.settle(
+            [
+                GroupOutcome(p.key, int(p.key) % 9, 8, mean_logprob=-1.0)
+                for p in curriculum.propose(8)
+            ]
+        )
     return curriculum.metrics()
 
 
@@ -95,7 +109,11 @@ def test_the_encoder_s_figures_are_described(reference):
 
 def _on_the_page(reference: ModuleType, besides: dict[str, str]) -> set[str]:
     """What an engine logs by the page. besides: it alone."""
-    names = {*reference.LIVE, *besides, *(f"estimator/{name}" for name in reference.ESTIMATOR_FIGURES["fused"])}
+    names = {
+        *reference.LIVE,
+        *besides,
+        *(f"estimator/{name}" for name in reference.ESTIMATOR_FIGURES["fused"]),
+    }
     return names | {name for name in reference.CORE if reference._logged(name) != "-"}
 
 
@@ -109,10 +127,20 @@ def test_what_trl_logs_is_described(reference, tmp_path):
     driver.open_log(tmp_path / "outcomes.jsonl", resume_after=None)
     for step in range(3):  # after which nothing is unknown, for that would not be logged
         keys = driver.propose(8).keys
-        driver.settle(lambda keys=keys: [GroupOutcome(key, int(key, 16) % 9, 8, n_tokens=80) for key in keys], step)
+        driver.settle(
+            lambda keys=keys: [GroupOutcome(key, int(key, 16) % 9, 8, n_tokens=80) for key in keys],
+            step,
+        )
         generation, so_far = driver.figures()
     driver.close_log()
-    by_the_trainer = {"completion_tokens", "rounds", "unfilled", "surplus", "importance_max", "effective_share"}
+    by_the_trainer = {
+        "completion_tokens",
+        "rounds",
+        "unfilled",
+        "surplus",
+        "importance_max",
+        "effective_share",
+    }
     assert {*generation, *so_far} | by_the_trainer == _on_the_page(reference, reference.TRL_ONLY)
 
 
@@ -121,15 +149,22 @@ def test_what_verl_logs_is_described(reference, tmp_path):
     from depo_rl.engines.verl.rows import prompt_table
     from depo_rl.engines.verl.settings import VerlSettings
 
-    table = prompt_table([{"prompt": prompt.text} for prompt in PROMPTS], "prompt", "data_source", True)
-    settings = VerlSettings.model_validate({"method": "depo+", "curriculum": {"importance": 1.0, "temperature": 1.0}})
+    table = prompt_table(
+        [{"prompt": prompt.text} for prompt in PROMPTS], "prompt", "data_source", True
+    )
+    settings = VerlSettings.model_validate(
+        {"method": "depo+", "curriculum": {"importance": 1.0, "temperature": 1.0}}
+    )
     driver = reference.verl.VerlDriver(
         table, settings, settings.curriculum_config(8, 0), 8, tmp_path / "outcomes.jsonl"
     )
     for step in (1, 2, 3):  # after which nothing is unknown, for that would not be logged
         rows = driver.choose(list(range(8)))
         driver.importance(rows)
-        groups = {row: [Completion(1.0, {"acc": n < row % 3}, 10, -5.0, step) for n in range(8)] for row in rows}
+        groups = {
+            row: [Completion(1.0, {"acc": n < row % 3}, 10, -5.0, step) for n in range(8)]
+            for row in rows
+        }
         told = driver.finish(groups, step)
     driver.close()
     in_an_actor = {"depo/estimator/hosted", "depo/estimator/restarts"}

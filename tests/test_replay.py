@@ -1,4 +1,5 @@
-"""``depo replay`` end to end: what is counted, what is judged, what is written, and bad input in one line."""
+"""``depo replay`` end to end: what is counted, what is judged, what is written, and bad input in
+one line."""
 
 from __future__ import annotations
 
@@ -68,15 +69,23 @@ def test_grpo_meets_the_expected_share_and_pays_for_each_group():
     assert result.mixed_share == pytest.approx(expected, abs=0.04)
     assert result.groups == 40 * 32 and result.rollouts == 40 * 32 * 8
     assert result.distinct_prompts == 400  # three passes and a bit
-    assert result.auc_mixed is result.ece is result.skip_audit is result.tokens is None  # not measured, never 0
+    assert (
+        result.auc_mixed is result.ece is result.skip_audit is result.tokens is None
+    )  # not measured, never 0
     assert result.history is not None and result.history[-1]["rollouts"] == result.rollouts
 
 
 def test_breadth_stands_beside_the_share_of_mixed_groups():
     result = run("grpo", steps=25)  # two passes over 400 prompts
-    assert (result.unseen_share, result.most_visits, result.effective_prompts) == (0.0, 2, pytest.approx(400))
+    assert (result.unseen_share, result.most_visits, result.effective_prompts) == (
+        0.0,
+        2,
+        pytest.approx(400),
+    )
     assert result.sources_per_batch == 1.0 and result.distinct_share == pytest.approx(400 / 640)
-    assert result.series("unseen_share")[1] == pytest.approx([max(1 - 32 * s / 400, 0) for s in range(1, 26)])
+    assert result.series("unseen_share")[1] == pytest.approx(
+        [max(1 - 32 * s / 400, 0) for s in range(1, 26)]
+    )
     narrow = run("depo", steps=25, **DEPO)
     assert (narrow.unseen_share or 0) > 0.3 and (narrow.effective_prompts or 0) < 300
     assert narrow.distinct_prompts == pytest.approx(400 * (1 - (narrow.unseen_share or 0)))
@@ -85,7 +94,9 @@ def test_breadth_stands_beside_the_share_of_mixed_groups():
 
 def test_shares_add_up_and_the_history_agrees_with_the_total():
     result = run("depo", **DEPO)
-    assert (result.mixed_share or 0) + (result.all_pass_share or 0) + (result.all_fail_share or 0) == pytest.approx(1)
+    assert (result.mixed_share or 0) + (result.all_pass_share or 0) + (
+        result.all_fail_share or 0
+    ) == pytest.approx(1)
     steps, shares = result.series("mixed_share")
     assert steps == list(range(1, 21))
     assert np.mean(shares) == pytest.approx(result.mixed_share)
@@ -113,12 +124,16 @@ def test_depo_finds_what_the_text_tells():
 
 def test_the_same_seed_repeats_and_another_differs():
     def without_times(result: RunResult) -> dict[str, Any]:
-        kept = result.model_dump(exclude={"seconds_selecting", "seconds_learning", "seconds_total", "seed"})
+        kept = result.model_dump(
+            exclude={"seconds_selecting", "seconds_learning", "seconds_total", "seed"}
+        )
         for row in kept["history"]:
             row.pop("seconds_selecting"), row.pop("seconds_learning")
         return kept
 
-    first, again, other = (without_times(run("depo", steps=8, seed=seed, **DEPO)) for seed in (1, 1, 2))
+    first, again, other = (
+        without_times(run("depo", steps=8, seed=seed, **DEPO)) for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
@@ -126,14 +141,24 @@ def test_the_same_seed_repeats_and_another_differs():
 def test_every_method_can_be_replayed(method):
     source = pool(600)
     settings = METHODS[method].share({"warmup_steps": 1}, {})
-    result = simulate(make_curriculum(method, source.prompts, settings), LabelledPoolEngine(source), 16, 4)
+    result = simulate(
+        make_curriculum(method, source.prompts, settings), LabelledPoolEngine(source), 16, 4
+    )
     assert result.steps == 4 and result.groups is not None and result.groups >= 64
 
 
 def test_auditing_changes_nothing_that_is_chosen(monkeypatch):
-    before = [run(m, steps=8, explore=0.1, warmup_steps=1).mixed_share for m in ("depo", "greso") if m in METHODS]
+    before = [
+        run(m, steps=8, explore=0.1, warmup_steps=1).mixed_share
+        for m in ("depo", "greso")
+        if m in METHODS
+    ]
     monkeypatch.setattr(SkipAuditor, "add", lambda *args: None)
-    after = [run(m, steps=8, explore=0.1, warmup_steps=1).mixed_share for m in ("depo", "greso") if m in METHODS]
+    after = [
+        run(m, steps=8, explore=0.1, warmup_steps=1).mixed_share
+        for m in ("depo", "greso")
+        if m in METHODS
+    ]
     assert before == after
 
 
@@ -151,16 +176,25 @@ EXPLORED = [
     settlement("e1", "explored", 0.5, 4),  # would be chosen, mixed
     settlement("e2", "explored", 0.01, 1),  # would be skipped, and was mixed
     settlement("e3", "explored", 0.99, 8),  # would be skipped, rightly
-    Settlement(GroupOutcome("e4", 0, 0, 8), "explored", 0.5, 50.0, 0.0, 1.0, False),  # could not be judged
+    Settlement(
+        GroupOutcome("e4", 0, 0, 8), "explored", 0.5, 50.0, 0.0, 1.0, False
+    ),  # could not be judged
 ]
 CHOSEN = [settlement(f"c{i}", "selected", 0.4 + i / 50, 4) for i in range(4)]
 
 
-@pytest.mark.parametrize("selector", [MostLikelyMixed(8), PassRateWindow(0.15, 0.85)], ids=["ranked", "window"])
+@pytest.mark.parametrize(
+    "selector", [MostLikelyMixed(8), PassRateWindow(0.15, 0.85)], ids=["ranked", "window"]
+)
 def test_false_skips_are_the_mixed_ones_among_the_would_be_skipped(selector):
     found = audit(selector, EXPLORED + CHOSEN)
     assert found is not None
-    assert (found.explored, found.explored_mixed, found.skipped, found.skipped_mixed) == (3, 2, 2, 1)
+    assert (found.explored, found.explored_mixed, found.skipped, found.skipped_mixed) == (
+        3,
+        2,
+        2,
+        1,
+    )
     assert found.rate == 0.5 and (found.low, found.high) == wilson(1, 2)
 
 
@@ -189,7 +223,9 @@ def test_wilson_interval():
 
 
 def test_settings_for_all_and_for_one_method():
-    common, own = parse_settings(["band=auto", "depo.warmup_steps=4", "window=[0.1, 0.9]", "depo.estimator.type=fused"])
+    common, own = parse_settings(
+        ["band=auto", "depo.warmup_steps=4", "window=[0.1, 0.9]", "depo.estimator.type=fused"]
+    )
     assert common == {"band": "auto", "window": [0.1, 0.9]}
     assert own == {"depo": {"warmup_steps": 4, "estimator": {"type": "fused"}}}
     assert parse_settings(["estimator=fused", "estimator.gamma=0.1"])[0] == {
@@ -202,7 +238,9 @@ def test_settings_for_all_and_for_one_method():
 
 
 def test_a_warm_up_longer_than_the_run_is_shortened_and_told(tmp_path):
-    plan = ReplayPlan(pool_file(tmp_path), tmp_path / "out", ("depo",), prompts_per_step=16, steps=30)
+    plan = ReplayPlan(
+        pool_file(tmp_path), tmp_path / "out", ("depo",), prompts_per_step=16, steps=30
+    )
     assert plan.config("depo", 0).warmup_steps == 3
     _, notes = run_replay(plan)
     assert any("warm-up of 3 steps instead of its own 100" in note for note in notes)
@@ -211,21 +249,32 @@ def test_a_warm_up_longer_than_the_run_is_shortened_and_told(tmp_path):
 
 
 def test_what_a_reader_must_know_is_said(tmp_path):
-    plan = ReplayPlan(pool_file(tmp_path), tmp_path / "out", ("polaris", "depo"), prompts_per_step=8, steps=3)
+    plan = ReplayPlan(
+        pool_file(tmp_path), tmp_path / "out", ("polaris", "depo"), prompts_per_step=8, steps=3
+    )
     _, notes = run_replay(plan)
     assert any(note.startswith("polaris: chooses by the very labels") for note in notes)
     assert not any("explores nothing" in note for note in notes)
-    unexplored = ReplayPlan(plan.file, plan.out, ("depo",), (0,), 8, 8, 3, {"explore": 0.0, "warmup_steps": 1})
+    unexplored = ReplayPlan(
+        plan.file, plan.out, ("depo",), (0,), 8, 8, 3, {"explore": 0.0, "warmup_steps": 1}
+    )
     _, notes = run_replay(unexplored)
     assert any(note.startswith("depo: explores nothing") for note in notes)
 
 
 def test_screened_groups_are_compared_by_what_a_mixed_one_costs(tmp_path):
-    plan = ReplayPlan(pool_file(tmp_path), tmp_path / "out", ("grpo", "speed"), prompts_per_step=8, steps=6)
+    plan = ReplayPlan(
+        pool_file(tmp_path), tmp_path / "out", ("grpo", "speed"), prompts_per_step=8, steps=6
+    )
     (grpo, speed), notes = run_replay(plan)
-    assert grpo.rollouts == 8 * (grpo.groups or 0) and 4 * (speed.groups or 0) < (speed.rollouts or 0)
+    assert grpo.rollouts == 8 * (grpo.groups or 0) and 4 * (speed.groups or 0) < (
+        speed.rollouts or 0
+    )
     paid = [(r.rollouts or 0) / ((r.mixed_share or 0) * (r.groups or 0)) for r in (grpo, speed)]
-    assert any(note.startswith("speed: ") and f"grpo {paid[0]:.1f}, speed {paid[1]:.1f}." in note for note in notes)
+    assert any(
+        note.startswith("speed: ") and f"grpo {paid[0]:.1f}, speed {paid[1]:.1f}." in note
+        for note in notes
+    )
     _, notes = run_replay(ReplayPlan(plan.file, plan.out, ("grpo",), prompts_per_step=8, steps=2))
     assert not any("screened" in note for note in notes)
 
@@ -236,7 +285,17 @@ ARGS = ["--prompts-per-step", "16", "--steps", "6", "--set", "depo.warmup_steps=
 def test_the_command_writes_results_figures_and_a_page(tmp_path, capsys):
     out = tmp_path / "out"
     code = main(
-        ["replay", str(pool_file(tmp_path)), "--out", str(out), *ARGS, "--seeds", "0,1", "--set", "explore=0.2"]
+        [
+            "replay",
+            str(pool_file(tmp_path)),
+            "--out",
+            str(out),
+            *ARGS,
+            "--seeds",
+            "0,1",
+            "--set",
+            "explore=0.2",
+        ]
     )
     said = capsys.readouterr()
     assert code == 0 and said.err == ""
@@ -244,21 +303,48 @@ def test_the_command_writes_results_figures_and_a_page(tmp_path, capsys):
     words = set(said.out.split())
     assert {"different", "never", "effective", "most", "sources"} <= words and "breadth" in said.out
     results = read_results(out / "results.json")
-    assert [(r.method, r.seed) for r in results] == [(m, s) for m in ("grpo", "dapo", "depo") for s in (0, 1)]
-    assert {p.name for p in out.iterdir()} >= {"report.html", "group_shares.png", "reliability.png", "skipped.png"}
+    assert [(r.method, r.seed) for r in results] == [
+        (m, s) for m in ("grpo", "dapo", "depo") for s in (0, 1)
+    ]
+    assert {p.name for p in out.iterdir()} >= {
+        "report.html",
+        "group_shares.png",
+        "reliability.png",
+        "skipped.png",
+    }
     page = (out / "report.html").read_text()
     assert "What was skipped" in page and "How widely was chosen" in page
-    assert all(label in page for label in ("effective prompts", "most visits", "never chosen", "sources a batch"))
-    assert all(r.effective_prompts and r.most_visits and r.unseen_share is not None for r in results)
+    assert all(
+        label in page
+        for label in ("effective prompts", "most visits", "never chosen", "sources a batch")
+    )
+    assert all(
+        r.effective_prompts and r.most_visits and r.unseen_share is not None for r in results
+    )
 
 
 def test_json_on_stdout(tmp_path, capsys):
-    args = ["replay", str(pool_file(tmp_path)), "--out", str(tmp_path / "out"), *ARGS, "--seeds", "3", "--json"]
+    args = [
+        "replay",
+        str(pool_file(tmp_path)),
+        "--out",
+        str(tmp_path / "out"),
+        *ARGS,
+        "--seeds",
+        "3",
+        "--json",
+    ]
     assert main([*args, "--methods", "grpo"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["methods"][0]["seeds"] == [3]
     measures = said["methods"][0]["measures"]
-    for name in ("distinct_prompts", "unseen_share", "effective_prompts", "most_visits", "sources_per_batch"):
+    for name in (
+        "distinct_prompts",
+        "unseen_share",
+        "effective_prompts",
+        "most_visits",
+        "sources_per_batch",
+    ):
         assert measures[name]["median"] is not None
     assert said["notes"] and said["out"] == str(tmp_path / "out")
 
@@ -271,7 +357,9 @@ def test_a_history_is_replayed_and_what_has_no_answer_is_counted(tmp_path):
     ]
     path = tmp_path / "h.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = ReplayPlan(path, tmp_path / "out", ("grpo",), group_size=4, prompts_per_step=8, steps=9, max_gap=2)
+    plan = ReplayPlan(
+        path, tmp_path / "out", ("grpo",), group_size=4, prompts_per_step=8, steps=9, max_gap=2
+    )
     (result,), notes = run_replay(plan)
     assert result.unanswered == 2 * 8  # steps 8 and 9
     assert result.groups == 9 * 8
@@ -295,10 +383,26 @@ BAD: list[tuple[str, list[str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(
+    ("options", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+)
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys, options, said):
     out = tmp_path / "out"
-    assert main(["replay", str(pool_file(tmp_path)), "--out", str(out), "--methods", "grpo", *ARGS, *options]) == 2
+    assert (
+        main(
+            [
+                "replay",
+                str(pool_file(tmp_path)),
+                "--out",
+                str(out),
+                "--methods",
+                "grpo",
+                *ARGS,
+                *options,
+            ]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("depo: ")
     for part in said:
@@ -319,13 +423,17 @@ def test_a_real_labelled_pool_gives_the_known_share(tmp_path):
     file = DATA / "pass_rates" / "deepscaler_qwen2.5-math-7b.parquet"
     (result,), _ = run_replay(ReplayPlan(file, tmp_path, ("grpo",), prompts_per_step=256, steps=20))
     spread = math.sqrt(0.46 * 0.54 / (256 * 20))
-    assert result.mixed_share == pytest.approx(0.46, abs=4 * spread)  # 46 % of a uniform draw are mixed
+    assert result.mixed_share == pytest.approx(
+        0.46, abs=4 * spread
+    )  # 46 % of a uniform draw are mixed
 
 
 @needs_data
 def test_a_real_history_is_answered_near_the_step(tmp_path):
     file = DATA / "histories" / "one_shot_rlvr_dsr1209.parquet"
-    (result,), notes = run_replay(ReplayPlan(file, tmp_path, ("grpo",), prompts_per_step=128, steps=40))
+    (result,), notes = run_replay(
+        ReplayPlan(file, tmp_path, ("grpo",), prompts_per_step=128, steps=40)
+    )
     assert result.unanswered == 0
     series = result.series("observed_mean")[1]
     assert np.mean(series[-10:]) > np.mean(series[:10]) + 0.02  # the policy of that run improved

@@ -31,7 +31,9 @@ def at(engine: HistoryEngine, step: int, key: str, group_size: int) -> tuple[int
 
 A_AND_B = (Prompt("p1", "a"), Prompt("p0", "b"))  # as the synthetic world calls its own
 ENGINES = {
-    "history": lambda: make_replay_engine(history({key: [(s, 3, 8, 8) for s in (1, 2)] for key in ("p0", "p1")}), 8),
+    "history": lambda: make_replay_engine(
+        history({key: [(s, 3, 8, 8) for s in (1, 2)] for key in ("p0", "p1")}), 8
+    ),
     "labelled pool": lambda: make_replay_engine(LabelledPool(A_AND_B, np.array([0.5, 0.5])), 8),
     "synthetic": lambda: SyntheticEngine(SyntheticSettings(n_prompts=2)),
 }
@@ -39,7 +41,8 @@ ENGINES = {
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_engines_keep_the_contract(name):
-    """A group for each prompt, in order, of the size that was asked for; the rest joins it; a step follows a step."""
+    """A group for each prompt, in order, of the size that was asked for; the rest joins it; a step
+    follows a step."""
     engine = ENGINES[name]()
     for step in (1, 2):
         screened = engine.rollout(A_AND_B, 3)
@@ -48,7 +51,9 @@ def test_engines_keep_the_contract(name):
             assert [(o.key, o.group_size, o.n_failed, o.policy_step) for o in groups] == [
                 (prompt.key, size, 0, step) for prompt in A_AND_B
             ]
-        assert all(0 <= o.n_correct - s.n_correct <= 5 for s, o in zip(screened, whole, strict=True))
+        assert all(
+            0 <= o.n_correct - s.n_correct <= 5 for s, o in zip(screened, whole, strict=True)
+        )
         engine.advance(whole)
     assert set(engine.metrics()) == set(ENGINES[name]().metrics())
 
@@ -63,7 +68,8 @@ def test_a_labelled_pool_is_drawn_binomially():
 
 
 def test_a_group_is_extended_by_the_rest_of_what_was_recorded():
-    """3 of 8 right, 1 failed: the first four and the other four are the whole group, whatever was drawn first."""
+    """3 of 8 right, 1 failed: the first four and the other four are the whole group, whatever was
+    drawn first."""
     engine = HistoryEngine(history({"a": [(1, 3, 7, 8)], "b": [(1, 6, 12, 12)]}), 8, seed=2)
     firsts = set()
     for _ in range(50):

@@ -25,7 +25,14 @@ from depo_rl.report.figures import (
 from depo_rl.report.style import DARK, LIGHT, strokes, to_png
 from depo_rl.report.table import KNOWN_ORDER
 
-AUDIT = {"explored": 40, "explored_mixed": 18, "skipped": 30, "skipped_mixed": 9, "low": 0.17, "high": 0.48}
+AUDIT = {
+    "explored": 40,
+    "explored_mixed": 18,
+    "skipped": 30,
+    "skipped_mixed": 9,
+    "low": 0.17,
+    "high": 0.48,
+}
 PNG = b"\x89PNG\r\n\x1a\n"
 EMPTY = {
     "accuracy_rollouts": "Accuracy against completions sampled was not measured.",
@@ -43,16 +50,31 @@ EMPTY = {
 
 
 def make_run(method: str = "depo", seed: int = 0, steps: int = 12, **changes: Any) -> RunResult:
-    shares = {"mixed_share": 0.5, "all_pass_share": 0.2, "all_fail_share": 0.3, "distinct_share": 0.9}
+    shares = {
+        "mixed_share": 0.5,
+        "all_pass_share": 0.2,
+        "all_fail_share": 0.3,
+        "distinct_share": 0.9,
+    }
     history = [
-        shares | {"step": s, "rollouts": 64 * s, "predicted_mean": 0.4, "observed_mean": s / steps, "reward": s + seed}
+        shares
+        | {
+            "step": s,
+            "rollouts": 64 * s,
+            "predicted_mean": 0.4,
+            "observed_mean": s / steps,
+            "reward": s + seed,
+        }
         for s in range(1, steps + 1)
     ]
     for row in history[2::3]:
         row |= {"accuracy_add2": 0.9 - row["step"] / 100, "accuracy_add3": 0.5 + seed / 100}
     accuracy = [{"rollouts": 64 * s, "tokens": 6400 * s, "seconds": 2.0 * s, "accuracy": s / (2 * steps) + seed / 100}
                 for s in range(0, steps + 1, 3)]  # fmt: skip
-    bins = [{"predicted": 0.3, "observed": 0.2, "count": 10}, {"predicted": 0.9, "observed": 1.0, "count": 30}]
+    bins = [
+        {"predicted": 0.3, "observed": 0.2, "count": 10},
+        {"predicted": 0.9, "observed": 1.0, "count": 30},
+    ]
     values: dict[str, Any] = {
         "method": method, "seed": seed, "steps": steps, "rollouts": 64 * steps, "history": history, "target": 0.4,
         "accuracy": accuracy, "reliability": bins, "skip_audit": dict(AUDIT),
@@ -70,9 +92,13 @@ def test_all_figures_are_saved_all_at_once(tmp_path: Path, monkeypatch: pytest.M
     paths = save_figures(results, tmp_path / "figures")
     assert [path.stem for path in paths] == [spec.name for spec in FIGURES]
     assert all(path.read_bytes().startswith(PNG) for path in paths)
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(path.name for path in paths)
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(
+        path.name for path in paths
+    )
     before = paths[0].read_bytes()
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(CheckpointError):
         save_figures(results[:2], tmp_path / "figures")
     assert paths[0].read_bytes() == before
@@ -108,7 +134,9 @@ def test_one_seed_has_neither_band_nor_thin_lines() -> None:
     assert len(axes.get_lines()) == 1 and not axes.collections
 
 
-@pytest.mark.parametrize(("unit", "label"), [("seconds", "wall-clock time (seconds)"), ("tokens", "completion tokens")])
+@pytest.mark.parametrize(
+    ("unit", "label"), [("seconds", "wall-clock time (seconds)"), ("tokens", "completion tokens")]
+)
 def test_axes_say_their_unit(unit: str, label: str) -> None:
     assert accuracy_over([make_run()], unit).axes[0].get_xlabel() == label
     slow = make_run(accuracy=[{"seconds": 60.0 * i, "accuracy": 0.1} for i in range(200)])
@@ -125,7 +153,11 @@ def test_steps_are_derived_from_rollouts() -> None:
 
 def test_shares_in_three_panels() -> None:
     figure = group_shares([make_run(m) for m in ("grpo", "depo")])
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["mixed", "all right", "all wrong"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "mixed",
+        "all right",
+        "all wrong",
+    ]
     assert [set(axes.get_lines()[0].get_ydata()) for axes in figure.axes] == [{0.5}, {0.2}, {0.3}]
 
 
@@ -156,7 +188,12 @@ def test_many_evaluations_are_averaged_and_start_and_end_are_as_measured() -> No
     assert dots.get_ydata() == pytest.approx([point["accuracy"] for point in accuracy])
     y = line.get_ydata()
     assert (y[0], y[-1]) == pytest.approx((0.4, 0.5)) and set(np.round(y[2:-2], 6)) == {0.44, 0.46}
-    assert len(lines(accuracy_over([make_run(seed=s, accuracy=accuracy, target=None) for s in (0, 1)]))) == 3  # no dots
+    assert (
+        len(
+            lines(accuracy_over([make_run(seed=s, accuracy=accuracy, target=None) for s in (0, 1)]))
+        )
+        == 3
+    )  # no dots
 
 
 def test_the_whole_pool_is_named_where_it_was_measured() -> None:
@@ -172,9 +209,14 @@ def test_breadth_in_two_panels() -> None:
 
 def test_predictions_get_a_panel_each_and_only_where_there_are_some() -> None:
     silent = make_run("grpo")
-    silent = silent.model_copy(update={"history": [{"step": 1.0, "observed_mean": 0.5, "predicted_mean": None}]})
+    silent = silent.model_copy(
+        update={"history": [{"step": 1.0, "observed_mean": 0.5, "predicted_mean": None}]}
+    )
     figure = predicted_against_observed([silent, make_run("depo"), make_run("greso")])
-    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == ["greso", "depo"]
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == [
+        "greso",
+        "depo",
+    ]
     assert all(len(axes.get_lines()) == 2 for axes in figure.axes)
 
 
@@ -183,7 +225,11 @@ def test_reliability_merges_seeds_by_count() -> None:
     b = make_run(seed=1, reliability=[{"predicted": 0.32, "observed": 1.0, "count": 10},
                                       {"predicted": 1.0, "observed": 1.0, "count": 0}])  # fmt: skip
     (merged,) = merge_bins([a, b])
-    assert (merged.predicted, merged.observed, merged.count) == (pytest.approx(0.305), pytest.approx(0.25), 40)
+    assert (merged.predicted, merged.observed, merged.count) == (
+        pytest.approx(0.305),
+        pytest.approx(0.25),
+        40,
+    )
     top, bottom = reliability_diagram([a, b]).axes
     assert top.get_lines()[1].get_ydata() == pytest.approx([0.25])
     assert bottom.get_lines()[0].get_ydata() == pytest.approx([40])
@@ -199,7 +245,9 @@ def test_strange_names_are_text_and_draw_without_warnings() -> None:
 
 
 def test_twenty_methods_are_told_apart() -> None:
-    results = [make_run(f"method-{i:02d}") for i in range(17)] + [make_run(m) for m in ("grpo", "dapo", "depo")]
+    results = [make_run(f"method-{i:02d}") for i in range(17)] + [
+        make_run(m) for m in ("grpo", "dapo", "depo")
+    ]
     looks = strokes([run.method for run in results], LIGHT)
     assert len({(look.color, str(look.dash), look.marker) for look in looks.values()}) == 20
     figure = accuracy_over(results)
@@ -222,7 +270,10 @@ def luminance(color: str) -> float:
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_colours_stand_out_from_their_paper(theme: Any) -> None:
     names = [*KNOWN_ORDER, "a", "b", "c", "d"]
-    colors = [(look.color, 3.0) for look in strokes(names, theme).values()] + [(theme.ink, 7.0), (theme.faint, 4.5)]
+    colors = [(look.color, 3.0) for look in strokes(names, theme).values()] + [
+        (theme.ink, 7.0),
+        (theme.faint, 4.5),
+    ]
     for color, least in colors:
         light, dark = sorted((luminance(color), luminance(theme.paper)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= least, color
@@ -235,7 +286,11 @@ def test_bands_cover_what_every_seed_covers() -> None:
     found = band([curve((0, 0), (10, 10)), curve((2, 4), (8, 10)), curve((1, 0), (9, 0))])
     assert found is not None
     assert found.x.tolist() == [2, 8]
-    assert (found.median.tolist(), found.low.tolist(), found.high.tolist()) == ([2, 8], [0, 0], [4, 10])
+    assert (found.median.tolist(), found.low.tolist(), found.high.tolist()) == (
+        [2, 8],
+        [0, 0],
+        [4, 10],
+    )
     assert band([curve((0, 0), (1, 1)), curve((2, 0), (3, 1))]) is None
     assert band([]) is None
     long = band([curve(*((i, i) for i in range(1000)))])
@@ -243,8 +298,12 @@ def test_bands_cover_what_every_seed_covers() -> None:
 
 
 def test_seeds_that_do_not_overlap_are_drawn_one_by_one() -> None:
-    early = make_run(seed=0, accuracy=[{"rollouts": 1, "accuracy": 0.1}, {"rollouts": 2, "accuracy": 0.2}])
-    late = make_run(seed=1, accuracy=[{"rollouts": 5, "accuracy": 0.1}, {"rollouts": 6, "accuracy": 0.2}])
+    early = make_run(
+        seed=0, accuracy=[{"rollouts": 1, "accuracy": 0.1}, {"rollouts": 2, "accuracy": 0.2}]
+    )
+    late = make_run(
+        seed=1, accuracy=[{"rollouts": 5, "accuracy": 0.1}, {"rollouts": 6, "accuracy": 0.2}]
+    )
     assert len(lines(accuracy_over([early, late]))) == 3  # two seeds and the target
 
 
@@ -256,7 +315,9 @@ def test_smoothing() -> None:
     assert window_for([make_run(steps=12)]) == 1 and window_for([make_run(steps=600)]) == 21
 
 
-def test_without_matplotlib_the_mend_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_matplotlib_the_mend_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"pip install './depo-rl\[report\]'"):
         save_figures([make_run()], tmp_path)

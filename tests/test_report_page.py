@@ -1,4 +1,5 @@
-"""The page: complete, self-contained, escaped, and checked in a real browser in both themes and on a small screen."""
+"""The page: complete, self-contained, escaped, and checked in a real browser in both themes and on
+a small screen."""
 
 from __future__ import annotations
 
@@ -20,13 +21,19 @@ from depo_rl.report.page import cautions, forgetting, render_page, takeaways, un
 def make_run(method: str, seed: int, reached: int | None = 500, **changes: Any) -> RunResult:
     history = [{"step": s, "rollouts": 100 * s, "mixed_share": 0.5, "all_pass_share": 0.2, "all_fail_share": 0.3}
                for s in range(1, 11)]  # fmt: skip
-    accuracy = [{"rollouts": 100 * s, "tokens": 5000 * s, "seconds": 3.0 * s, "accuracy": s / 20} for s in range(11)]
+    accuracy = [
+        {"rollouts": 100 * s, "tokens": 5000 * s, "seconds": 3.0 * s, "accuracy": s / 20}
+        for s in range(11)
+    ]
     values = {"rollouts": 1000, "tokens": 50_000, "mixed_share": 0.5, "history": history, "accuracy": accuracy,
               "target": 0.45, "rollouts_to_target": reached}  # fmt: skip
     return RunResult.model_validate({"method": method, "seed": seed} | values | changes)
 
 
-RESULTS = [*(make_run("grpo", s, None) for s in range(3)), *(make_run("depo", s, 400 + s) for s in range(3))]
+RESULTS = [
+    *(make_run("grpo", s, None) for s in range(3)),
+    *(make_run("depo", s, 400 + s) for s in range(3)),
+]
 EVIL = "<script>document.title = 'gone'</script><img src=x onerror=alert(1)>"
 
 
@@ -62,11 +69,21 @@ class Outline(HTMLParser):
 
 @pytest.mark.usefixtures("tiny_images")
 def test_the_page_is_well_formed_and_loads_nothing() -> None:
-    html = render_page(RESULTS, "T", ["one", "two"], {"group_size": 8, "estimator": {"type": "fused"}, "resume": None})
+    html = render_page(
+        RESULTS,
+        "T",
+        ["one", "two"],
+        {"group_size": 8, "estimator": {"type": "fused"}, "resume": None},
+    )
     outline = Outline(html)
     assert not outline.open
     assert not {"script", "link", "iframe"} & {tag for tag, _ in outline.tags}
-    urls = [v for _, attrs in outline.tags for name, v in attrs.items() if name in ("src", "href", "srcset") and v]
+    urls = [
+        v
+        for _, attrs in outline.tags
+        for name, v in attrs.items()
+        if name in ("src", "href", "srcset") and v
+    ]
     assert urls and all(url.startswith("data:image/png;base64,") for url in urls)
     assert not re.search(r"@import|url\(|https?:", html)
     assert "estimator.type" in html and "not set" in html and "one" in html
@@ -119,8 +136,14 @@ def test_takeaways_claim_no_more_than_is_known() -> None:
         "1 of 1 runs did not reach it."
     ]
     both = [make_run("grpo", 0, None), make_run("depo", 0, None), make_run("dapo", 0, 700)]
-    assert "depo and grpo cannot be compared: too few runs of either reached the target." in takeaways(summarise(both))
-    replayed = [RunResult(method=m, seed=0, mixed_share=share) for m, share in (("grpo", 0.2), ("depo", 0.6))]
+    assert (
+        "depo and grpo cannot be compared: too few runs of either reached the target."
+        in takeaways(summarise(both))
+    )
+    replayed = [
+        RunResult(method=m, seed=0, mixed_share=share)
+        for m, share in (("grpo", 0.2), ("depo", 0.6))
+    ]
     assert takeaways(summarise(replayed)) == ["depo: mixed groups 60.0 % against 20.0 % for grpo."]
     assert takeaways(summarise([RunResult(method="depo", seed=0)])) == []
     many = [make_run(f"m{i}", 0) for i in range(20)] + [make_run("grpo", 0), make_run("depo", 0)]
@@ -132,8 +155,13 @@ FELL = {"add2": {"start": 0.95, "end": 0.86}, "add3": {"start": 0.5, "end": 0.62
 HELD = {"add2": {"start": 0.95, "end": 0.945}, "add3": {"start": 0.5, "end": 0.525}}
 
 
-def judged(method: str, whole: float, sources: dict[str, Any], reached: int | None = None) -> list[RunResult]:
-    return [make_run(method, s, reached, accuracy_whole=whole, accuracy_by_source=sources) for s in range(3)]
+def judged(
+    method: str, whole: float, sources: dict[str, Any], reached: int | None = None
+) -> list[RunResult]:
+    return [
+        make_run(method, s, reached, accuracy_whole=whole, accuracy_by_source=sources)
+        for s in range(3)
+    ]
 
 
 def test_the_whole_is_said_first_and_what_was_forgotten_of_every_method() -> None:
@@ -151,7 +179,9 @@ def test_the_whole_is_said_first_and_what_was_forgotten_of_every_method() -> Non
 
 @pytest.mark.usefixtures("tiny_images")
 def test_the_table_begins_with_the_whole_and_its_sources() -> None:
-    html = render_page([*judged("grpo", 0.475, HELD), *judged("depo", 0.461, FELL), make_run("mopps", 0)])
+    html = render_page(
+        [*judged("grpo", 0.475, HELD), *judged("depo", 0.461, FELL), make_run("mopps", 0)]
+    )
     table = html[html.index('id="results-table"') :]
     labels = re.findall(r'<th scope="row">([^<]+)', table)
     assert labels[:3] == ["accuracy, whole pool", "accuracy on add2", "accuracy on add3"]
@@ -166,11 +196,15 @@ def test_cautions() -> None:
     ]
     text = " ".join(cautions(summarise([make_run("grpo", 0), make_run("depo", 1, rollouts=2000)])))
     assert "ran once" in text and "same seeds" in text and "equal cost" in text
-    assert "fewer than three seeds" in cautions(summarise([make_run("depo", s) for s in range(2)]))[0]
+    assert (
+        "fewer than three seeds" in cautions(summarise([make_run("depo", s) for s in range(2)]))[0]
+    )
 
 
 def test_what_was_not_measured_is_listed() -> None:
-    lines = unmeasured(summarise([make_run("grpo", 0, ece=0.1), make_run("depo", 0), make_run("depo", 1, ece=0.2)]))
+    lines = unmeasured(
+        summarise([make_run("grpo", 0, ece=0.1), make_run("depo", 0), make_run("depo", 1, ece=0.2)])
+    )
     assert "ECE: not for depo (1 of 2 seeds)." in lines
     assert any(line.startswith("AUC (") and line.endswith("in no run.") for line in lines)
     assert not any(line.startswith("mixed groups") for line in lines)
@@ -182,9 +216,7 @@ IMAGES = """Promise.all([...document.images].map(i => i.decode().then(() =>
 NO_LIGHT_IMAGE = """new Promise(done => { const look = () =>
     [...document.images].some(i => i.currentSrc === i.getAttribute('src')) ? setTimeout(look, 20) : done(true);
     look(); })"""
-ROWS = (
-    "[...document.querySelectorAll('#results-table tr')].map(r => [...r.cells].map(c => c.innerText.split('\\n')[0]))"
-)
+ROWS = "[...document.querySelectorAll('#results-table tr')].map(r => [...r.cells].map(c => c.innerText.split('\\n')[0]))"
 
 
 @pytest.mark.slow
@@ -199,7 +231,11 @@ def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
         assert browser.evaluate("document.title") == title
         rows = browser.evaluate(ROWS)
         assert rows[0] == ["measure", "grpo", "depo"]
-        assert [row[0] for row in rows[1:4]] == ["accuracy, whole pool", "accuracy on add2", "accuracy on add3"]
+        assert [row[0] for row in rows[1:4]] == [
+            "accuracy, whole pool",
+            "accuracy on add2",
+            "accuracy on add3",
+        ]
         assert ["most visits", "7", "7"] in rows
         assert ["rollouts to target", "> 1,000", "401"] in rows and ["tokens", "50k", "50k"] in rows
         images = browser.evaluate(IMAGES)
@@ -208,13 +244,20 @@ def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
         assert all(light for *_, light in images)
         for width in (1200, 600, 340):
             browser.call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=False,
             )
             assert browser.evaluate("document.documentElement.scrollWidth") <= width
         features = [{"name": "prefers-color-scheme", "value": "dark"}]
         browser.call("Emulation.setEmulatedMedia", features=features)
-        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 27, 34)"
-        # The browser picks the other source of a <picture> some time after the colours have changed.
+        assert (
+            browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(23, 27, 34)"
+        )
+        # The browser picks the other source of a <picture> some time after the colours have
+        # changed.
         browser.evaluate(NO_LIGHT_IMAGE)
         assert not any(light for *_, light in browser.evaluate(IMAGES))
         assert browser.problems == []

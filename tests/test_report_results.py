@@ -22,16 +22,26 @@ SECTION_5 = [
     "log_loss", "ece", "accuracy", "rollouts_to_target",
 ]  # fmt: skip
 WHOLE = {"accuracy_whole", "accuracy_by_source", "forgotten", "pass_at_8_whole"}
-BREADTH = {"sources_per_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits"}
+BREADTH = {
+    "sources_per_batch",
+    "distinct_share",
+    "unseen_share",
+    "effective_prompts",
+    "most_visits",
+}
 
 share = st.none() | st.floats(0, 1)
 amount = st.none() | st.floats(0, 1e12)
 count = st.none() | st.integers(0, 2**53)
 points = st.none() | st.lists(
-    st.builds(AccuracyPoint, rollouts=count, tokens=count, seconds=amount, accuracy=share, step=count), max_size=3
+    st.builds(
+        AccuracyPoint, rollouts=count, tokens=count, seconds=amount, accuracy=share, step=count
+    ),
+    max_size=3,
 )
 history = st.none() | st.lists(
-    st.fixed_dictionaries({"step": st.floats(0, 1e6), "reward": st.none() | st.floats(-9, 9)}), max_size=3
+    st.fixed_dictionaries({"step": st.floats(0, 1e6), "reward": st.none() | st.floats(-9, 9)}),
+    max_size=3,
 )
 accuracies = st.builds(SourceAccuracy, start=share, end=share)
 runs = st.builds(
@@ -72,13 +82,23 @@ def test_nan_and_numpy_become_null_and_plain(tmp_path: Path) -> None:
             "history": [{"step": np.int64(1), "reward": math.nan}],
         }
     )  # fmt: skip
-    assert (run.seed, run.rollouts, run.mixed_share, run.ece, run.log_loss) == (1, 128, 0.5, None, None)
+    assert (run.seed, run.rollouts, run.mixed_share, run.ece, run.log_loss) == (
+        1,
+        128,
+        0.5,
+        None,
+        None,
+    )
     assert run.accuracy == [AccuracyPoint(rollouts=64)]
     write_results([run], tmp_path / "results.json")
     text = (tmp_path / "results.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     assert read_results(tmp_path / "results.json") == [run]
-    assert run.series("reward") == ([], []) and run.curve("rollouts") == ([], []) and run.final_accuracy is None
+    assert (
+        run.series("reward") == ([], [])
+        and run.curve("rollouts") == ([], [])
+        and run.final_accuracy is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -91,11 +111,20 @@ def test_nan_and_numpy_become_null_and_plain(tmp_path: Path) -> None:
         ({"ece": "0.1"}, r"entry 1: ece = '0.1': .*valid number"),
         ({"mixed_shar": 0.5}, r"entry 1: unknown field 'mixed_shar': did you mean 'mixed_share'\?"),
         ({"zzz": 0.5}, r"entry 1: unknown field 'zzz'$"),
-        ({"accuracy_hole": 0.5}, r"entry 1: unknown field 'accuracy_hole': did you mean 'accuracy_whole'\?"),
+        (
+            {"accuracy_hole": 0.5},
+            r"entry 1: unknown field 'accuracy_hole': did you mean 'accuracy_whole'\?",
+        ),
         ({"accuracy_whole": 48.0}, r"entry 1: accuracy_whole = 48.0: .*less than or equal to 1"),
         ({"accuracy_by_source": {"a": 0.5}}, r"entry 1: accuracy_by_source.a = 0.5: "),
-        ({"accuracy_by_source": {"a": {"end": 2}}}, r"entry 1: accuracy_by_source.a.end = 2: .*less than or equal"),
-        ({"accuracy_by_source": {"a": {"begin": 0.5}}}, r"entry 1: unknown field 'accuracy_by_source.a.begin'"),
+        (
+            {"accuracy_by_source": {"a": {"end": 2}}},
+            r"entry 1: accuracy_by_source.a.end = 2: .*less than or equal",
+        ),
+        (
+            {"accuracy_by_source": {"a": {"begin": 0.5}}},
+            r"entry 1: unknown field 'accuracy_by_source.a.begin'",
+        ),
         ({"forgotten": "add2"}, r"entry 1: forgotten = 'add2': .*valid list"),
         ({"most_visits": 1.5}, r"entry 1: most_visits = 1.5: .*valid integer"),
         ({"unseen_share": -0.1}, r"entry 1: unseen_share = -0.1: .*greater than or equal to 0"),
@@ -109,7 +138,9 @@ def test_nan_and_numpy_become_null_and_plain(tmp_path: Path) -> None:
 )
 def test_bad_results_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "results.json"
-    path.write_text(json.dumps([{"method": "grpo", "seed": 0}, {"method": "grpo", "seed": 1} | change]))
+    path.write_text(
+        json.dumps([{"method": "grpo", "seed": 0}, {"method": "grpo", "seed": 1} | change])
+    )
     with pytest.raises(DataError, match=rf"results\.json: {message}") as caught:
         read_results(path)
     assert "\n" not in str(caught.value)
@@ -117,13 +148,21 @@ def test_bad_results_are_named(tmp_path: Path, change: dict[str, Any], message: 
 
 def test_forgotten_is_what_fell_by_more_than_a_point() -> None:
     ends = {"fell": 0.48, "held": 0.495, "rose": 0.9, "unknown": None}
-    assert forgotten_sources({n: SourceAccuracy(start=0.5, end=end) for n, end in ends.items()}) == ["fell"]
+    assert forgotten_sources(
+        {n: SourceAccuracy(start=0.5, end=end) for n, end in ends.items()}
+    ) == ["fell"]
     assert SourceAccuracy(start=0.5).change is None
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "not JSON"), ("[{", "not JSON"), ("{}", "must be a list"), ('"x"', "must be a list"), ("[3]", "entry 0")],
+    [
+        ("", "not JSON"),
+        ("[{", "not JSON"),
+        ("{}", "must be a list"),
+        ('"x"', "must be a list"),
+        ("[3]", "entry 0"),
+    ],
 )
 def test_what_is_no_results_file(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "results.json").write_text(text)
@@ -139,7 +178,9 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     before = path.read_bytes()
     with pytest.raises(DataError, match="twice"):
         write_results([RunResult(method="grpo", seed=0)] * 2, path)
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(CheckpointError, match="No space left"):
         write_results([RunResult(method="dapo", seed=0)], path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -1,4 +1,5 @@
-"""Summaries over seeds: medians, spreads, ratios, and what a run that never reached its target may say."""
+"""Summaries over seeds: medians, spreads, ratios, and what a run that never reached its target may
+say."""
 
 from __future__ import annotations
 
@@ -19,10 +20,17 @@ from depo_rl.report.measures import MEASURES
 from depo_rl.report.spread import Ratio, Spread, ratio_of, spread_of
 
 
-def run(method: str, seed: int, reached: int | None = None, spent: int = 1000, **changes: Any) -> RunResult:
+def run(
+    method: str, seed: int, reached: int | None = None, spent: int = 1000, **changes: Any
+) -> RunResult:
     points = [{"rollouts": spent * i // 4, "tokens": spent * i * 25, "seconds": spent * i / 40, "accuracy": 0.1 * i}
               for i in range(5)]  # fmt: skip
-    values = {"accuracy": points, "rollouts_to_target": reached, "target": 0.5, "rollouts": spent} | changes
+    values = {
+        "accuracy": points,
+        "rollouts_to_target": reached,
+        "target": 0.5,
+        "rollouts": spent,
+    } | changes
     return RunResult.model_validate({"method": method, "seed": seed} | values)
 
 
@@ -57,14 +65,17 @@ def exactly(*values: float) -> list[tuple[float, bool]]:
         ([(20, False), (20, True), (20, True)], "> 20 [20 - > 20]"),
     ],
 )
-def test_medians_with_censored_runs(observations: list[tuple[float, bool] | None], text: str) -> None:
+def test_medians_with_censored_runs(
+    observations: list[tuple[float, bool] | None], text: str
+) -> None:
     assert median_text(*observations) == text
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(1, 50)), min_size=1, max_size=6))
 def test_the_bound_is_never_wrong(pairs: list[tuple[int, int]]) -> None:
-    """(what the target truly costs, where the run was stopped): the claim made must hold for the true median."""
+    """(what the target truly costs, where the run was stopped): the claim made must hold for the
+    true median."""
     from statistics import median
 
     truth = median(cost for cost, _ in pairs)
@@ -92,7 +103,12 @@ def test_ratios_of_censored_medians(own: list[Any], base: list[Any], text: str) 
 
 
 def test_a_run_that_missed_the_target_is_censored_where_it_stopped() -> None:
-    results = [run("grpo", 0), run("grpo", 1), run("grpo", 2, 800), *(run("depo", i, 300 + i) for i in range(3))]
+    results = [
+        run("grpo", 0),
+        run("grpo", 1),
+        run("grpo", 2, 800),
+        *(run("depo", i, 300 + i) for i in range(3)),
+    ]
     grpo, depo = summarise(results).rows
     assert grpo.spreads["rollouts_to_target"] == Spread(1000, 800, 1000, ">", "=", ">", 3, 2, 0)
     assert depo.spreads["rollouts_to_target"] == Spread(301, 300, 302, "=", "=", "=", 3, 0, 0)
@@ -124,7 +140,14 @@ def test_accuracies_are_compared_at_equal_cost() -> None:
 def test_order_and_headline() -> None:
     names = ["zeta", "depo-no-ranking", "depo", "alpha", "dapo", "grpo"]
     summary = summarise([run(name, 0) for name in names])
-    assert [row.method for row in summary.rows] == ["grpo", "dapo", "depo", "depo-no-ranking", "alpha", "zeta"]
+    assert [row.method for row in summary.rows] == [
+        "grpo",
+        "dapo",
+        "depo",
+        "depo-no-ranking",
+        "alpha",
+        "zeta",
+    ]
     assert summary.baselines == ("grpo", "dapo")
     # no run reached the target: comparing bounds with bounds would say nothing
     assert summary.headline is not None and summary.headline.name == "accuracy_at_budget"
@@ -137,13 +160,35 @@ def sources(**ends: float) -> dict[str, Any]:
 
 def test_the_whole_pool_comes_first_and_beside_it_what_changed() -> None:
     results = [
-        run("grpo", 0, accuracy_whole=0.475, accuracy_by_source=sources(a=0.52, b=0.5), mixed_share=0.2),
-        run("depo", 0, 400, accuracy_whole=0.460, accuracy_by_source=sources(a=0.40, b=0.61), mixed_share=0.7),
-        run("depo", 1, 400, accuracy_whole=0.450, accuracy_by_source=sources(a=0.495, b=0.6), mixed_share=0.7),
+        run(
+            "grpo",
+            0,
+            accuracy_whole=0.475,
+            accuracy_by_source=sources(a=0.52, b=0.5),
+            mixed_share=0.2,
+        ),
+        run(
+            "depo",
+            0,
+            400,
+            accuracy_whole=0.460,
+            accuracy_by_source=sources(a=0.40, b=0.61),
+            mixed_share=0.7,
+        ),
+        run(
+            "depo",
+            1,
+            400,
+            accuracy_whole=0.450,
+            accuracy_by_source=sources(a=0.495, b=0.6),
+            mixed_share=0.7,
+        ),
     ]
     summary = summarise(results)
     assert summary.headline is not None and summary.headline.name == "accuracy_whole"
-    head, (grpo, depo) = summary.cells(["accuracy_whole", "changes", "rollouts_to_target", "mixed_share"])
+    head, (grpo, depo) = summary.cells(
+        ["accuracy_whole", "changes", "rollouts_to_target", "mixed_share"]
+    )
     assert head == [
         *("method", "seeds", "accuracy, whole pool", "vs grpo", "change by source"),
         *("rollouts to target", "mixed groups"),
@@ -152,7 +197,11 @@ def test_the_whole_pool_comes_first_and_beside_it_what_changed() -> None:
     assert depo == ["depo", "2", "45.5 % [45.0-46.0 %]", "-2.0", "a -5.2, b +10.5", "400", "70.0 %"]
     assert "percentage points" in summary.caption()
     found = summary.rows[1].sources["a"]
-    assert (found.start.median, found.end.low, found.forgotten) == (0.5, 0.40, 1)  # .495 is not forgotten
+    assert (found.start.median, found.end.low, found.forgotten) == (
+        0.5,
+        0.40,
+        1,
+    )  # .495 is not forgotten
     written = summary.to_dict()["methods"][1]["sources"]["b"]
     assert written["change"]["median"] == pytest.approx(0.105) and written["forgotten"] == 0
 
@@ -165,14 +214,19 @@ def test_of_many_sources_those_that_changed_most_are_named() -> None:
 
 
 def test_a_source_that_one_seed_lacks_is_counted_where_it_is() -> None:
-    results = [run("depo", s, accuracy_by_source=sources(**each)) for s, each in enumerate(({"a": 0.4}, {"b": 0.6}))]
+    results = [
+        run("depo", s, accuracy_by_source=sources(**each))
+        for s, each in enumerate(({"a": 0.4}, {"b": 0.6}))
+    ]
     (row,) = summarise(results).rows
     assert {name: found.change.n for name, found in row.sources.items()} == {"a": 1, "b": 1}
 
 
 def test_columns_stand_in_the_order_they_are_named_in_and_unmeasured_ones_are_left_out() -> None:
     summary = summarise([run("depo", 0, mixed_share=0.5, most_visits=9, effective_prompts=123.4)])
-    head, (cells,) = summary.cells(["most_visits", "changes", "unseen_share", "mixed_share", "effective_prompts"])
+    head, (cells,) = summary.cells(
+        ["most_visits", "changes", "unseen_share", "mixed_share", "effective_prompts"]
+    )
     assert head == ["method", "seeds", "most visits", "mixed groups", "effective prompts"]
     assert cells == ["depo", "1", "9", "50.0 %", "123"]
 
@@ -194,7 +248,11 @@ def test_the_terminal_table_shows_text_as_it_is() -> None:
     from rich.console import Console
 
     out = io.StringIO()
-    results = [run(f"[bold]m{i}[/]", s, 400 + s, mixed_share=0.4 + s / 100) for i in range(20) for s in range(3)]
+    results = [
+        run(f"[bold]m{i}[/]", s, 400 + s, mixed_share=0.4 + s / 100)
+        for i in range(20)
+        for s in range(3)
+    ]
     Console(file=out, width=120).print(summarise(results).to_rich())
     assert "[bold]m19[/]" in out.getvalue() and "[40.0-42.0]" in out.getvalue()
 
@@ -212,12 +270,27 @@ def test_the_dictionary_holds_every_measure() -> None:
 def test_no_word_is_broken_where_there_is_room(width: int, fits: bool) -> None:
     from rich.console import Console
 
-    results = [run(m, s, 400 + s, mixed_share=0.4 + s / 100, most_visits=9) for m in ("grpo", "depo") for s in range(3)]
+    results = [
+        run(m, s, 400 + s, mixed_share=0.4 + s / 100, most_visits=9)
+        for m in ("grpo", "depo")
+        for s in range(3)
+    ]
     out = io.StringIO()
-    table = summarise(results).to_rich(["rollouts_to_target", "mixed_share", "most_visits"], width, caption=False)
+    table = summarise(results).to_rich(
+        ["rollouts_to_target", "mixed_share", "most_visits"], width, caption=False
+    )
     Console(file=out, width=width).print(table)
     assert max(map(len, out.getvalue().splitlines())) <= width and "Median" not in out.getvalue()
-    words = {"method", "seeds", "rollouts", "target", "groups", "visits", "[40.0-42.0]", "[400-402]"}
+    words = {
+        "method",
+        "seeds",
+        "rollouts",
+        "target",
+        "groups",
+        "visits",
+        "[40.0-42.0]",
+        "[400-402]",
+    }
     assert (words <= set(out.getvalue().split())) is fits
 
 

@@ -1,4 +1,5 @@
-"""Reward functions that misbehave, for the tests of the pool. A module of its own, so that workers can import it."""
+"""Reward functions that misbehave, for the tests of the pool. A module of its own, so that workers
+can import it."""
 
 import itertools
 import os

@@ -18,7 +18,8 @@ from depo_rl.rewards.math import final_number, last_boxed
 from depo_rl.rewards.reward import SandboxedReward
 from limits import AT_ONCE_S
 
-# Comparing this with any number keeps SymPy busy practically for ever (checked: still running after two minutes).
+# Comparing this with any number keeps SymPy busy practically for ever (checked: still running after
+# two minutes).
 HANGING = r"So the answer is \boxed{9^{9^{9^{9}}}}."
 LIMIT_S = 1.0
 SRC = str(Path(__file__).parents[1] / "src")
@@ -34,7 +35,9 @@ def reward() -> Iterator[SandboxedReward]:
         yield shared
 
 
-def judge(reward: SandboxedReward, completion: str, answer: str = "12") -> tuple[float | None, float]:
+def judge(
+    reward: SandboxedReward, completion: str, answer: str = "12"
+) -> tuple[float | None, float]:
     """Reward of one completion, and the seconds it took."""
     start = time.monotonic()
     [result] = reward(["?"], [completion], answer=[answer])
@@ -123,7 +126,11 @@ def test_math_verify_reward_is_the_same_function_in_and_out_of_the_pool(reward):
         ("", "12", 0.0),
         ("12", "twelve", None),
         ("12", "", None),
-        ("12345678901234567890123456789012345678901", "12345678901234567890123456789012345678900", 0.0),
+        (
+            "12345678901234567890123456789012345678901",
+            "12345678901234567890123456789012345678900",
+            0.0,
+        ),
     ],
 )
 def test_gsm8k_reward(completion, answer, expected):
@@ -136,7 +143,14 @@ def test_gsm8k_reward(completion, answer, expected):
     cents=st.sampled_from(["", ".", ".0", ".00"]),
     style=st.sampled_from(["{:d}", "{:,d}"]),
     frame=st.sampled_from(
-        ["{}", "The answer is {}", "#### {}", "${}$", "1 and 2 make **{}**", "#### {} apples (not 9)"]
+        [
+            "{}",
+            "The answer is {}",
+            "#### {}",
+            "${}$",
+            "1 and 2 make **{}**",
+            "#### {} apples (not 9)",
+        ]
     ),
 )
 def test_final_number_reads_every_format(number, cents, style, frame):
@@ -154,7 +168,10 @@ BALANCED = st.recursive(
 @bounded
 @given(before=BALANCED, content=BALANCED, after=BALANCED, earlier=BALANCED)
 def test_last_boxed_returns_balanced_content_whatever_is_nested(before, content, after, earlier):
-    assert last_boxed(f"{before} \\boxed{{{earlier}}} {before} \\boxed{{{content}}} {after}") == content
+    assert (
+        last_boxed(f"{before} \\boxed{{{earlier}}} {before} \\boxed{{{content}}} {after}")
+        == content
+    )
     assert last_boxed(f"{before} {after}") is None
 
 

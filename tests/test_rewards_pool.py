@@ -1,4 +1,5 @@
-"""The verifier pool: whatever a reward function does, the limit holds, the rest is unaffected, nothing is left over."""
+"""The verifier pool: whatever a reward function does, the limit holds, the rest is unaffected,
+nothing is left over."""
 
 import gc
 import os
@@ -60,7 +61,8 @@ def children() -> set[int]:
 
 
 def is_running(pid: int) -> bool:
-    """True unless the process is gone or a zombie (an orphan's new parent may be slow to reap it)."""
+    """True unless the process is gone or a zombie (an orphan's new parent may be slow to reap
+    it)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -71,7 +73,11 @@ def run_script(code: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([SRC, str(Path(__file__).parent)])
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=environment, capture_output=True, text=True, timeout=HANG_S
+        [sys.executable, "-W", "error", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_S,
     )
 
 
@@ -80,7 +86,9 @@ def counted(pool: VerifierPool, completion: str) -> tuple[list[float | None], di
     before = pool.metrics()
     results = pool.score([completion, "x"], ["y", "x"])
     after = pool.metrics()
-    return results, {kind: after[kind] - before[kind] for kind in after if after[kind] != before[kind]}
+    return results, {
+        kind: after[kind] - before[kind] for kind in after if after[kind] != before[kind]
+    }
 
 
 @pytest.mark.parametrize(
@@ -115,7 +123,9 @@ def test_wrong_is_zero_and_right_is_one(pool):
 def test_order_is_kept_when_items_fail_in_between(pool):
     completions = [("exit" if i % 40 == 7 else HANG if i == 60 else str(i)) for i in range(120)]
     answers = [str(i) if i % 3 else "other" for i in range(120)]
-    expected = [None if c in ("exit", HANG) else float(i % 3 > 0) for i, c in enumerate(completions)]
+    expected = [
+        None if c in ("exit", HANG) else float(i % 3 > 0) for i, c in enumerate(completions)
+    ]
     assert pool.score(completions, answers) == expected
 
 
@@ -187,7 +197,9 @@ def test_close_leaves_no_process_and_no_thread_behind():
     gc.collect()
     processes, threads = children(), threading.active_count()
     own = VerifierPool(behave, n_workers=3, timeout_s=LIMIT_S)
-    assert (children(), threading.active_count()) == (processes, threads), "must not start before first use"
+    assert (children(), threading.active_count()) == (processes, threads), (
+        "must not start before first use"
+    )
     own.score([HANG, "exit", "x"], ["", "", "x"])
     own.close()
     own.close()
@@ -219,7 +231,9 @@ def test_close_releases_a_call_that_is_waiting():
 def test_setup_that_fails_is_one_typed_error_at_once():
     own = VerifierPool(behave, setup=failing_setup)
     for _ in range(2):  # stays broken, does not try again
-        with pytest.raises(RewardError, match="cannot be loaded: ImportError: no module named math_verify") as caught:
+        with pytest.raises(
+            RewardError, match="cannot be loaded: ImportError: no module named math_verify"
+        ) as caught:
             own.score(["x"], ["x"])
         assert "\n" not in str(caught.value)
 
@@ -236,7 +250,9 @@ def test_start_that_takes_too_long_is_bounded():
 
 def test_functions_of_a_closure_are_sent_by_value():
     bonus = 2.0
-    with VerifierPool(lambda completion, answer: bonus * (completion == answer), n_workers=1) as own:
+    with VerifierPool(
+        lambda completion, answer: bonus * (completion == answer), n_workers=1
+    ) as own:
         assert own.score(["a", "b"], ["a", "c"]) == [2.0, 0.0]
 
 
@@ -287,11 +303,15 @@ def test_forked_child_gets_workers_of_its_own_and_the_parent_keeps_its_own(pool)
     pool.start(AT_ONCE_S)
     ours = pool.worker_pids()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn about any fork beside threads
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # newer Pythons warn about any fork beside threads
         pid = os.fork()
     if pid == 0:  # in the child: report by the exit status alone
         try:
-            ok = pool.score(["x", "exit"], ["x", ""]) == [1.0, None] and not set(ours) & set(pool.worker_pids())
+            ok = pool.score(["x", "exit"], ["x", ""]) == [1.0, None] and not set(ours) & set(
+                pool.worker_pids()
+            )
             pool.close()
         except BaseException:
             ok = False

@@ -52,7 +52,10 @@ def test_conversational_and_plain_completions_score_the_same(gsm8k):
         ("plain", "plain"),
         ([{"role": "assistant", "content": "a"}, {"role": "tool", "content": "t"}], "a"),
         ([{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}], "b"),
-        ([{"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}], "x"),
+        (
+            [{"role": "assistant", "content": [{"type": "text", "text": "x"}, {"type": "image"}]}],
+            "x",
+        ),
         ([{"role": "assistant", "content": None, "tool_calls": []}], ""),
         ([{"content": "no role"}], "no role"),
         ([], ""),
@@ -67,18 +70,26 @@ def test_missing_answer_is_unscorable_and_never_zero(gsm8k):
 
 
 def test_missing_column_names_itself_and_those_that_are_there(gsm8k):
-    with pytest.raises(ConfigError, match=r"no column 'answer' \(setting answer_column\); there are: .*solution"):
+    with pytest.raises(
+        ConfigError, match=r"no column 'answer' \(setting answer_column\); there are: .*solution"
+    ):
         gsm8k(prompts=["q"], completions=["1"], solution=["1"], trainer_state=object())
     own = sandboxed(behave, answer_column="solution", extra_columns=["level"])
-    with pytest.raises(ConfigError, match=r"no column 'level'.*extra_columns.*there are: prompts, solution"):
+    with pytest.raises(
+        ConfigError, match=r"no column 'level'.*extra_columns.*there are: prompts, solution"
+    ):
         own(prompts=["q"], completions=["1"], solution=["1"])
     with pytest.raises(DataError, match="1 completions, 2 values in 'answer'"):
         gsm8k(prompts=["q"], completions=["1"], answer=["1", "2"])
 
 
 def test_own_function_with_other_columns():
-    with sandboxed(behave, answer_column="solution", extra_columns=("level",), n_workers=1) as reward:
-        rewards = reward(["q"] * 3, ["extras", "b", "raise"], solution=["", "b", ""], level=[3, 4, 5])
+    with sandboxed(
+        behave, answer_column="solution", extra_columns=("level",), n_workers=1
+    ) as reward:
+        rewards = reward(
+            ["q"] * 3, ["extras", "b", "raise"], solution=["", "b", ""], level=[3, 4, 5]
+        )
         assert rewards == [3.0, 1.0, None]
         assert {kind: n for kind, n in reward.metrics().items() if n} == {"scored": 2, "raised": 1}
 
@@ -89,12 +100,17 @@ def test_names_kinds_and_copies():
     assert sandboxed(behave, name="mine").__name__ == "mine"
     with pytest.raises(ConfigError, match="kind='latex': must be one of math_verify, boxed, gsm8k"):
         math_reward("latex")
-    with pickle.loads(pickle.dumps(math_reward("boxed", n_workers=1, answer_column="gold"))) as copy:
+    with pickle.loads(
+        pickle.dumps(math_reward("boxed", n_workers=1, answer_column="gold"))
+    ) as copy:
         assert copy(["q"], [r"\boxed{2}"], gold=["2"]) == [1.0]
 
 
 def test_trl_takes_it_for_a_synchronous_function_of_that_name():
-    # What trl.trainer.utils.get_callable_name and is_async_callable look at (TRL 1.16); importing it takes 10 s.
+    # What trl.trainer.utils.get_callable_name and is_async_callable look at (TRL 1.16); importing
+    # it takes 10 s.
     reward = math_reward("boxed")
     assert getattr(reward, "__name__", type(reward).__name__) == "boxed_reward"
-    assert not inspect.iscoroutinefunction(reward) and not inspect.iscoroutinefunction(reward.__call__)
+    assert not inspect.iscoroutinefunction(reward) and not inspect.iscoroutinefunction(
+        reward.__call__
+    )

@@ -25,7 +25,9 @@ A, B, C = (Prompt(key, f"text {key}") for key in "abc")
 NO_BELIEF = Prediction(np.full(3, 0.5), np.full(3, 2.0))
 
 
-def _group(prompt: Prompt, n_correct: int, n_scored: int = 8, step: int | None = None) -> GroupOutcome:
+def _group(
+    prompt: Prompt, n_correct: int, n_scored: int = 8, step: int | None = None
+) -> GroupOutcome:
     return GroupOutcome(prompt.key, n_correct, n_scored, n_failed=8 - n_scored, policy_step=step)
 
 
@@ -35,7 +37,7 @@ def _beta(estimator, prompt: Prompt) -> tuple[float, float]:
     return pytest.approx(mean * strength), pytest.approx((1 - mean) * strength)
 
 
-# -- MoPPS, and history in general ------------------------------------------------------------------------------------
+# -- MoPPS, and history in general -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("discount", "expected"), [(0.5, (6, 8)), (1.0, (9, 9))])
@@ -48,10 +50,14 @@ def test_mopps_posterior(discount, expected):
         history.observe([_group(B, 1)])
     assert _beta(history, A) == (7, 3)  # other prompts' visits are not its own
     history.observe([_group(A, 2)])
-    assert _beta(history, A) == expected  # at 0.5: a = 0.5 * 7 + 0.5 * 1 + 2, b = 0.5 * 3 + 0.5 * 1 + 6
+    assert (
+        _beta(history, A) == expected
+    )  # at 0.5: a = 0.5 * 7 + 0.5 * 1 + 2, b = 0.5 * 3 + 0.5 * 1 + 6
 
 
-@pytest.mark.parametrize(("n_correct", "n_scored", "expected"), [(1, 1, (2, 1)), (0, 1, (1, 2)), (0, 0, (1, 1))])
+@pytest.mark.parametrize(
+    ("n_correct", "n_scored", "expected"), [(1, 1, (2, 1)), (0, 1, (1, 2)), (0, 0, (1, 1))]
+)
 def test_the_smallest_groups_count_as_what_they_are(n_correct, n_scored, expected):
     """The released code sets the posterior to 8 for groups of one."""
     history = HistoryEstimator(HistorySettings(fade_by="visits", discount=1.0))
@@ -81,26 +87,36 @@ def test_without_policy_steps_each_batch_is_a_step():
 
 def test_thompson_sampling_goes_by_the_given_generator():
     belief = Prediction(np.array([0.5, 0.5, 0.9]), np.array([2.0, 1e6, 1e6]))
-    sample = np.random.default_rng(4).beta(belief.mean_P * belief.strength_P, (1 - belief.mean_P) * belief.strength_P)
-    decision = NearestRate(0.5, thompson=True).select([A, B, C], belief, 1, np.random.default_rng(4))
+    sample = np.random.default_rng(4).beta(
+        belief.mean_P * belief.strength_P, (1 - belief.mean_P) * belief.strength_P
+    )
+    decision = NearestRate(0.5, thompson=True).select(
+        [A, B, C], belief, 1, np.random.default_rng(4)
+    )
     assert decision.score_P == pytest.approx(-abs(sample - 0.5))
     assert decision.chosen == (1,)  # the sure one; an unsure one of the same mean is seldom as near
     assert decision.skipped == {0: "outranked", 2: "outranked"}
     unseen = [
-        NearestRate(0.5, True).select([A, C], Prediction(belief.mean_P[[0, 2]], np.array([2.0, 1e6])), 1, rng)
+        NearestRate(0.5, True).select(
+            [A, C], Prediction(belief.mean_P[[0, 2]], np.array([2.0, 1e6])), 1, rng
+        )
         for rng in map(np.random.default_rng, range(200))
     ]
-    assert np.mean([d.chosen == (0,) for d in unseen]) == pytest.approx(0.8, abs=0.08)  # uniform within 0.4 of 0.5
+    assert np.mean([d.chosen == (0,) for d in unseen]) == pytest.approx(
+        0.8, abs=0.08
+    )  # uniform within 0.4 of 0.5
 
 
 def test_pcl_takes_the_nearest_mean():
     belief = Prediction(np.array([0.1, 0.55, 0.3]), np.array([1.0, 9.0, 1.0]))
-    decision = NearestRate(0.5, thompson=False).select([A, B, C], belief, 2, np.random.default_rng(0))
+    decision = NearestRate(0.5, thompson=False).select(
+        [A, B, C], belief, 2, np.random.default_rng(0)
+    )
     assert decision.chosen == (1, 2)
     assert NearestRate(0.5, thompson=False).appetite(10) >= 40
 
 
-# -- DPS --------------------------------------------------------------------------------------------------------------
+# -- DPS -------------------------------------------------------------------------------------------
 
 
 def test_dps_chain():
@@ -110,11 +126,17 @@ def test_dps_chain():
     # Row "to mixed" of the counts: 1 + 1/3 each. M[mixed, mixed] = (4/3) / (10/3) = 0.4.
     assert chain.states([A])[0] == pytest.approx([0.3, 0.4, 0.3])
     chain.observe([_group(B, 8, step=1)])
-    # A had no group: its belief moves on to q = (.3, .4, .3), and that row fades to .7 * 4/3 + .3 = 1.2333.
-    assert chain.states([A])[0] == pytest.approx([1 / 3.23333, 1.23333 / 3.23333, 1 / 3.23333], abs=1e-5)
+    # A had no group: its belief moves on to q = (.3, .4, .3), and that row fades to .7 * 4/3 + .3 =
+    # 1.2333.
+    assert chain.states([A])[0] == pytest.approx(
+        [1 / 3.23333, 1.23333 / 3.23333, 1 / 3.23333], abs=1e-5
+    )
     chain.observe([_group(A, 8, step=2)])
-    # "To mixed" fades to .7 * 1.2333 + .3 = 1.1633; "to all right", equal from everywhere, gains q itself: 1 + .3.
-    assert chain.states([A])[0] == pytest.approx([1 / 3.46333, 1.16333 / 3.46333, 1.3 / 3.46333], abs=1e-5)
+    # "To mixed" fades to .7 * 1.2333 + .3 = 1.1633; "to all right", equal from everywhere, gains q
+    # itself: 1 + .3.
+    assert chain.states([A])[0] == pytest.approx(
+        [1 / 3.46333, 1.16333 / 3.46333, 1.3 / 3.46333], abs=1e-5
+    )
 
 
 def test_dps_predicts_the_chains_p_mixed():
@@ -154,7 +176,7 @@ def test_one_scored_completion_is_no_state():
         assert repr(part.state_dict()) == before
 
 
-# -- BOTS -------------------------------------------------------------------------------------------------------------
+# -- BOTS ------------------------------------------------------------------------------------------
 
 
 def _labelled(prompt: Prompt, **fields) -> Prompt:
@@ -165,7 +187,10 @@ def test_bots_fuses_own_and_implied_evidence():
     prompts = [_labelled(A, w=0.2, s=0.6), _labelled(B, w=0.4, s=0.8), _labelled(C, w=0.4)]
     bots = BOTSEstimator(prompts, BOTSSettings(weak="w", strong="s"), group_size=8)
     bots.observe([_group(A, 4)])
-    assert bots.metrics() == {"capability": pytest.approx(0.75), "labelled_share": pytest.approx(2 / 3)}  # .3 / .4
+    assert bots.metrics() == {
+        "capability": pytest.approx(0.75),
+        "labelled_share": pytest.approx(2 / 3),
+    }  # .3 / .4
     assert _beta(bots, A) == (5, 5)
     assert _beta(bots, B) == (1 + 0.8 * 0.7, 1 + 0.8 * 0.3)  # implied rate .4 + .75 * .4
     assert _beta(bots, C) == (1, 1)
@@ -180,7 +205,9 @@ def test_bots_without_references_is_a_fading_beta():
     fading = HistoryEstimator(HistorySettings(discount=0.9))
     rng = np.random.default_rng(0)
     for _ in range(20):
-        batch = [_group(p, int(rng.integers(9))) for p in (A, B) if rng.random() < 0.5] or [_group(A, 0, 0)]
+        batch = [_group(p, int(rng.integers(9))) for p in (A, B) if rng.random() < 0.5] or [
+            _group(A, 0, 0)
+        ]
         bots.observe(batch)
         fading.observe(batch)
         assert _beta(bots, A) == _beta(fading, A)
@@ -188,20 +215,24 @@ def test_bots_without_references_is_a_fading_beta():
 
 
 def test_references_that_agree_say_nothing_of_the_capability():
-    bots = BOTSEstimator([_labelled(A, w=0.5, s=0.5)], BOTSSettings(weak="w", strong="s"), group_size=8)
+    bots = BOTSEstimator(
+        [_labelled(A, w=0.5, s=0.5)], BOTSSettings(weak="w", strong="s"), group_size=8
+    )
     bots.observe([_group(A, 8)])
     assert math.isnan(bots.metrics()["capability"])
     assert _beta(bots, A) == (9, 1)
 
 
-# -- GRESO ------------------------------------------------------------------------------------------------------------
+# -- GRESO -----------------------------------------------------------------------------------------
 
 
 def _keeps(selector, prompt: Prompt) -> float:
     """The probability with which a selector keeps a prompt, measured."""
     rng = np.random.default_rng(0)
     belief = Prediction(np.full(1, 0.5), np.full(1, 2.0))
-    return float(np.mean([len(selector.select([prompt], belief, 1, rng).chosen) for _ in range(4000)]))
+    return float(
+        np.mean([len(selector.select([prompt], belief, 1, rng).chosen) for _ in range(4000)])
+    )
 
 
 def test_greso_skips_by_the_length_of_the_latest_run():
@@ -219,7 +250,10 @@ def test_greso_skips_by_the_length_of_the_latest_run():
     assert _keeps(greso, B) == pytest.approx(0.01, abs=0.005)  # the floor
     decision = GRESOSkip(GRESOSettings(q_easy=0.0, floor=0.0), 9)
     decision.observe([_group(A, 8)])
-    assert decision.select([A, B, C], NO_BELIEF, 1, np.random.default_rng(0)).skipped == {0: "too_easy", 2: "surplus"}
+    assert decision.select([A, B, C], NO_BELIEF, 1, np.random.default_rng(0)).skipped == {
+        0: "too_easy",
+        2: "surplus",
+    }
 
 
 def test_greso_adapts_its_rates_from_the_second_epoch_on():
@@ -243,18 +277,27 @@ def test_greso_adapts_its_rates_from_the_second_epoch_on():
 
 def test_greso_refills_like_dapo():
     curriculum = build("greso", make_prompts([40]))
-    settled = curriculum.settle([_group(p, k) for p, k in zip(curriculum.propose(3), (0, 3, 8), strict=True)])
+    settled = curriculum.settle(
+        [_group(p, k) for p, k in zip(curriculum.propose(3), (0, 3, 8), strict=True)]
+    )
     assert [s.admitted for s in settled] == [False, True, False]
     assert curriculum.gate.max_rounds == 10
 
 
-# -- pools, AdaRFT, VCRL, oracle --------------------------------------------------------------------------------------
+# -- pools, AdaRFT, VCRL, oracle -------------------------------------------------------------------
 
 
 def test_pools_by_the_last_group():
     pools = DifficultyPools(PoolSettings())
     assert pools.pool_of("a") == "unseen"
-    for k, pool in [(8, "easy"), (7, "easy"), (6, "normal"), (3, "normal"), (2, "hard"), (0, "hard")]:
+    for k, pool in [
+        (8, "easy"),
+        (7, "easy"),
+        (6, "normal"),
+        (3, "normal"),
+        (2, "hard"),
+        (0, "hard"),
+    ]:
         pools.observe([_group(A, k)])
         assert pools.pool_of("a") == pool
     pools.observe([_group(B, 4), _group(C, 0, 0)])
@@ -268,14 +311,18 @@ def test_pools_by_the_last_group():
 
 
 def test_skipping_at_random_fills_in_the_order_of_the_draw():
-    decision = keep_at_random(np.array([0.0, 1.0, 1.0, 0.0]), ["x", "", "", "y"], 1, np.random.default_rng(0))
+    decision = keep_at_random(
+        np.array([0.0, 1.0, 1.0, 0.0]), ["x", "", "", "y"], 1, np.random.default_rng(0)
+    )
     assert decision.chosen == (1,)
     assert decision.skipped == {0: "x", 2: "surplus", 3: "y"}
     assert decision.score_P[2] > max(decision.score_P[0], decision.score_P[3])
 
 
 def test_adarft_moves_its_target():
-    prompts = [Prompt(f"p{i}", "t", fields={"pass_rate": 1 - i / 100}) for i in range(101)]  # difficulty i
+    prompts = [
+        Prompt(f"p{i}", "t", fields={"pass_rate": 1 - i / 100}) for i in range(101)
+    ]  # difficulty i
     curriculum = make_curriculum("adarft", prompts, {"candidate_factor": 101})
 
     def step(k: int) -> tuple[float, set[str]]:
@@ -305,22 +352,29 @@ def test_adarft_moves_its_target():
 )
 def test_vcrl_admits_high_variance(min_variance, group_size, admitted):
     gate = HighVariance(min_variance, max_rounds=10)
-    assert [k for k in range(group_size + 1) if gate.admit(GroupOutcome("a", k, group_size))] == admitted
+    assert [
+        k for k in range(group_size + 1) if gate.admit(GroupOutcome("a", k, group_size))
+    ] == admitted
 
 
 class _Scripted:
-    """Answers from a script: (right of the first four, right of the other four) of each prompt; notes what it did."""
+    """Answers from a script: (right of the first four, right of the other four) of each prompt;
+    notes what it did."""
 
     def __init__(self, right: dict[str, tuple[int, int]]) -> None:
         self.right, self.asked, self.trained = right, [], []
 
     def rollout(self, prompts, group_size):
         self.asked.append((len(prompts), group_size))
-        return [GroupOutcome(p.key, self.right[p.key][0], group_size, n_tokens=100) for p in prompts]
+        return [
+            GroupOutcome(p.key, self.right[p.key][0], group_size, n_tokens=100) for p in prompts
+        ]
 
     def extend(self, outcomes, n):
         self.asked.append((len(outcomes), n))
-        return [o.joined(GroupOutcome(o.key, self.right[o.key][1], n, n_tokens=150)) for o in outcomes]
+        return [
+            o.joined(GroupOutcome(o.key, self.right[o.key][1], n, n_tokens=150)) for o in outcomes
+        ]
 
     def advance(self, trained):
         self.trained.append([(o.key, o.n_correct, o.group_size) for o in trained])
@@ -330,28 +384,48 @@ class _Scripted:
 
 
 def test_speed_completes_what_screens_mixed_and_keeps_what_is_left():
-    """Two a batch, so eight are screened at a time; of sixteen prompts each third is mixed, at 1 + 4 of 8."""
-    right = {f"p{i}": ((1, 4) if i % 3 == 0 else (4, 9) if i % 3 == 1 else (0, 9)) for i in range(16)}
+    """Two a batch, so eight are screened at a time; of sixteen prompts each third is mixed, at 1 +
+    4 of 8."""
+    right = {
+        f"p{i}": ((1, 4) if i % 3 == 0 else (4, 9) if i % 3 == 1 else (0, 9)) for i in range(16)
+    }
     engine = _Scripted(right)
     curriculum = make_curriculum("speed", [Prompt(key, key) for key in right], {"seed": 0})
-    order = [p.key for p in make_curriculum("speed", [Prompt(key, key) for key in right], {"seed": 0}).propose(16)]
+    order = [
+        p.key
+        for p in make_curriculum("speed", [Prompt(key, key) for key in right], {"seed": 0}).propose(
+            16
+        )
+    ]
     mixed = [key for key in order if right[key] == (1, 4)]
     n_first = sum(right[key] == (1, 4) for key in order[:8])
-    assert len(mixed) == 6 and n_first == 2  # by this seed: the second batch needs new ones, the third is left over
+    assert (
+        len(mixed) == 6 and n_first == 2
+    )  # by this seed: the second batch needs new ones, the third is left over
     result = simulate(curriculum, engine, prompts_per_step=2, steps=3)
     assert engine.asked == [(8, 4), (2, 4), (8, 4), (4, 4)]
     assert engine.trained == [[(key, 5, 8) for key in mixed[i : i + 2]] for i in (0, 2, 4)]
-    assert (result.groups, result.rollouts, result.tokens) == (16, 16 * 4 + 6 * 4, 16 * 100 + 6 * 150)
+    assert (result.groups, result.rollouts, result.tokens) == (
+        16,
+        16 * 4 + 6 * 4,
+        16 * 100 + 6 * 150,
+    )
     assert [row["rollouts"] for row in result.history] == [40, 88, 88]
     assert [row["mixed_share"] for row in result.history] == [0.25, 0.5, None]
-    assert result.mixed_share == 6 / 16 and result.all_pass_share == 5 / 16 and result.all_fail_share == 5 / 16
+    assert (
+        result.mixed_share == 6 / 16
+        and result.all_pass_share == 5 / 16
+        and result.all_fail_share == 5 / 16
+    )
     metrics = curriculum.metrics()
     assert (metrics["admitted"], metrics["rejected"], metrics["chosen"]) == (6, 10, 16)
 
 
 def test_speed_gives_up_after_its_rounds_and_screens_no_more_than_there_is():
     engine = _Scripted({f"p{i}": (0, 9) for i in range(5)})
-    curriculum = make_curriculum("speed", [Prompt(key, key) for key in engine.right], {"max_rounds": 3})
+    curriculum = make_curriculum(
+        "speed", [Prompt(key, key) for key in engine.right], {"max_rounds": 3}
+    )
     result = simulate(curriculum, engine, prompts_per_step=2, steps=2)
     assert engine.asked == [(5, 4)] * 6 and engine.trained == [[], []]
     assert result.rollouts == 6 * 5 * 4
@@ -359,8 +433,12 @@ def test_speed_gives_up_after_its_rounds_and_screens_no_more_than_there_is():
 
 def test_speed_screens_a_small_group_whole():
     engine = _Scripted({"a": (1, 9), "b": (4, 9), "c": (3, 9)})
-    result = simulate(make_curriculum("speed", [A, B, C], {"group_size": 4}), engine, prompts_per_step=2, steps=1)
-    assert engine.asked == [(3, 4)] and {key for key, _, size in engine.trained[0] if size == 4} == {"a", "c"}
+    result = simulate(
+        make_curriculum("speed", [A, B, C], {"group_size": 4}), engine, prompts_per_step=2, steps=1
+    )
+    assert engine.asked == [(3, 4)] and {
+        key for key, _, size in engine.trained[0] if size == 4
+    } == {"a", "c"}
     assert result.rollouts == 12
     gate = make_curriculum("speed", [A, B, C], {"group_size": 3}).gate
     assert gate.screen == 3
@@ -374,10 +452,14 @@ def test_the_oracle_takes_the_most_likely_mixed():
 
 @pytest.mark.parametrize("method", ["oracle", "adarft"])
 def test_a_column_without_labels_is_refused(method):
-    with pytest.raises(DataError, match=rf"'{method}'.*'pass_rate'.*none of the 3 prompts.*estimator\.field"):
+    with pytest.raises(
+        DataError, match=rf"'{method}'.*'pass_rate'.*none of the 3 prompts.*estimator\.field"
+    ):
         make_curriculum(method, [A, B, C])
     with pytest.raises(DataError, match=r"'bots'.*'w'.*none of the 3 prompts.*estimator\.weak"):
-        make_curriculum("bots", [A, B, C], {"estimator": {"type": "bots", "weak": "w", "strong": "s"}})
+        make_curriculum(
+            "bots", [A, B, C], {"estimator": {"type": "bots", "weak": "w", "strong": "s"}}
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The other methods together: documented defaults, resume, refused loads, and that each of them is worth something."""
+"""The other methods together: documented defaults, resume, refused loads, and that each of them is
+worth something."""
 
 from __future__ import annotations
 
@@ -35,17 +36,22 @@ def test_defaults_are_the_documented_ones(method):
 
 
 STATEFUL = [name for name in sorted(DEFAULTS) if name not in ("oracle", "vcrl", "speed")]
-PARTS = [(name, "estimator") for name in STATEFUL] + [(name, "selector") for name in ("adarft", "greso", "pools")]
+PARTS = [(name, "estimator") for name in STATEFUL] + [
+    (name, "selector") for name in ("adarft", "greso", "pools")
+]
 
 
 def _run(curriculum, steps: range, late: list[Prompt]) -> list[list[str]]:
-    """Prompts of each step; half of each batch comes back a step late, under the step that made its policy."""
+    """Prompts of each step; half of each batch comes back a step late, under the step that made its
+    policy."""
     trace = []
     for step in steps:
         batch, rng = curriculum.propose(6), np.random.default_rng(step)
         for prompts, policy_step in ((late, step - 1), (batch[:3], step)):
             outcomes = roll_out(prompts, rng)
-            curriculum.settle([GroupOutcome(o.key, o.n_correct, 8, policy_step=policy_step) for o in outcomes])
+            curriculum.settle(
+                [GroupOutcome(o.key, o.n_correct, 8, policy_step=policy_step) for o in outcomes]
+            )
         late[:] = batch[3:]
         trace.append([p.key for p in batch])
     return trace
@@ -91,12 +97,18 @@ def test_the_state_of_another_method_is_refused(method):
         make_curriculum(method, prompts).load_state_dict({**state, "method": method})
 
 
-@pytest.mark.parametrize("method", ["oracle", "mopps", "dps", "bots", "greso", "pools", "pcl", "adarft"])
+@pytest.mark.parametrize(
+    "method", ["oracle", "mopps", "dps", "bots", "greso", "pools", "pcl", "adarft"]
+)
 def test_they_find_more_mixed_groups_than_uniform_choice(method):
     """200 prompts of 16 a step, 60 steps: five visits each on average."""
     shares = {}
     for name in ("grpo", method):
-        curriculum, rng, mixed = build(name, make_prompts([200], seed=5)), np.random.default_rng(0), []
+        curriculum, rng, mixed = (
+            build(name, make_prompts([200], seed=5)),
+            np.random.default_rng(0),
+            [],
+        )
         for _ in range(60):
             curriculum.settle(roll_out(curriculum.propose(16), rng))
             mixed.append(curriculum.metrics()["mixed_share"])

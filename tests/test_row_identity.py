@@ -58,14 +58,17 @@ def test_only_rows_that_share_a_key_are_asked_for_their_content():
 
 
 @pytest.mark.parametrize(
-    ("given", "source"), [(0, "0"), (False, "False"), (0.0, "0.0"), (None, "default"), ("", "default"), ("x", "x")]
+    ("given", "source"),
+    [(0, "0"), (False, "False"), (0.0, "0.0"), (None, "default"), ("", "default"), ("x", "x")],
 )
 def test_a_source_keeps_its_value_as_text(given, source):
     assert source_of({"source": given}, "source") == source
 
 
 def verl_driver(sources):
-    rows = [{"data_source": source, "prompt": f"{source} {i}"} for source in sources for i in range(8)]
+    rows = [
+        {"data_source": source, "prompt": f"{source} {i}"} for source in sources for i in range(8)
+    ]
     settings = parse_settings({"method": "dapo", "learn_in_background": False})
     config = settings.curriculum_config(2, 0)
     return VerlDriver(prompt_table(rows, "prompt", "data_source", True), settings, config, 2)
@@ -79,7 +82,9 @@ def scored(driver, groups):
     return [(outcome.n_correct, outcome.n_scored) for outcome in driver._outcomes(groups)]
 
 
-def test_a_source_that_never_has_the_correct_key_is_judged_by_its_score_and_that_is_said_once(caplog):
+def test_a_source_that_never_has_the_correct_key_is_judged_by_its_score_and_that_is_said_once(
+    caplog,
+):
     driver = verl_driver("ab")
     groups = {0: rolled({"acc": 1.0}), 8: rolled({"score": 1.0}), 9: rolled({}, reward=0.0)}
     assert scored(driver, groups) == [(2, 2), (2, 2), (0, 2)]

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from depo_rl import GroupOutcome, Prompt
 from depo_rl.commands.runs import history_row
-from depo_rl.engines.session import COUNTS, SO_FAR, Patience, Session, engine_config, live_curriculum, next_round
+from depo_rl.engines.session import (
+    COUNTS,
+    SO_FAR,
+    Patience,
+    Session,
+    engine_config,
+    live_curriculum,
+    next_round,
+)
 from depo_rl.errors import ConfigError, RewardError, StateMismatch
 
 PROMPTS = [Prompt(f"p{i}", f"{i}+{i}=", "even" if i % 2 == 0 else "odd") for i in range(60)]
@@ -21,7 +29,10 @@ OWNED = {"group_size": ("rollout.n", 8), "seed": ("seed", 5)}
 
 def session(patience=None, method="depo", **settings) -> Session:
     given = settings | ({"warmup_steps": 1, "candidate_factor": 3} if method == "depo" else {})
-    return Session(live_curriculum(method, PROMPTS, engine_config(method, given, OWNED, "curriculum")), patience)
+    return Session(
+        live_curriculum(method, PROMPTS, engine_config(method, given, OWNED, "curriculum")),
+        patience,
+    )
 
 
 def group(key: str, correct: int) -> GroupOutcome:
@@ -34,22 +45,32 @@ def a_step(made: Session, step: int, n: int = 6) -> list[GroupOutcome]:
     return outcomes
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------
+# -- settings --------------------------------------------------------------------------------------
 
 
 def test_what_is_the_engine_s_need_not_be_given_and_may_be_given_alike():
     for given_ in ({}, {"group_size": 8}, {"seed": 5, "group_size": 8}):
         config = engine_config("depo", given_, OWNED, "curriculum")
         assert (config.group_size, config.seed) == (8, 5)
-    assert engine_config("depo+", {"explore": 0.5}, OWNED, "x").band == "auto", "the method's own defaults"
+    assert engine_config("depo+", {"explore": 0.5}, OWNED, "x").band == "auto", (
+        "the method's own defaults"
+    )
 
 
 @pytest.mark.parametrize(
     ("method", "given", "message"),
     [
-        ("depo", {"group_size": 4}, r"^mine\.group_size = 4 contradicts rollout\.n = 8: set rollout\.n only$"),
+        (
+            "depo",
+            {"group_size": 4},
+            r"^mine\.group_size = 4 contradicts rollout\.n = 8: set rollout\.n only$",
+        ),
         ("depo", {"seed": None}, r"^mine\.seed = None contradicts seed = 5: set seed only$"),
-        ("depo", {"windw": 1}, r"^method 'depo', mine: unknown setting 'windw'\. Did you mean 'window'"),
+        (
+            "depo",
+            {"windw": 1},
+            r"^method 'depo', mine: unknown setting 'windw'\. Did you mean 'window'",
+        ),
         ("dpeo", {}, "unknown method 'dpeo'"),
     ],
 )
@@ -58,7 +79,7 @@ def test_what_contradicts_the_engine_is_one_line(method, given, message):
         engine_config(method, given, OWNED, "mine")
 
 
-# -- patience ---------------------------------------------------------------------------------------------------------
+# -- patience --------------------------------------------------------------------------------------
 
 PATIENCE = Patience(3, "max_unscorable_rounds", "round", "the judge")
 
@@ -69,11 +90,15 @@ def unscored(made: Session, step: int) -> None:
 
 def test_a_run_of_which_nothing_can_be_scored_ends_and_says_so_once_before():
     made = session(PATIENCE)
-    with pytest.warns(UserWarning, match=r"of a whole round \(4 groups\) could be scored: .*Check the judge") as said:
+    with pytest.warns(
+        UserWarning, match=r"of a whole round \(4 groups\) could be scored: .*Check the judge"
+    ) as said:
         unscored(made, 1)
         unscored(made, 2)
     assert len(said) == 1
-    with pytest.raises(RewardError, match=r"in 3 rounds in a row \(the limit, max_unscorable_rounds, is 3\)") as error:
+    with pytest.raises(
+        RewardError, match=r"in 3 rounds in a row \(the limit, max_unscorable_rounds, is 3\)"
+    ) as error:
         unscored(made, 3)
     assert "Mend the judge" in str(error.value)
 
@@ -103,12 +128,14 @@ def test_graded_rewards_count_as_scored_by_the_rewards():
     made = session(PATIENCE, reward_range=[0, 10])
     with pytest.warns(UserWarning, match="could be scored"):
         made.settle([GroupOutcome.of(prompt.key, [True] * 8) for prompt in made.propose(4)], 1)
-    made.settle([GroupOutcome.of(prompt.key, [True] * 8, [0.0, 10.0] * 4) for prompt in made.propose(4)], 2)
+    made.settle(
+        [GroupOutcome.of(prompt.key, [True] * 8, [0.0, 10.0] * 4) for prompt in made.propose(4)], 2
+    )
     of_step, _ = made.figures()
     assert of_step["mixed_share"] == 1.0
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 
 def test_figures_are_of_the_step_and_of_the_run():
@@ -116,13 +143,21 @@ def test_figures_are_of_the_step_and_of_the_run():
     for step in range(1, 7):
         before, rate = made.curriculum.metrics(), {}
         prompts = made.propose(6)
-        rate = dict(zip([p.key for p in prompts], made.curriculum.predicted(p.key for p in prompts), strict=True))
+        rate = dict(
+            zip(
+                [p.key for p in prompts],
+                made.curriculum.predicted(p.key for p in prompts),
+                strict=True,
+            )
+        )
         outcomes = [group(key, int(key[1:]) % 9) for key in rate]
         made.settle(outcomes[:2], step)  # as rounds of dynamic sampling come
         made.settle(outcomes[2:], step)
         now = made.curriculum.metrics()
         of_step, so_far = made.figures()
-        assert {name: of_step[name] for name in COUNTS} == {name: now[name] - before[name] for name in COUNTS}
+        assert {name: of_step[name] for name in COUNTS} == {
+            name: now[name] - before[name] for name in COUNTS
+        }
         assert of_step["mixed_share"] == pytest.approx(sum(o.mixed for o in outcomes) / 6)
         assert of_step["all_fail_share"] == pytest.approx(sum(o.all_fail for o in outcomes) / 6)
         assert of_step["predicted_mean"] == pytest.approx(sum(rate.values()) / 6)
@@ -179,7 +214,7 @@ def test_logs_of_version_0_1_are_still_read():
     assert history_row(new, 1)["all_fail_share"] == 0.5
 
 
-# -- the log, save and resume -----------------------------------------------------------------------------------------
+# -- the log, save and resume ----------------------------------------------------------------------
 
 
 def logged(path) -> list[dict]:
@@ -195,7 +230,9 @@ def test_each_group_is_a_row_and_a_second_outcome_is_none(tmp_path):
     made.close_log()
     made.close_log()
     rows = logged(path)
-    assert [(row["key"], row["step"], row["n_correct"]) for row in rows] == [(o.key, 3, o.n_correct) for o in outcomes]
+    assert [(row["key"], row["step"], row["n_correct"]) for row in rows] == [
+        (o.key, 3, o.n_correct) for o in outcomes
+    ]
     assert [row["admitted"] for row in rows] == [o.mixed for o in outcomes], "as the gate says"
     assert {row["source"] for row in rows} <= {"even", "odd"}
 
@@ -204,7 +241,9 @@ def test_an_engine_with_a_filter_of_its_own_says_what_it_did_not_train_on(tmp_pa
     made = session()
     made.open_log(tmp_path / "outcomes.jsonl", resume_after=None)
     keys = [prompt.key for prompt in made.propose(3)]
-    made.learn([group(keys[0], 4), group(keys[1], 8), GroupOutcome(keys[2], 0, 0, 8)], 1, dropped={keys[1]})
+    made.learn(
+        [group(keys[0], 4), group(keys[1], 8), GroupOutcome(keys[2], 0, 0, 8)], 1, dropped={keys[1]}
+    )
     made.close_log()
     assert [row["admitted"] for row in logged(tmp_path / "outcomes.jsonl")] == [True, False, False]
 

@@ -1,4 +1,5 @@
-"""The documentation as a site: every page, no dead link, and nothing fetched from elsewhere by who reads it."""
+"""The documentation as a site: every page, no dead link, and nothing fetched from elsewhere by who
+reads it."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ BROKEN = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i 
 def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,9 @@ def test_every_page_is_there_and_in_the_navigation(site: Path) -> None:
         assert f'href="{page}.html" class="md-nav__link' in home, page
 
 
-@pytest.mark.parametrize("fault", ["[gone](gone.md)", "[gone](methods.md#no-such-heading)", "[gone](../README)"])
+@pytest.mark.parametrize(
+    "fault", ["[gone](gone.md)", "[gone](methods.md#no-such-heading)", "[gone](../README)"]
+)
 def test_a_dead_link_fails_the_build(tmp_path: Path, fault: str) -> None:
     for name in ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
@@ -65,7 +70,9 @@ def test_a_dead_link_fails_the_build(tmp_path: Path, fault: str) -> None:
 
 
 def test_the_api_page_has_every_public_name(site: Path) -> None:
-    trl = re.findall(r'^__all__ = \["(.*)"\]', (ROOT / "src/depo_rl/trl.py").read_text(), flags=re.MULTILINE)
+    trl = re.findall(
+        r'^__all__ = \["(.*)"\]', (ROOT / "src/depo_rl/trl.py").read_text(), flags=re.MULTILINE
+    )
     names = [*depo_rl.__all__, *trl[0].split('", "')]
     page = (site / "api.html").read_text()
     headings = re.findall(r'<h3 id="depo_rl[\w.]*\.(\w+)"', page)
@@ -81,7 +88,11 @@ def test_the_site_in_a_real_browser(site: Path, tmp_path: Path) -> None:
     with chromium(tmp_path / "profile") as browser:
         for width, colours in ((1300, "light"), (390, "dark")):
             browser.call(
-                "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+                "Emulation.setDeviceMetricsOverride",
+                width=width,
+                height=900,
+                deviceScaleFactor=1,
+                mobile=width < 600,
             )
             features = [{"name": "prefers-color-scheme", "value": colours}]
             browser.call("Emulation.setEmulatedMedia", features=features)
@@ -89,6 +100,10 @@ def test_the_site_in_a_real_browser(site: Path, tmp_path: Path) -> None:
                 browser.open(site / f"{page}.html")
                 assert browser.evaluate(OVERFLOW) <= 0, (page, width)
                 assert browser.evaluate(BROKEN) == [], page
-                assert (browser.evaluate(BACKGROUND) == "rgb(255, 255, 255)") == (colours == "light"), page
+                assert (browser.evaluate(BACKGROUND) == "rgb(255, 255, 255)") == (
+                    colours == "light"
+                ), page
         assert browser.problems == []
-        assert [url for url in browser.requests if not url.startswith((site.as_uri(), "data:"))] == []
+        assert [
+            url for url in browser.requests if not url.startswith((site.as_uri(), "data:"))
+        ] == []

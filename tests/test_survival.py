@@ -66,7 +66,9 @@ def test_a_wrong_number_of_predictions_is_a_failure(monkeypatch):
     assert np.isnan(made.predict(PROMPTS[:3]).strength_P).sum() == 3
 
 
-@pytest.mark.parametrize("error", [ConfigError("a setting"), DataError("a row"), StateMismatch("another model")])
+@pytest.mark.parametrize(
+    "error", [ConfigError("a setting"), DataError("a row"), StateMismatch("another model")]
+)
 def test_what_the_user_has_to_mend_is_not_survived(error):
     made = SurvivingEstimator(Failing(error))
     with pytest.raises(type(error)):
@@ -91,11 +93,15 @@ def test_without_predictions_the_choice_does_not_depend_on_the_prompt(method):
     """Beyond the warm-up, and whatever the selector: all prompts are chosen about equally often."""
     given = {"warmup_steps": 0, "explore": 0.0, "group_size": 8, "candidate_factor": 4}
     settings = get_method(method).config(given)
-    made = live_curriculum(method, PROMPTS, settings, lambda pool, config: Failing(RuntimeError("a bug")))
+    made = live_curriculum(
+        method, PROMPTS, settings, lambda pool, config: Failing(RuntimeError("a bug"))
+    )
     for _ in range(400):
         keys = [prompt.key for prompt in made.propose(8)]
         made.settle([GroupOutcome(key, int(key) % 9, 8) for key in keys])
     figures = made.metrics()
-    assert np.abs(made.breadth.visits - 50).max() < 4 * 50**0.5, "four standard deviations of a Poisson count"
+    assert np.abs(made.breadth.visits - 50).max() < 4 * 50**0.5, (
+        "four standard deviations of a Poisson count"
+    )
     assert figures["invalid_predictions"] >= 3200 and figures["admitted"] == 3200
     assert figures["estimator/failed_predictions"] >= figures["estimator/failed_updates"] == 400

@@ -1,4 +1,5 @@
-"""Prompts whose verdicts are coin flips: found by their own groups, drawn less, never taken for merely medium ones."""
+"""Prompts whose verdicts are coin flips: found by their own groups, drawn less, never taken for
+merely medium ones."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ from depo_rl.config import FusedSettings
 from depo_rl.estimators.fused import FusedEstimator
 from depo_rl.selectors import MostLikelyMixed
 
-LEVELS = {"one plus": 3.0, "long division of": 0.0, "the integral of": -3.0}  # logits of the pass rate at first
+LEVELS = {
+    "one plus": 3.0,
+    "long division of": 0.0,
+    "the integral of": -3.0,
+}  # logits of the pass rate at first
 
 
 def _pool(n: int) -> tuple[list[Prompt], np.ndarray]:
@@ -20,19 +25,24 @@ def _pool(n: int) -> tuple[list[Prompt], np.ndarray]:
 
 
 def _after_visits(flaky: set[int], visits: int, seed: int) -> FusedEstimator:
-    """Every prompt is visited ``visits`` times while the policy gets better; verdicts of the flaky are a coin's."""
+    """Every prompt is visited ``visits`` times while the policy gets better; verdicts of the flaky
+    are a coin's."""
     batch = 24
     prompts, logit_P = _pool(240)
     rng = np.random.default_rng(seed)
     logit_P = logit_P + rng.normal(0.0, 1.0, len(prompts))
     estimator = FusedEstimator(prompts, FusedSettings(n_buckets=2**10, n_random=0), 8, 0)
-    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(visits)]).reshape(-1, batch)
+    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(visits)]).reshape(
+        -1, batch
+    )
     for step, index in enumerate(order.tolist()):
         rate_P = 1.0 / (1.0 + np.exp(-(logit_P + 0.02 * step)))
         rate_P[list(flaky)] = 0.5
         correct_P = rng.binomial(8, rate_P[index]).tolist()
         keys = [prompts[i].key for i in index]
-        estimator.observe([GroupOutcome(k, c, 8, policy_step=step) for k, c in zip(keys, correct_P, strict=True)])
+        estimator.observe(
+            [GroupOutcome(k, c, 8, policy_step=step) for k, c in zip(keys, correct_P, strict=True)]
+        )
     return estimator
 
 
@@ -68,7 +78,9 @@ def test_suspicion_goes_with_the_prediction_and_through_a_checkpoint() -> None:
 
 def test_what_is_suspected_is_drawn_less() -> None:
     candidates = [Prompt(str(i), str(i)) for i in range(40)]
-    belief = Prediction(np.full(40, 0.5), np.full(40, 50.0), np.where(np.arange(40) < 20, 0.95, 0.0))
+    belief = Prediction(
+        np.full(40, 0.5), np.full(40, 50.0), np.where(np.arange(40) < 20, 0.95, 0.0)
+    )
     rng, chosen = np.random.default_rng(0), []
     for _ in range(200):
         chosen += MostLikelyMixed(8, 1.0).select(candidates, belief, 8, rng).chosen

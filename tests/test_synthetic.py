@@ -1,4 +1,5 @@
-"""The synthetic world keeps its equations: item response, binomial groups, learning from mixed groups only."""
+"""The synthetic world keeps its equations: item response, binomial groups, learning from mixed
+groups only."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ def test_pass_rates_follow_the_item_response_model():
 
 def test_the_pool_depends_on_its_seed_alone_and_groups_on_the_other():
     assert (
-        world(0).prompts() == world(1).prompts() != SyntheticEngine(SyntheticSettings(n_prompts=2000, seed=5)).prompts()
+        world(0).prompts()
+        == world(1).prompts()
+        != SyntheticEngine(SyntheticSettings(n_prompts=2000, seed=5)).prompts()
     )
     prompts = world().prompts()
     first, again, other = (world(seed).rollout(prompts, 8) for seed in (1, 1, 2))
@@ -38,7 +41,9 @@ def test_the_pool_depends_on_its_seed_alone_and_groups_on_the_other():
 def test_groups_are_binomial():
     engine = world(n_prompts=200)
     prompts = engine.prompts()
-    mean_P = np.mean([[o.n_correct for o in engine.rollout(prompts, 8)] for _ in range(500)], axis=0) / 8
+    mean_P = (
+        np.mean([[o.n_correct for o in engine.rollout(prompts, 8)] for _ in range(500)], axis=0) / 8
+    )
     assert np.abs(mean_P - engine.pass_rates()).max() < 0.04
 
 

@@ -1,4 +1,5 @@
-"""Chat prompts of `depo train`: the policy reads what the file holds, or the row is refused by its number."""
+"""Chat prompts of `depo train`: the policy reads what the file holds, or the row is refused by its
+number."""
 
 from __future__ import annotations
 
@@ -24,10 +25,16 @@ from depo_rl.errors import DataError
 from test_train_cli import settings, write_run
 from trl_toys import saved_policy
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # torch, transformers and TRL warn about each other
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
-OTHER = {"id": "c2", "type": "function", "function": {"name": "add", "arguments": {"x": [1, None], "y": {"z": 0.5}}}}
+OTHER = {
+    "id": "c2",
+    "type": "function",
+    "function": {"name": "add", "arguments": {"x": [1, None], "y": {"z": 0.5}}},
+}
 TOOLS = [
     {"role": "user", "content": "1+1="},
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
@@ -54,7 +61,11 @@ def test_every_key_of_a_message_reaches_the_data_set(tmp_path: Path) -> None:
     plain = [{"role": "user", "content": "2+2="}]
     table = load(tmp_path, [TOOLS, other, plain])
     assert [row["prompt"] for row in table.rows] == [TOOLS, other, plain]
-    assert [row["prompt"] for row in to_dataset(table)] == [TOOLS, other, plain]  # without the keys of other rows
+    assert [row["prompt"] for row in to_dataset(table)] == [
+        TOOLS,
+        other,
+        plain,
+    ]  # without the keys of other rows
 
 
 def test_two_chats_that_differ_in_a_call_alone_are_two_prompts(tmp_path: Path) -> None:
@@ -68,7 +79,10 @@ def test_two_chats_that_differ_in_a_call_alone_are_two_prompts(tmp_path: Path) -
 def test_nulls_of_a_parquet_file_are_absent_keys(tmp_path: Path) -> None:
     other = copy.deepcopy(TOOLS)
     other[1]["tool_calls"] = [CALL | {"function": {"name": "mul", "arguments": {"b": 3}}}]
-    pq.write_table(pa.Table.from_pylist([{"prompt": p, "answer": "2"} for p in (TOOLS, other)]), tmp_path / "t.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([{"prompt": p, "answer": "2"} for p in (TOOLS, other)]),
+        tmp_path / "t.parquet",
+    )
     table = load_prompts(DataSettings.model_validate({"path": str(tmp_path / "t.parquet")}))
     assert [row["prompt"] for row in table.rows] == [TOOLS, other]
 
@@ -85,7 +99,9 @@ PARTS = [
 
 @pytest.mark.parametrize("content, text", PARTS)
 def test_parts_of_text_become_their_text(tmp_path: Path, content: Any, text: str) -> None:
-    (row,) = load(tmp_path, [[{"role": "system", "content": content}, {"role": "user", "content": content}]]).rows
+    (row,) = load(
+        tmp_path, [[{"role": "system", "content": content}, {"role": "user", "content": content}]]
+    ).rows
     assert [message["content"] for message in row["prompt"]] == [text, text]
 
 
@@ -94,7 +110,9 @@ def test_a_chat_that_stands_as_json_in_a_text_is_a_chat(tmp_path: Path) -> None:
     for text in ("[1, 2]: what is its length?", '["role"] is a list of', '{"role": 1}'):
         assert load(tmp_path, [text]).rows[0]["prompt"] == [{"role": "user", "content": text}]
     for text in (str(TOOLS), "[{'role': 'user', 'content': '1'} {'role': 'user'}]"):
-        with pytest.raises(DataError, match=r"train.jsonl row 1, .*is a chat as a text, but not JSON .*json.dumps"):
+        with pytest.raises(
+            DataError, match=r"train.jsonl row 1, .*is a chat as a text, but not JSON .*json.dumps"
+        ):
             load(tmp_path, [text])
 
 
@@ -103,8 +121,14 @@ def ask(content: Any = "1+1=", **keys: Any) -> list[dict[str, Any]]:
 
 
 REFUSED = {
-    "image": (ask([{"type": "text", "text": "?"}, {"type": "image", "image": "a.png"}]), "message 1.*type 'image'"),
-    "image_url": (ask([{"type": "image_url", "image_url": {"url": "a"}}]), "message 1.*type 'image_url'"),
+    "image": (
+        ask([{"type": "text", "text": "?"}, {"type": "image", "image": "a.png"}]),
+        "message 1.*type 'image'",
+    ),
+    "image_url": (
+        ask([{"type": "image_url", "image_url": {"url": "a"}}]),
+        "message 1.*type 'image_url'",
+    ),
     "audio": (ask([{"type": "input_audio", "input_audio": {}}]), "message 1.*type 'input_audio'"),
     "part without text": (ask([{"type": "text"}]), "message 1.*type 'text'"),
     "part of no type": (ask([3]), "message 1.*type 'int'"),
@@ -114,15 +138,23 @@ REFUSED = {
     "ShareGPT": ([{"from": "human", "value": "1"}], "message 1: has no role .it has from, value"),
     "role of another type": ([{"role": 1, "content": "1"}], "message 1: has no role"),
     "empty role": ([{"role": " ", "content": "1"}], "message 1: has no role"),
-    "nothing": ([*ask(), {"role": "assistant"}, *ask()], "message 2: has neither content nor tool_calls"),
-    "null": ([*ask(), {"role": "assistant", "content": None}, *ask()], "message 2: has neither content nor"),
+    "nothing": (
+        [*ask(), {"role": "assistant"}, *ask()],
+        "message 2: has neither content nor tool_calls",
+    ),
+    "null": (
+        [*ask(), {"role": "assistant", "content": None}, *ask()],
+        "message 2: has neither content nor",
+    ),
     "no message": ([*ask(), "1+1="], "message 2: must be a mapping with role and content, got str"),
     "ends in a call": (TOOLS[:2], "ends in a tool call"),
 }
 
 
 @pytest.mark.parametrize("prompt, says", REFUSED.values(), ids=list(REFUSED))
-def test_what_a_text_model_cannot_read_is_refused_with_row_and_message(tmp_path: Path, prompt: Any, says: str) -> None:
+def test_what_a_text_model_cannot_read_is_refused_with_row_and_message(
+    tmp_path: Path, prompt: Any, says: str
+) -> None:
     with pytest.raises(DataError, match=f"^train.jsonl row 2, column 'prompt'.*{says}") as error:
         load(tmp_path, [ask("0+0="), prompt])
     assert "\n" not in str(error.value)
@@ -133,7 +165,11 @@ def test_what_a_text_model_cannot_read_is_refused_with_row_and_message(tmp_path:
     [
         ("images", ["a.png"], "row 1: column 'images' holds an image"),
         ("image", "a.png", "row 1: column 'image' holds an image"),
-        ("tools", [{"type": "function", "function": {"name": "add"}}], "row 1: column 'tools' holds tools"),
+        (
+            "tools",
+            [{"type": "function", "function": {"name": "add"}}],
+            "row 1: column 'tools' holds tools",
+        ),
     ],
 )
 def test_columns_that_the_policy_would_not_be_shown_are_refused(
@@ -183,8 +219,14 @@ def test_a_run_with_tool_calls_reads_them(
 @pytest.mark.parametrize(
     "template, says",
     [
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", "leaves out the tool call 'add' of message 2"),
-        (TEMPLATE.replace("m['content'] or ''", "'' if m.role == 'tool' else m.content"), "result in message 3"),
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}",
+            "leaves out the tool call 'add' of message 2",
+        ),
+        (
+            TEMPLATE.replace("m['content'] or ''", "'' if m.role == 'tool' else m.content"),
+            "result in message 3",
+        ),
         ("{{ raise_exception('no tools here') }}", "refuses the prompt .no tools here"),
     ],
 )
@@ -202,5 +244,8 @@ def test_left_out_sees_texts_that_a_template_writes_as_json() -> None:
     prompt = [{"role": "tool", "content": 'say "2"\n'}]
     assert left_out(prompt, json.dumps({"output": 'say "2"'})) is None
     assert left_out(prompt, "say 2") == "the tool's result in message 1"
-    assert left_out([{"role": "assistant", "tool_calls": [{"name": "add"}], "content": ""}], "add") is None
+    assert (
+        left_out([{"role": "assistant", "tool_calls": [{"name": "add"}], "content": ""}], "add")
+        is None
+    )
     assert left_out("a plain text", "") is None

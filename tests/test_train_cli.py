@@ -1,4 +1,5 @@
-"""`depo train` end to end on a tiny random model: dry run, two steps, resume, and what is written."""
+"""`depo train` end to end on a tiny random model: dry run, two steps, resume, and what is
+written."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from depo_rl.checkpoint import load_state
 from depo_rl.cli import main
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # torch, transformers and TRL warn about each other
 
 VOCABULARY = ["<pad>", "<bos>", "<eos>", "<unk>", *"0123456789+-*= ?"]
 REWARDS = '''
@@ -38,17 +41,25 @@ LIMIT = 3
 
 
 def build_tiny_model(folder: Path, vocab_size: int = len(VOCABULARY)) -> None:
-    """A random Qwen2 of 2,976 parameters and a tokenizer of single characters without a chat template."""
+    """A random Qwen2 of 2,976 parameters and a tokenizer of single characters without a chat
+    template."""
     pytest.importorskip("trl")
     import torch
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
     torch.set_num_threads(1)
-    tokenizer = Tokenizer(models.WordLevel({c: i for i, c in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({c: i for i, c in enumerate(VOCABULARY)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    special = {
+        "pad_token": "<pad>",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "unk_token": "<unk>",
+    }
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -60,7 +71,9 @@ def build_tiny_model(folder: Path, vocab_size: int = len(VOCABULARY)) -> None:
 
 
 def rows(n: int = 12) -> list[dict[str, Any]]:
-    return [{"question": f"{a}+{a}=", "gold": 2 * a, "info": {"level": {"of": a % 3}}} for a in range(n)]
+    return [
+        {"question": f"{a}+{a}=", "gold": 2 * a, "info": {"level": {"of": a % 3}}} for a in range(n)
+    ]
 
 
 def settings(model: str = "tiny") -> dict[str, Any]:
@@ -81,8 +94,12 @@ def settings(model: str = "tiny") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_run(folder: Path, config: dict[str, Any], data: list[dict[str, Any]] | None = None) -> Path:
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows() if data is None else data)))
+def write_run(
+    folder: Path, config: dict[str, Any], data: list[dict[str, Any]] | None = None
+) -> Path:
+    (folder / "train.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in (rows() if data is None else data))
+    )
     (folder / "rewards.py").write_text(REWARDS)
     (folder / "run.yaml").write_text(yaml.safe_dump(config))
     return folder / "run.yaml"
@@ -112,12 +129,25 @@ def test_dry_run_says_the_plan_and_writes_nothing(
     plan = json.loads(capsys.readouterr().out)
     assert sorted(tmp_path.rglob("*")) == before
     assert plan["data"]["prompts"] == 12 and plan["data"]["longest_prompt_tokens"] == 6
-    expected = {"prompts_per_step": 2.0, "prompts_per_generation": 2, "group_size": 2, "steps": 2, "rollouts": 8}
+    expected = {
+        "prompts_per_step": 2.0,
+        "prompts_per_generation": 2,
+        "group_size": 2,
+        "steps": 2,
+        "rollouts": 8,
+    }
     assert expected.items() <= plan["batch"].items()
-    assert plan["method"]["name"] == "depo" and plan["method"]["candidates_per_generation_at_most"] == 16
+    assert (
+        plan["method"]["name"] == "depo"
+        and plan["method"]["candidates_per_generation_at_most"] == 16
+    )
     assert plan["reward"]["correct"] == "even >= 0.5"
     assert plan["reward"]["functions"] == {"even": 1.0, "boxed_reward": 0.5}
-    assert plan["reward"]["own_answers"]["boxed_reward"] == {"answers": 12, "judged": 12, "correct": 12}
+    assert plan["reward"]["own_answers"]["boxed_reward"] == {
+        "answers": 12,
+        "judged": 12,
+        "correct": 12,
+    }
     assert plan["model"]["parameters"] == 2976
     assert plan["output"] == str(tmp_path / "out") and plan["resume"] == "never"
 
@@ -133,12 +163,25 @@ def test_dry_run_says_the_plan_and_writes_nothing(
             ["method=grpo", "curriculum={gate: dynamic}"],
             ["gate = 'dynamic'", "'grpo' keeps TRL's own order", "'dapo'"],
         ),
-        (["method=vcrl", "curriculum={importance: 1}"], ["'vcrl', importance = 1.0", "set temperature above 0"]),
-        (["method=grpo"], ["'grpo', curriculum: setting 'warmup_steps' is read by depo, depo+, ", ": leave it out"]),
+        (
+            ["method=vcrl", "curriculum={importance: 1}"],
+            ["'vcrl', importance = 1.0", "set temperature above 0"],
+        ),
+        (
+            ["method=grpo"],
+            [
+                "'grpo', curriculum: setting 'warmup_steps' is read by depo, depo+, ",
+                ": leave it out",
+            ],
+        ),
     ],
 )
 def test_what_a_method_would_not_heed_is_refused_in_the_dry_run(
-    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], words: list[str]
+    tiny_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    given: list[str],
+    words: list[str],
 ) -> None:
     run = write_run(tmp_path, settings(tiny_model))
     assert main(["train", str(run), *given, "--dry-run"]) == 2
@@ -152,10 +195,28 @@ def test_plan_as_text_and_published_pass_rates(
     config = settings(tiny_model)
     config["data"]["columns"]["pass_rate"] = "rate"
     run = write_run(tmp_path, config, [row | {"rate": 0.5} for row in rows()])
-    assert main(["train", str(run), "--dry-run", "trl.steps_per_generation=2", "reward=[rewards.py:even]"]) == 2
-    assert main(["train", str(run), "--dry-run", "prompts_per_step=null", "trl.steps_per_generation=2"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(run),
+                "--dry-run",
+                "trl.steps_per_generation=2",
+                "reward=[rewards.py:even]",
+            ]
+        )
+        == 2
+    )
+    assert (
+        main(
+            ["train", str(run), "--dry-run", "prompts_per_step=null", "trl.steps_per_generation=2"]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
-    assert "prompts_per_generation       2" in out and "expected_dead_share_uniform        0.5" in out
+    assert (
+        "prompts_per_generation       2" in out and "expected_dead_share_uniform        0.5" in out
+    )
 
 
 def test_training_writes_model_log_and_results(finished: Path) -> None:
@@ -190,7 +251,11 @@ def test_resume_goes_on_and_evaluates(finished: Path, capsys: pytest.CaptureFixt
     held_out = finished.parent / "held_out.csv"
     held_out.write_text("question,gold\n1+2=,3\n0+0=,0\n")
     more = ["resume=auto", "trl.max_steps=3", "trl.eval_strategy=steps", "trl.eval_steps=3"]
-    more += [f"data.eval.path={held_out}", "trl.per_device_eval_batch_size=2", "correct.reward=boxed_reward"]
+    more += [
+        f"data.eval.path={held_out}",
+        "trl.per_device_eval_batch_size=2",
+        "correct.reward=boxed_reward",
+    ]
     assert main(["train", str(finished), *more, "--dry-run", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["resume"] == "auto: checkpoint-2"
@@ -203,7 +268,11 @@ def test_resume_goes_on_and_evaluates(finished: Path, capsys: pytest.CaptureFixt
     assert (point["step"], point["rollouts"], point["tokens"]) == (3, 12, record["tokens"])
     assert point["accuracy"] == 0.0  # nothing in a box
     (written,) = json.loads((finished.parent / "out" / "results.json").read_text())
-    assert record.items() <= written.items() and [row["step"] for row in written["history"]] == [1, 2, 3]
+    assert record.items() <= written.items() and [row["step"] for row in written["history"]] == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize("change, name", [("method=pcl", "method"), ("data.limit=11", "data")])
@@ -216,7 +285,9 @@ def test_a_checkpoint_of_another_run_is_refused(
     assert f"was started with {name}" in line and "choose another output" in line
 
 
-def test_an_earlier_run_is_not_overwritten(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_earlier_run_is_not_overwritten(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     assert main(["train", str(finished)]) == 2
     assert "already holds a run (checkpoint-1): set resume=auto" in capsys.readouterr().err
@@ -225,7 +296,10 @@ def test_an_earlier_run_is_not_overwritten(finished: Path, capsys: pytest.Captur
 
 
 def test_full_disk_at_the_end_leaves_no_half_model(
-    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny_model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from depo_rl.engines.trl import DEPOTrainer
 
@@ -236,9 +310,17 @@ def test_full_disk_at_the_end_leaves_no_half_model(
 
     run = write_run(tmp_path, settings(tiny_model))
     monkeypatch.setattr(DEPOTrainer, "save_model", full)
-    assert main(["train", str(run), "trl.save_strategy=no", "trl.max_steps=1", "reward=[{kind: boxed}]"]) == 1
+    assert (
+        main(
+            ["train", str(run), "trl.save_strategy=no", "trl.max_steps=1", "reward=[{kind: boxed}]"]
+        )
+        == 1
+    )
     assert "cannot save the model" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("*model*")) and not (tmp_path / "out" / "results.json").exists()
+    assert (
+        not list((tmp_path / "out").glob("*model*"))
+        and not (tmp_path / "out" / "results.json").exists()
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -56,8 +56,14 @@ def test_data_sets(tmp_path, method, data, error, message):
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        ({"columns": ["soruce"]}, "column 'soruce' is in none of the 32 prompts. Did you mean 'source'?"),
-        ({"columns": ["source"], "exclude": ["source"]}, "column 'source' is both named and excluded"),
+        (
+            {"columns": ["soruce"]},
+            "column 'soruce' is in none of the 32 prompts. Did you mean 'source'?",
+        ),
+        (
+            {"columns": ["source"], "exclude": ["source"]},
+            "column 'source' is both named and excluded",
+        ),
     ],
 )
 def test_columns_of_the_data_set(tmp_path, estimator, message):
@@ -71,12 +77,21 @@ def test_columns_of_the_data_set(tmp_path, estimator, message):
     [
         ({"method": "dpeo"}, "unknown method 'dpeo'. Did you mean 'depo'"),
         ({"curriculum": {"windw": [0.1, 0.9]}}, "unknown setting 'windw'. Did you mean 'window'"),
-        ({"curriculum": {"window": [0.9, 0.1]}}, "window must be two rates with 0 <= low < high <= 1"),
+        (
+            {"curriculum": {"window": [0.9, 0.1]}},
+            "window must be two rates with 0 <= low < high <= 1",
+        ),
         ({"curriculum": "{window"}, "not valid JSON"),
         ({"curriculum": "[1]"}, "must be a JSON object"),
-        ({"curriculum": {"group_size": 9}}, "curriculum.group_size = 9 contradicts num_generations = 4"),
         (
-            {"method": "depo+", "curriculum": {"estimator": {"type": "fused", "policy_features": -1}}},
+            {"curriculum": {"group_size": 9}},
+            "curriculum.group_size = 9 contradicts num_generations = 4",
+        ),
+        (
+            {
+                "method": "depo+",
+                "curriculum": {"estimator": {"type": "fused", "policy_features": -1}},
+            },
             "curriculum: estimator.policy_features = -1: Input should be greater than or equal to 0",
         ),
         ({"curriculum": {"seed": 1}}, "curriculum.seed = 1 contradicts seed = 3: set seed only"),
@@ -103,7 +118,9 @@ def test_nan_logits(tmp_path, method):
     made = toys.trainer(tmp_path, method=method)
     for parameter in made.model.parameters():
         parameter.data.fill_(float("nan"))
-    with pytest.raises(EngineError, match=r"step 0: the policy's probabilities are NaN.*Lower learning_rate") as caught:
+    with pytest.raises(
+        EngineError, match=r"step 0: the policy's probabilities are NaN.*Lower learning_rate"
+    ) as caught:
         made.train()
     one_line(caught)
 
@@ -124,7 +141,10 @@ def test_an_unsupported_trl_is_refused_at_import(monkeypatch):
 
     compat.require_trl()
     monkeypatch.setattr(trl.GRPOTrainer, "_calculate_rewards", lambda self, inputs: None)
-    with pytest.raises(EngineError, match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=1.16,<2"):
+    with pytest.raises(
+        EngineError,
+        match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=1.16,<2",
+    ):
         compat.require_trl()
     monkeypatch.delattr(trl.GRPOTrainer, "_generate")
     with pytest.raises(EngineError, match="is not supported"):
@@ -133,7 +153,9 @@ def test_an_unsupported_trl_is_refused_at_import(monkeypatch):
 
 def test_a_missing_trl_is_one_line():
     code = "import sys; sys.modules['trl'] = None\nfrom depo_rl.engines.trl import DEPOTrainer"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S
+    )
     assert "EngineError: the TRL engine needs trl and torch" in done.stderr.splitlines()[-1]
 
 
@@ -141,7 +163,9 @@ def test_a_replaced_sampler_is_noticed(tmp_path, monkeypatch):
     import torch
 
     made = toys.trainer(tmp_path, method="grpo")
-    made._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(made.train_dataset)
+    made._get_train_sampler = lambda dataset=None: torch.utils.data.SequentialSampler(
+        made.train_dataset
+    )
     with pytest.raises(EngineError, match="not of one prompt: was TRL's sampler replaced"):
         made.train()
 

@@ -25,7 +25,8 @@ SMALL = {"per_device_train_batch_size": 8}
 
 
 class Recorder:
-    """A reward function that remembers each call; 1 where the answer's last digit is in the completion."""
+    """A reward function that remembers each call; 1 where the answer's last digit is in the
+    completion."""
 
     __name__ = "recorded"
 
@@ -34,7 +35,9 @@ class Recorder:
 
     def __call__(self, prompts, completions, completion_ids, answer, **columns):
         given = self.reward(completions, answer=answer)
-        self.calls.append({"prompts": prompts, "ids": completion_ids, "rewards": given, "columns": columns})
+        self.calls.append(
+            {"prompts": prompts, "ids": completion_ids, "rewards": given, "columns": columns}
+        )
         return given
 
 
@@ -42,14 +45,20 @@ class Recorder:
     ("settings", "generations"),
     [
         pytest.param({}, 4, id="plain"),
-        pytest.param(SMALL | {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, 8, id="two a step"),
+        pytest.param(
+            SMALL | {"gradient_accumulation_steps": 2, "steps_per_generation": 1},
+            8,
+            id="two a step",
+        ),
         pytest.param(SMALL | {"steps_per_generation": 2}, 2, id="one every other step"),
         pytest.param({"num_iterations": 2}, 2, id="each used twice"),
         pytest.param({"dataloader_num_workers": 1}, 4, id="a worker reads ahead"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_each_generation_is_chosen_when_due_and_observed_before_the_next(tmp_path, settings, generations):
+def test_each_generation_is_chosen_when_due_and_observed_before_the_next(
+    tmp_path, settings, generations
+):
     reward = Recorder()
     made = toys.trainer(tmp_path, rewards=reward, curriculum=WARM, **settings)
     events, curriculum = [], made.curriculum
@@ -77,7 +86,12 @@ def test_evaluation_neither_selects_nor_observes(tmp_path):
     extra = {"eval_dataset": toys.dataset(4)}
     quiet = toys.run(tmp_path / "a", **settings, extra=extra)
     busy = toys.trainer(
-        tmp_path / "b", **settings, extra=extra, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=8
+        tmp_path / "b",
+        **settings,
+        extra=extra,
+        eval_strategy="steps",
+        eval_steps=1,
+        per_device_eval_batch_size=8,
     )
     counts = []
     busy.add_callback(_OnEvaluate(lambda: counts.append(busy.curriculum.metrics()["chosen"])))
@@ -109,13 +123,16 @@ def test_selection_leaves_the_global_generators_alone(tmp_path):
         return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
 
     before = states()
-    type(made._driver)(made.accelerator, made.train_dataset, made.args, made.curriculum.config).propose(4)
+    type(made._driver)(
+        made.accelerator, made.train_dataset, made.args, made.curriculum.config
+    ).propose(4)
     made._driver.propose(4)
     assert states() == before
 
 
 def test_what_the_model_samples_does_not_depend_on_the_estimator(tmp_path):
-    """At the first generation, which all estimators fill by the same walk, the completions are the same."""
+    """At the first generation, which all estimators fill by the same walk, the completions are the
+    same."""
     ids = []
     for name, estimator in (("a", {"type": "fused"}), ("b", TINY_ENCODER), ("c", STATES)):
         reward = Recorder()
@@ -125,7 +142,9 @@ def test_what_the_model_samples_does_not_depend_on_the_estimator(tmp_path):
     assert ids[0] == ids[1] == ids[2]
 
 
-@pytest.mark.parametrize("method", ["depo", "depo+", "dapo"])  # what stock TRL does with its rows is its own affair
+@pytest.mark.parametrize(
+    "method", ["depo", "depo+", "dapo"]
+)  # what stock TRL does with its rows is its own affair
 def test_no_row_is_written_into_twice(tmp_path, method):
     counted = []
 
@@ -170,7 +189,9 @@ def test_columns_are_features_whether_or_not_trl_removes_them_from_the_rows(tmp_
         seen.update(columns)
         return [float(sums[prompt] < 9 and i % 2) for i, prompt in enumerate(prompts)]
 
-    data = [{**row, "prompt": f"{row['prompt']}?", "total": int(row["answer"])} for row in toys.rows(96)]
+    data = [
+        {**row, "prompt": f"{row['prompt']}?", "total": int(row["answer"])} for row in toys.rows(96)
+    ]
     sums = {row["prompt"]: row["total"] for row in data}
     estimator = toys.FUSED | {"columns": ["total"], "history": False, "drift": False}
     made = toys.run(
@@ -178,8 +199,13 @@ def test_columns_are_features_whether_or_not_trl_removes_them_from_the_rows(tmp_
         curriculum={"warmup_steps": 4, "guard": False, "estimator": estimator}, max_steps=12, learning_rate=0.0,
         per_device_train_batch_size=32,
     )  # fmt: skip
-    assert made.curriculum.pool.prompts[3].fields["total"] == 3 and made.curriculum.pool.prompts[3].source == "odd"
-    (columns,) = (block for block in made.curriculum.estimator._table.blocks if isinstance(block, ColumnBlock))
+    assert (
+        made.curriculum.pool.prompts[3].fields["total"] == 3
+        and made.curriculum.pool.prompts[3].source == "odd"
+    )
+    (columns,) = (
+        block for block in made.curriculum.estimator._table.blocks if isinstance(block, ColumnBlock)
+    )
     assert columns.columns.names == ("total",)
     assert ("total" in seen) is not removed
     told = made.curriculum.estimator.predict(made.curriculum.pool.prompts).p_mixed(4)
@@ -189,8 +215,13 @@ def test_columns_are_features_whether_or_not_trl_removes_them_from_the_rows(tmp_
 
 @pytest.mark.parametrize("method", ["grpo", "dapo", "depo"])
 def test_every_method_runs_when_trl_removes_columns(tmp_path, method):
-    """Sources are part of a prompt's key: rows with and without them must not be taken for different prompts."""
-    settings = {"remove_unused_columns": True, "rewards": toys.length_reward, "correct_threshold": -0.3}
+    """Sources are part of a prompt's key: rows with and without them must not be taken for
+    different prompts."""
+    settings = {
+        "remove_unused_columns": True,
+        "rewards": toys.length_reward,
+        "correct_threshold": -0.3,
+    }
     made, _ = toys.caught(toys.run, tmp_path, method=method, max_steps=2, **settings)
     assert made.curriculum.metrics()["admitted"] + made.curriculum.metrics()["rejected"] >= 8
     sources = {row["source"] for row in toys.outcome_log(tmp_path)}
@@ -209,17 +240,21 @@ def test_settings_are_parsed_once_and_kept(tmp_path, monkeypatch, method):
     monkeypatch.setattr(config, "validated", counted)
     args = toys.config(tmp_path, method=method, max_steps=3)
     assert len(parsed) == 1, "so that a mistake is said before a model is loaded"
-    made = toys.DEPOTrainer(toys.policy(), toys.digit_reward, args, toys.dataset(), processing_class=toys.tokenizer())
+    made = toys.DEPOTrainer(
+        toys.policy(), toys.digit_reward, args, toys.dataset(), processing_class=toys.tokenizer()
+    )
     toys.caught(made.train)
     assert len(parsed) == 2 and made.curriculum.metrics()["admitted"] >= 12
 
 
-# -- correctness ------------------------------------------------------------------------------------------------------
+# -- correctness -----------------------------------------------------------------------------------
 
 
 def some_none(completions, answer, **_):
     """Half the completions cannot be judged."""
-    return [None if i % 2 else value for i, value in enumerate(toys.digit_reward(completions, answer))]
+    return [
+        None if i % 2 else value for i, value in enumerate(toys.digit_reward(completions, answer))
+    ]
 
 
 def test_none_rewards_are_unscorable_not_wrong(tmp_path):
@@ -243,12 +278,16 @@ def test_weights_and_a_named_judge(tmp_path):
     lengths = [r for call in recorded.calls for r in call["rewards"]]
     for i, row in enumerate(log):
         mean_length = sum(lengths[4 * i : 4 * i + 4]) / 4
-        assert row["reward_mean"] == pytest.approx(2.0 * mean_length + 0.5 * row["n_correct"] / 4, abs=1e-6)
+        assert row["reward_mean"] == pytest.approx(
+            2.0 * mean_length + 0.5 * row["n_correct"] / 4, abs=1e-6
+        )
 
 
 def test_a_threshold_on_a_shaped_reward(tmp_path):
     recorded = Recorder(toys.length_reward)
-    _, messages = toys.caught(toys.run, tmp_path, rewards=recorded, correct_threshold=-0.35, max_steps=2)
+    _, messages = toys.caught(
+        toys.run, tmp_path, rewards=recorded, correct_threshold=-0.35, max_steps=2
+    )
     assert messages == []
     given = [r for call in recorded.calls for r in call["rewards"]]
     expected = [sum(r >= -0.35 for r in given[i : i + 4]) for i in range(0, len(given), 4)]
@@ -257,14 +296,21 @@ def test_a_threshold_on_a_shaped_reward(tmp_path):
 
 
 def test_correct_fn_judges_and_is_called_like_a_reward(tmp_path):
-    def correct(prompts, completions, completion_ids, answer, trainer_state, log_metric, log_extra, **_):
+    def correct(
+        prompts, completions, completion_ids, answer, trainer_state, log_metric, log_extra, **_
+    ):
         log_metric("judged", float(len(prompts)))
         assert trainer_state.global_step in (0, 1)
         return [None if not c else a[-1] in c for c, a in zip(completions, answer, strict=True)]
 
     recorded = Recorder(toys.length_reward)
     made, messages = toys.caught(
-        toys.run, tmp_path, rewards=recorded, max_steps=2, extra={"correct_fn": correct}, log_completions=False
+        toys.run,
+        tmp_path,
+        rewards=recorded,
+        max_steps=2,
+        extra={"correct_fn": correct},
+        log_completions=False,
     )
     assert messages == []
     assert made.state.log_history[0]["judged"] == 16.0
@@ -276,7 +322,10 @@ def test_correct_fn_judges_and_is_called_like_a_reward(tmp_path):
     [
         (lambda **_: 1 / 0, "correct_fn raised ZeroDivisionError"),
         (lambda prompts, **_: [True], "correct_fn returned 1 values for 16 completions"),
-        (lambda prompts, **_: ["yes"] * len(prompts), "correct_fn raised ValueError: could not convert"),
+        (
+            lambda prompts, **_: ["yes"] * len(prompts),
+            "correct_fn raised ValueError: could not convert",
+        ),
     ],
 )
 def test_a_broken_correct_fn(tmp_path, function, message):
@@ -286,7 +335,8 @@ def test_a_broken_correct_fn(tmp_path, function, message):
 
 def test_correctness_settings_are_checked_early(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"correct_reward = 'nope': no reward function of that name\. Known: digit_reward"
+        ConfigError,
+        match=r"correct_reward = 'nope': no reward function of that name\. Known: digit_reward",
     ):
         toys.trainer(tmp_path, correct_reward="nope")
     with pytest.raises(ConfigError, match="correct_fn both say"):
@@ -296,7 +346,11 @@ def test_correctness_settings_are_checked_early(tmp_path):
 def test_shaped_rewards_without_a_judge_are_warned_about_once(tmp_path):
     _, messages = toys.caught(toys.run, tmp_path, rewards=toys.length_reward)
     assert len(messages) == 1
-    assert "shaped (length_reward)" in messages[0] and "at least 0.5" in messages[0] and "correct_fn" in messages[0]
+    assert (
+        "shaped (length_reward)" in messages[0]
+        and "at least 0.5" in messages[0]
+        and "correct_fn" in messages[0]
+    )
     _, messages = toys.caught(toys.run, tmp_path, rewards=toys.digit_reward)
     assert messages == []
 
@@ -305,7 +359,13 @@ def test_async_reward_functions(tmp_path):
     async def later(completions, answer, **_):
         return toys.digit_reward(completions, answer)
 
-    made = toys.run(tmp_path, rewards=[later, toys.digit_reward], correct_reward="later", method="depo", max_steps=2)
+    made = toys.run(
+        tmp_path,
+        rewards=[later, toys.digit_reward],
+        correct_reward="later",
+        method="depo",
+        max_steps=2,
+    )
     assert any(row["n_correct"] for row in toys.outcome_log(tmp_path))
     assert made.curriculum.metrics()["admitted"] == 8
 
@@ -319,7 +379,9 @@ def test_unscorable_generations_change_nothing_and_end_the_run(tmp_path):
     estimator = copy.deepcopy(made.curriculum.estimator.state_dict())
 
     def train():
-        with pytest.raises(RewardError, match="no reward could be scored in 3 generations in a row"):
+        with pytest.raises(
+            RewardError, match="no reward could be scored in 3 generations in a row"
+        ):
             made.train()
 
     _, messages = toys.caught(train)
@@ -330,7 +392,11 @@ def test_unscorable_generations_change_nothing_and_end_the_run(tmp_path):
 
 
 def test_nothing_grows_with_the_run(tmp_path):
-    made = toys.trainer(tmp_path, curriculum=WARM | {"estimator": {"type": "fused", "replay_prompts": 8}}, max_steps=6)
+    made = toys.trainer(
+        tmp_path,
+        curriculum=WARM | {"estimator": {"type": "fused", "replay_prompts": 8}},
+        max_steps=6,
+    )
     made.train()
     driver = made._driver
     assert driver.session._received == [] and made._generation is None

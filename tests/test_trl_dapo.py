@@ -1,4 +1,5 @@
-"""Dynamic sampling: the batch that TRL trains on, against a computation by hand from the rounds that filled it."""
+"""Dynamic sampling: the batch that TRL trains on, against a computation by hand from the rounds
+that filled it."""
 
 import pytest
 
@@ -35,12 +36,16 @@ def watched(folder, method="dapo", **settings):
 
 def completions(output) -> list[list[int]]:
     return [
-        ids[mask.bool()].tolist() for ids, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)
     ]
 
 
 def prompts(output) -> list[list[int]]:
-    return [ids[mask.bool()].tolist() for ids, mask in zip(output["prompt_ids"], output["prompt_mask"], strict=True)]
+    return [
+        ids[mask.bool()].tolist()
+        for ids, mask in zip(output["prompt_ids"], output["prompt_mask"], strict=True)
+    ]
 
 
 def advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
@@ -52,10 +57,17 @@ def test_the_final_batch_is_what_a_hand_computation_gives(tmp_path):
     made, rounds, batches = watched(tmp_path, curriculum={"max_rounds": 20}, max_steps=3)
     made.train()
     tokens_seen = 0
-    assert len(rounds) > len(batches) == 3, "one round a batch would prove nothing: take another seed"
+    assert len(rounds) > len(batches) == 3, (
+        "one round a batch would prove nothing: take another seed"
+    )
     for step, batch in enumerate(batches):
         of_step = [(groups, admitted) for s, groups, admitted in rounds if s == step]
-        kept = [g for groups, admitted in of_step for g, keep in zip(groups, admitted, strict=True) if keep][:4]
+        kept = [
+            g
+            for groups, admitted in of_step
+            for g, keep in zip(groups, admitted, strict=True)
+            if keep
+        ][:4]
         assert len(kept) == 4
         assert completions(batch) == [c.fields[1][0] for g in kept for c in g.completions]
         assert prompts(batch) == [c.fields[0][0] for g in kept for c in g.completions]
@@ -72,7 +84,9 @@ def test_the_final_batch_is_what_a_hand_computation_gives(tmp_path):
     assert made.completion_tokens_generated == sum(len(c.fields[1][0]) for c in generated)
     log = toys.outcome_log(tmp_path)
     assert len(log) * 4 == len(generated)
-    assert [row["admitted"] for row in log] == [keep for _, _, admitted in rounds for keep in admitted]
+    assert [row["admitted"] for row in log] == [
+        keep for _, _, admitted in rounds for keep in admitted
+    ]
     assert any(toys.losses(made)) and made.curriculum.in_flight == frozenset()
 
 
@@ -138,21 +152,26 @@ def test_the_bound_is_kept_and_said(tmp_path):
 
 
 def test_a_short_batch_gives_the_gradient_of_the_admitted_groups_alone(tmp_path):
-    """The same weights as if TRL had been given only these groups: per-token loss over their tokens."""
+    """The same weights as if TRL had been given only these groups: per-token loss over their
+    tokens."""
     made, _, batches = watched(tmp_path, curriculum={"max_rounds": 2}, learning_rate=0.0)
     toys.caught(made.train)
-    kept, batch = min((int((batch["completion_mask"].sum(1) > 0).sum()), i, batch) for i, batch in enumerate(batches))[
-        ::2
-    ]
+    kept, batch = min(
+        (int((batch["completion_mask"].sum(1) > 0).sum()), i, batch)
+        for i, batch in enumerate(batches)
+    )[::2]
     assert 0 < kept < 16
     alone = {k: v[:kept] if torch.is_tensor(v) and v.dim() else v for k, v in batch.items()}
     made.model.train()
     made.current_gradient_accumulation_steps = 1
-    torch.testing.assert_close(made._compute_loss(made.model, batch), made._compute_loss(made.model, alone))
+    torch.testing.assert_close(
+        made._compute_loss(made.model, batch), made._compute_loss(made.model, alone)
+    )
 
 
 def test_nothing_admitted_changes_nothing_even_if_rewards_are_shaped(tmp_path):
-    """All wrong, but of different lengths: the shaped reward varies, and must not move the policy."""
+    """All wrong, but of different lengths: the shaped reward varies, and must not move the
+    policy."""
     before = toys.policy().state_dict()
     made, _, batches = watched(
         tmp_path,
@@ -183,7 +202,11 @@ def test_unscorable_rounds_are_bounded_and_not_trained_on(tmp_path):
     "settings",
     [
         {"per_device_train_batch_size": 8, "steps_per_generation": 2},
-        {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 1},
+        {
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 2,
+            "steps_per_generation": 1,
+        },
         {"num_iterations": 2},
         {"beta": 0.05, "top_entropy_quantile": 0.5},
         {"mask_truncated_completions": True},
@@ -204,14 +227,18 @@ def test_settings(tmp_path, settings):
 def test_tools_are_refused_in_one_line(tmp_path, monkeypatch):
     made = toys.trainer(tmp_path, method="dapo")
     made.tools = [print]
-    with pytest.raises(EngineError, match=r"method 'dapo' with gate 'dynamic' .*single-turn rollouts only.*'depo'"):
+    with pytest.raises(
+        EngineError, match=r"method 'dapo' with gate 'dynamic' .*single-turn rollouts only.*'depo'"
+    ):
         made._check_resampling("dapo")
 
 
 def test_images_are_refused_in_one_line_before_anything_is_generated(tmp_path, monkeypatch):
     monkeypatch.setattr(toys.DEPOTrainer, "_generate", lambda *_: 1 / 0)
     rows = toys.Dataset.from_list([row | {"images": [None]} for row in toys.rows(8)])
-    with pytest.raises(EngineError, match=r"resamples text only, and this data set has images: set .*gate='none'"):
+    with pytest.raises(
+        EngineError, match=r"resamples text only, and this data set has images: set .*gate='none'"
+    ):
         toys.trainer(tmp_path, method="dapo", data=rows)
     toys.trainer(tmp_path, method="dapo", data=rows, curriculum={"gate": "none"})
 

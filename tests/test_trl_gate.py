@@ -1,4 +1,5 @@
-"""Choosing before and filtering after on TRL: any method takes ``gate``; what it admits fills the batch."""
+"""Choosing before and filtering after on TRL: any method takes ``gate``; what it admits fills the
+batch."""
 
 import shutil
 
@@ -30,15 +31,24 @@ BOTH = {
 def test_chosen_before_and_filled_with_mixed_groups_after(tmp_path):
     made, rounds, batches = watched(tmp_path, **BOTH, max_steps=4)
     made.train()
-    assert len(rounds) > len(batches) == 4, "one round a batch would prove nothing: take another seed"
+    assert len(rounds) > len(batches) == 4, (
+        "one round a batch would prove nothing: take another seed"
+    )
     for step, batch in enumerate(batches):
         of_step = [(groups, admitted) for s, groups, admitted in rounds if s == step]
-        kept = [g for groups, admitted in of_step for g, keep in zip(groups, admitted, strict=True) if keep][:4]
+        kept = [
+            g
+            for groups, admitted in of_step
+            for g, keep in zip(groups, admitted, strict=True)
+            if keep
+        ][:4]
         assert completions(batch) == [c.fields[1][0] for g in kept for c in g.completions]
         right = torch.stack([g.rewards_G_F[:, 0] for g in kept]).sum(1)
         assert len(kept) == 4 and ((right > 0) & (right < 4)).all()
     log = toys.outcome_log(tmp_path)
-    assert [row["admitted"] for row in log] == [0 < row["n_correct"] < row["n_scored"] for row in log]
+    assert [row["admitted"] for row in log] == [
+        0 < row["n_correct"] < row["n_scored"] for row in log
+    ]
     assert {row["chosen_because"] for row in log} >= {"warmup", "selected"}
     assert made.curriculum.metrics()["skipped"] > 0
     drawn = [row["inclusion"] for row in log if row["chosen_because"] == "selected"]
@@ -70,12 +80,19 @@ def test_dapo_without_its_gate_is_uniform_and_trains_on_all(tmp_path):
 
 @pytest.mark.parametrize("gate", ["dynamic", "high_variance"])
 def test_grpo_keeps_trl_s_order_and_names_dapo(tmp_path, gate):
-    with pytest.raises(ConfigError, match=rf"gate = '{gate}': method 'grpo' keeps TRL's own order.*'dapo'") as error:
+    with pytest.raises(
+        ConfigError, match=rf"gate = '{gate}': method 'grpo' keeps TRL's own order.*'dapo'"
+    ) as error:
         toys.config(tmp_path, method="grpo", curriculum={"gate": gate})
     assert "\n" not in str(error.value)
-    assert toys.config(tmp_path, method="grpo", curriculum={"gate": "none"}).curriculum_config().gate == "none"
+    assert (
+        toys.config(tmp_path, method="grpo", curriculum={"gate": "none"}).curriculum_config().gate
+        == "none"
+    )
 
 
 def test_speed_s_gate_is_its_own_before_a_model_is_loaded(tmp_path):
-    with pytest.raises(ConfigError, match=r"'speed', gate = 'dynamic': the method has a gate of its own"):
+    with pytest.raises(
+        ConfigError, match=r"'speed', gate = 'dynamic': the method has a gate of its own"
+    ):
         toys.config(tmp_path, method="speed", curriculum={"gate": "dynamic"})

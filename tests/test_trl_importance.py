@@ -20,7 +20,8 @@ FILLED = WEIGHTED | {"gate": "dynamic", "max_rounds": 20}
 
 
 class Watched(toys.DEPOTrainer):
-    """Remembers, of each generation, the advantages as TRL made them and as they were trained on."""
+    """Remembers, of each generation, the advantages as TRL made them and as they were trained
+    on."""
 
     def __init__(self, *args, **kwargs):
         self.stock, self.weighted, self.trained_on = [], [], []
@@ -43,8 +44,14 @@ def run(folder, curriculum, resume=None, **settings):
 def logged_weights(folder, beta=1.0, cap=5.0) -> torch.Tensor:
     """Of each trained group, from the outcome log alone; shape (steps, 4)."""
     rows = [row for row in toys.outcome_log(folder) if row["admitted"]]
-    kept = [[row for row in rows if row["step"] == step][:4] for step in sorted({row["step"] for row in rows})]
-    return torch.tensor([[min(row["inclusion"] ** -beta, cap) for row in step] for step in kept], dtype=torch.float64)
+    kept = [
+        [row for row in rows if row["step"] == step][:4]
+        for step in sorted({row["step"] for row in rows})
+    ]
+    return torch.tensor(
+        [[min(row["inclusion"] ** -beta, cap) for row in step] for step in kept],
+        dtype=torch.float64,
+    )
 
 
 def test_at_zero_it_is_trl_s_own_bit_for_bit(tmp_path):
@@ -68,7 +75,9 @@ def test_advantages_are_multiplied_exactly(tmp_path, curriculum, beta, cap):
     made = run(tmp_path, curriculum)
     weights = logged_weights(tmp_path, beta, cap)
     assert len(made.stock) == len(weights) == 4
-    assert weights[0, 0] == 1.0 and len(weights.unique()) > 4, "the warm-up chooses uniformly, then it is drawn"
+    assert weights[0, 0] == 1.0 and len(weights.unique()) > 4, (
+        "the warm-up chooses uniformly, then it is drawn"
+    )
     for stock, weighted, weight in zip(made.stock, made.weighted, weights, strict=True):
         assert stock.any() and torch.equal(weighted, stock * weight.float().repeat_interleave(4))
     rows = [row for row in made.state.log_history if "loss" in row]
@@ -84,7 +93,10 @@ def test_the_first_step_s_gradient_is_what_the_weights_make_of_it(tmp_path):
     plain = run(tmp_path / "plain", DRAWN, learning_rate=0.0)
     weighted = run(tmp_path / "weighted", WEIGHTED, learning_rate=0.0)
     assert all(torch.equal(a, b) for a, b in zip(plain.weighted, weighted.stock, strict=True))
-    norms = [[row["grad_norm"] for row in made.state.log_history if "loss" in row] for made in (plain, weighted)]
+    norms = [
+        [row["grad_norm"] for row in made.state.log_history if "loss" in row]
+        for made in (plain, weighted)
+    ]
     assert norms[0][0] == norms[1][0] and norms[0][1:] != norms[1][1:]
 
 

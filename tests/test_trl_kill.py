@@ -1,4 +1,5 @@
-"""SIGKILL at any moment, again and again, also while a checkpoint is written: the run ends as if it never happened."""
+"""SIGKILL at any moment, again and again, also while a checkpoint is written: the run ends as if it
+never happened."""
 
 import json
 import os
@@ -24,6 +25,8 @@ def test_sigkill_at_any_moment(tmp_path, method):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert len(result["hits"]) == 5 and len({hit.split()[0] for hit in result["hits"]}) == 2, "inside saves and outside"
+    assert len(result["hits"]) == 5 and len({hit.split()[0] for hit in result["hits"]}) == 2, (
+        "inside saves and outside"
+    )
     assert result["different"] == []
     assert any(result["losses"])

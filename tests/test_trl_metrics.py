@@ -16,7 +16,15 @@ from depo_rl.outcomes.tables import SourceOptions, Verdict, read_source
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 PROMISED = {
-    *("mixed_share", "all_pass_share", "all_fail_share", "skipped", "explored", "fallback", "guarded"),
+    *(
+        "mixed_share",
+        "all_pass_share",
+        "all_fail_share",
+        "skipped",
+        "explored",
+        "fallback",
+        "guarded",
+    ),
     *("predicted_mean", "observed_mean", "log_loss", "auc_mixed", "rollouts_saved", "tokens_saved"),
     *("seconds_selecting", "seconds_learning", "rollouts", "completion_tokens"),
     *BREADTH,
@@ -30,11 +38,21 @@ def logged(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_LOGGING_DIR", str(folder / "tb"))
         curriculum = {"warmup_steps": 1, "explore": 0.25, "window": [0.3, 0.7]}
-        settings = {"curriculum": curriculum, "max_steps": 6, "report_to": ["tensorboard"], "logging_steps": 2}
+        settings = {
+            "curriculum": curriculum,
+            "max_steps": 6,
+            "report_to": ["tensorboard"],
+            "logging_steps": 2,
+        }
         made, messages = toys.caught(toys.run, folder, **settings)
     events = tensorboard.EventAccumulator(str(folder / "tb"))
     events.Reload()
-    return made, folder, {t: [e.value for e in events.Scalars(t)] for t in events.Tags()["scalars"]}, messages
+    return (
+        made,
+        folder,
+        {t: [e.value for e in events.Scalars(t)] for t in events.Tags()["scalars"]},
+        messages,
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -53,8 +71,12 @@ def test_the_numbers_are_those_of_the_outcomes(logged):
     for i, (low, high) in enumerate(((1, 2), (3, 4), (5, 6))):
         rows = [row for row in log if low <= row["step"] <= high]
         rates = [row["n_correct"] / 4 for row in rows]
-        assert scalars["train/depo/mixed_share"][i] == pytest.approx(sum(0 < r < 1 for r in rates) / 8)
-        assert scalars["train/depo/all_fail_share"][i] == pytest.approx(sum(r == 0 for r in rates) / 8)
+        assert scalars["train/depo/mixed_share"][i] == pytest.approx(
+            sum(0 < r < 1 for r in rates) / 8
+        )
+        assert scalars["train/depo/all_fail_share"][i] == pytest.approx(
+            sum(r == 0 for r in rates) / 8
+        )
         assert scalars["train/depo/observed_mean"][i] == pytest.approx(sum(rates) / 8)
         predicted = sum(row["predicted_mean"] for row in rows) / 8
         assert scalars["train/depo/predicted_mean"][i] == pytest.approx(predicted)
@@ -69,7 +91,8 @@ def test_the_numbers_are_those_of_the_outcomes(logged):
 
 
 def test_what_depo_plus_tells(tmp_path):
-    """Its own figures, and when it is guarded: the guard is made to engage by an estimator that is turned round."""
+    """Its own figures, and when it is guarded: the guard is made to engage by an estimator that is
+    turned round."""
     curriculum = {"warmup_steps": 0, "estimator": toys.FUSED, "candidate_factor": 3}
     made = toys.trainer(tmp_path, method="depo+", curriculum=curriculum, max_steps=4)
     guard = made.curriculum._guard
@@ -79,13 +102,21 @@ def test_what_depo_plus_tells(tmp_path):
     own = ("loss", "drift", "walk", "prompts_seen", "recalibration_slope", "recalibration_offset")
     assert {f"depo/estimator/{name}" for name in own} <= rows[-1].keys()
     assert [row["depo/guarded"] for row in rows] == [0, 0, 4, 4]
-    assert rows[-1]["depo/estimator/prompts_seen"] == len({row["key"] for row in toys.outcome_log(tmp_path)})
+    assert rows[-1]["depo/estimator/prompts_seen"] == len(
+        {row["key"] for row in toys.outcome_log(tmp_path)}
+    )
     assert made.curriculum.metrics()["guarded_share"] == 0.5
 
 
 def test_what_is_unknown_is_left_out(tmp_path):
-    """At the first step of method grpo there is no AUC yet; TensorBoard's callback would warn about a None."""
-    made = toys.run(tmp_path, method="grpo", max_steps=1, rewards=lambda completions, **_: [0.0] * len(completions))
+    """At the first step of method grpo there is no AUC yet; TensorBoard's callback would warn about
+    a None."""
+    made = toys.run(
+        tmp_path,
+        method="grpo",
+        max_steps=1,
+        rewards=lambda completions, **_: [0.0] * len(completions),
+    )
     row = made.state.log_history[0]
     assert "depo/auc_mixed" not in row
     assert not [name for name, value in row.items() if name.startswith("depo/") and value is None]
@@ -105,12 +136,18 @@ def test_the_log_can_be_switched_off(tmp_path):
 
 
 def marks(completions, **_):
-    """A judge's marks of 0 to 10, by the length of the answer in words of the toy: never at the threshold of 0.5."""
+    """A judge's marks of 0 to 10, by the length of the answer in words of the toy: never at the
+    threshold of 0.5."""
     return [float(len(c) % 3) * 4 + 2 for c in completions]
 
 
 def test_graded_rewards_are_judged_by_their_variance(tmp_path):
-    settings = {"method": "depo+", "curriculum": {"reward_range": [0, 10]}, "rewards": marks, "max_steps": 3}
+    settings = {
+        "method": "depo+",
+        "curriculum": {"reward_range": [0, 10]},
+        "rewards": marks,
+        "max_steps": 3,
+    }
     made, messages = toys.caught(toys.run, tmp_path, **settings)
     rows = toys.outcome_log(tmp_path)
     assert messages == []  # no warning that nothing says what is correct
@@ -127,7 +164,9 @@ CHATS = {
         {"role": "system", "content": "a: - a"},
         {"role": "user", "content": text},
     ],
-    "parts": lambda text: [{"role": "user", "content": [{"type": "text", "text": part} for part in ("1 + 1", text)]}],
+    "parts": lambda text: [
+        {"role": "user", "content": [{"type": "text", "text": part} for part in ("1 + 1", text)]}
+    ],
 }
 
 

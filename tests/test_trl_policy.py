@@ -1,4 +1,5 @@
-"""The policy's states as features in a TRL run: read as TRL reads prompts, once a policy step, and changing nothing."""
+"""The policy's states as features in a TRL run: read as TRL reads prompts, once a policy step, and
+changing nothing."""
 
 import random
 from types import SimpleNamespace
@@ -20,7 +21,10 @@ from depo_rl.errors import EngineError
 pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 STATES = toys.FUSED | {"policy_features": 8}
-SETTINGS = {"method": "depo+", "curriculum": {"warmup_steps": 1, "candidate_factor": 3, "estimator": STATES}}
+SETTINGS = {
+    "method": "depo+",
+    "curriculum": {"warmup_steps": 1, "candidate_factor": 3, "estimator": STATES},
+}
 
 
 def by_hand(model, prompt: str) -> np.ndarray:
@@ -42,17 +46,26 @@ def test_the_states_are_those_at_the_end_of_what_the_policy_reads(tmp_path, monk
 
 
 def test_a_conversation_is_read_through_the_chat_template(tmp_path):
-    chats = [{"prompt": [{"role": "user", "content": r["prompt"]}], "answer": r["answer"]} for r in toys.rows(8)]
+    chats = [
+        {"prompt": [{"role": "user", "content": r["prompt"]}], "answer": r["answer"]}
+        for r in toys.rows(8)
+    ]
     made = toys.run(tmp_path, data=Dataset.from_list(chats), max_steps=2, **SETTINGS)
     prompts = list(made.curriculum.pool.prompts)
     states = made.curriculum.estimator.policy_states(prompts)
-    assert np.allclose(states[3], by_hand(made.model, f"u:{toys.rows(8)[3]['prompt']}\na:"), atol=1e-5)
+    assert np.allclose(
+        states[3], by_hand(made.model, f"u:{toys.rows(8)[3]['prompt']}\na:"), atol=1e-5
+    )
 
 
 def test_adapters_are_part_of_the_policy(tmp_path):
     peft = pytest.importorskip("peft")
-    lora = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.5)
-    made = toys.trainer(tmp_path, extra={"peft_config": lora}, learning_rate=0.1, max_steps=2, **SETTINGS)
+    lora = peft.LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.5
+    )
+    made = toys.trainer(
+        tmp_path, extra={"peft_config": lora}, learning_rate=0.1, max_steps=2, **SETTINGS
+    )
     prompts = list(made.curriculum.pool.prompts)[:4]
     before = made.curriculum.estimator.policy_states(prompts)
     made.train()
@@ -63,7 +76,8 @@ def test_adapters_are_part_of_the_policy(tmp_path):
 
 
 def forwards(made) -> list[tuple[int, tuple[int, ...]]]:
-    """(policy step, tokens of the prompt) of every prompt that the policy is run on for its state."""
+    """(policy step, tokens of the prompt) of every prompt that the policy is run on for its
+    state."""
     seen, states = [], made.curriculum.estimator.policy_states
     forward = states._forward
 
@@ -77,7 +91,11 @@ def forwards(made) -> list[tuple[int, tuple[int, ...]]]:
 
 def test_one_forward_per_candidate_and_policy_step(tmp_path):
     """Two generations are made by the policy of each step; some prompts are candidates of both."""
-    cycle = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 1}
+    cycle = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 1,
+    }
     made = toys.trainer(tmp_path, data=toys.dataset(12), max_steps=3, **cycle, **SETTINGS)
     seen, asked = forwards(made), []
     predict = made.curriculum.estimator.predict
@@ -113,11 +131,22 @@ def dropping(seed: int = 0):
 
 
 def test_reading_states_changes_nothing_that_trl_does(tmp_path):
-    """Method grpo with an estimator that reads states at each generation is stock GRPOTrainer, bit for bit."""
+    """Method grpo with an estimator that reads states at each generation is stock GRPOTrainer, bit
+    for bit."""
     settings = {"gradient_checkpointing": False}
-    stock = toys.run(tmp_path / "a", cls=GRPOTrainer, config_cls=GRPOConfig, extra={"model": dropping()}, **settings)
+    stock = toys.run(
+        tmp_path / "a",
+        cls=GRPOTrainer,
+        config_cls=GRPOConfig,
+        extra={"model": dropping()},
+        **settings,
+    )
     made = toys.trainer(
-        tmp_path / "b", extra={"model": dropping()}, method="grpo", curriculum={"estimator": STATES}, **settings
+        tmp_path / "b",
+        extra={"model": dropping()},
+        method="grpo",
+        curriculum={"estimator": STATES},
+        **settings,
     )
     seen = forwards(made)
     made.train()
@@ -142,7 +171,8 @@ def test_modes_and_generators_are_left_as_they_were(tmp_path):
 
 
 def test_the_state_tells_what_the_text_does_not(tmp_path):
-    """Groups are mixed where the policy's state points one way; the texts are digits that never repeat."""
+    """Groups are mixed where the policy's state points one way; the texts are digits that never
+    repeat."""
     rng = np.random.default_rng(0)
     texts = [f"{a}+{b}=" for a, b in rng.integers(1000, 10_000, (400, 2))]
     data = Dataset.from_list([{"prompt": text, "answer": "0"} for text in texts])
@@ -167,20 +197,29 @@ def test_the_state_tells_what_the_text_does_not(tmp_path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda m, t: m.setattr(type(t.accelerator), "distributed_type", DistributedType.FSDP), "FSDP shards"),
         (
-            lambda m, t: m.setattr(type(t.accelerator.state), "deepspeed_plugin", SimpleNamespace(zero_stage=3)),
+            lambda m, t: m.setattr(type(t.accelerator), "distributed_type", DistributedType.FSDP),
+            "FSDP shards",
+        ),
+        (
+            lambda m, t: m.setattr(
+                type(t.accelerator.state), "deepspeed_plugin", SimpleNamespace(zero_stage=3)
+            ),
             "DeepSpeed ZeRO-3 shards",
         ),
         (
-            lambda m, t: m.setattr(type(t.accelerator), "parallelism_config", SimpleNamespace(tp_enabled=True)),
+            lambda m, t: m.setattr(
+                type(t.accelerator), "parallelism_config", SimpleNamespace(tp_enabled=True)
+            ),
             "tensor parallelism shards",
         ),
         (lambda m, t: m.setattr(t, "environment_factories", {}), "environment"),
         (lambda m, t: m.setattr(t, "_is_vlm", True), "images"),
     ],
 )
-def test_where_the_main_process_cannot_read_states_it_says_so(tmp_path, monkeypatch, change, reason):
+def test_where_the_main_process_cannot_read_states_it_says_so(
+    tmp_path, monkeypatch, change, reason
+):
     made = toys.trainer(tmp_path, **SETTINGS)
     plain = toys.trainer(tmp_path, method="depo+", curriculum={"estimator": toys.FUSED})
     change(monkeypatch, made)
@@ -199,7 +238,11 @@ def test_it_is_refused_when_the_trainer_is_made(tmp_path, monkeypatch):
         toys.trainer(tmp_path, **SETTINGS)
 
 
-ANSWERS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"answer_logprob": True}}
+ANSWERS = {
+    "warmup_steps": 1,
+    "candidate_factor": 3,
+    "estimator": toys.FUSED | {"answer_logprob": True},
+}
 
 
 def test_the_answer_s_log_probability_is_the_pass_rate_s_where_it_is_said_at_once(tmp_path):
@@ -209,18 +252,28 @@ def test_the_answer_s_log_probability_is_the_pass_rate_s_where_it_is_said_at_onc
     rows = arithmetic.make_pool(40, seed=3)
     args = {"method": "depo+", "curriculum": {"estimator": {"answer_logprob": True}}}
     made = toys.trainer(
-        tmp_path, data=Dataset.from_list(rows), extra={"model": policy, "processing_class": tokenizer}, **args
+        tmp_path,
+        data=Dataset.from_list(rows),
+        extra={"model": policy, "processing_class": tokenizer},
+        **args,
     )
     prompts = list(made.curriculum.pool.prompts)
     found = np.exp(made.curriculum.estimator.answer_logprobs(prompts))
-    exact = arithmetic.success_probabilities(policy, tokenizer, [dict(p.fields, prompt=p.text) for p in prompts])
+    exact = arithmetic.success_probabilities(
+        policy, tokenizer, [dict(p.fields, prompt=p.text) for p in prompts]
+    )
     assert found == pytest.approx(exact, rel=1e-4, abs=1e-9)
 
 
 def test_a_prompt_without_an_answer_is_unknown_and_a_run_goes_on(tmp_path):
     rows = [row if i % 3 else row | {"answer": None} for i, row in enumerate(toys.rows(12))]
-    data, even = Dataset.from_list(rows), lambda completions, **_: [float(len(str(c)) % 2) for c in completions]
-    made = toys.run(tmp_path, data=data, rewards=even, max_steps=2, method="depo+", curriculum=ANSWERS)
+    data, even = (
+        Dataset.from_list(rows),
+        lambda completions, **_: [float(len(str(c)) % 2) for c in completions],
+    )
+    made = toys.run(
+        tmp_path, data=data, rewards=even, max_steps=2, method="depo+", curriculum=ANSWERS
+    )
     found = made.curriculum.estimator.answer_logprobs(list(made.curriculum.pool.prompts))
     assert np.isnan(found[::3]).all() and (found[np.arange(12) % 3 > 0] < 0).all()
 
@@ -234,6 +287,14 @@ def test_asking_for_answers_changes_nothing_that_the_policy_samples(tmp_path):
             curriculum={"warmup_steps": 9, "estimator": estimator},
         )  # fmt: skip
         made.train()
-        ends.append((made.state.log_history[0]["loss"], made.model.state_dict(), torch.random.get_rng_state()))
+        ends.append(
+            (
+                made.state.log_history[0]["loss"],
+                made.model.state_dict(),
+                torch.random.get_rng_state(),
+            )
+        )
     assert ends[0][0] == ends[1][0] and torch.equal(ends[0][2], ends[1][2])
-    assert all(torch.equal(a, b) for a, b in zip(ends[0][1].values(), ends[1][1].values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(ends[0][1].values(), ends[1][1].values(), strict=True)
+    )

@@ -22,14 +22,31 @@ SCRIPT = Path(__file__).parent / "scripts_trl" / "ranks.py"
 
 def launch(folder: Path, processes: int = 2) -> str:
     """Output of ``accelerate launch``; the whole process group is killed at the limit."""
-    # with --cpu accelerate wants MPI for several processes; this way it starts them by torchrun, and gloo joins them
+    # with --cpu accelerate wants MPI for several processes; this way it starts them by torchrun,
+    # and gloo joins them
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
         "ACCELERATE_USE_CPU": "1",
     }
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--multi_gpu"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(processes),
+        "--multi_gpu",
+    ]
+    command += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     process = subprocess.Popen(
         [*command, str(SCRIPT), str(folder)],
         env=environment,
@@ -59,9 +76,18 @@ def ranks(tmp_path_factory):
 def test_both_ranks_roll_out_the_same_decision(ranks, method):
     folder, (main, other) = ranks
     assert main[method]["decided"] == other[method]["decided"] and main[method]["decided"]
-    decided = [[toys.rows(32)[row]["prompt"] for row in rows for _ in range(4)] for rows in main[method]["decided"]]
-    read = [left + right for left, right in zip(main[method]["read"], other[method]["read"], strict=True)]
-    if method in ("dapo", "filled"):  # after the rounds of each of four generations, its batch is read once more
+    decided = [
+        [toys.rows(32)[row]["prompt"] for row in rows for _ in range(4)]
+        for rows in main[method]["decided"]
+    ]
+    read = [
+        left + right
+        for left, right in zip(main[method]["read"], other[method]["read"], strict=True)
+    ]
+    if method in (
+        "dapo",
+        "filled",
+    ):  # after the rounds of each of four generations, its batch is read once more
         later = iter(read)
         assert all(prompts in later for prompts in decided) and len(read) == len(decided) + 4
     else:
@@ -71,7 +97,9 @@ def test_both_ranks_roll_out_the_same_decision(ranks, method):
     assert any(main[method]["losses"])
     if method not in ("dapo", "filled"):
         log = [row["prompt"] for row in toys.outcome_log(folder / method)]
-        assert log == [toys.rows(32)[row]["prompt"] for rows in main[method]["decided"] for row in rows]
+        assert log == [
+            toys.rows(32)[row]["prompt"] for rows in main[method]["decided"] for row in rows
+        ]
 
 
 @pytest.mark.parametrize("name", ["encoder", "depo+"])  # the latter reads the policy's states there
@@ -93,7 +121,8 @@ def test_resume_is_exact_on_two_processes(ranks, method):
 
 @pytest.mark.parametrize("name", ["weighted", "filled"])
 def test_each_rank_weighs_its_own_completions(ranks, name):
-    """Known on the main process only; a group that straddles the two ranks has one weight on both."""
+    """Known on the main process only; a group that straddles the two ranks has one weight on
+    both."""
     _, (main, other) = ranks
     assert main[name]["weights"] == other[name]["weights"] and len(main[name]["weights"]) >= 2
     assert len({weight for weights in main[name]["weights"] for weight in weights}) > 4
@@ -101,7 +130,9 @@ def test_each_rank_weighs_its_own_completions(ranks, name):
         of_all = torch.tensor(weights).repeat_interleave(4)
         for rank, weight_B in zip((main, other), of_all.chunk(2), strict=True):
             assert torch.equal(rank[name]["weighted"][i], rank[name]["stock"][i] * weight_B)
-    assert toys.differences(main[name]["weights"], other[name]["weights"]) == [] and any(main[name]["losses"])
+    assert toys.differences(main[name]["weights"], other[name]["weights"]) == [] and any(
+        main[name]["losses"]
+    )
 
 
 def test_confidence_is_gathered_from_both_ranks(ranks):
@@ -132,8 +163,12 @@ def test_a_checkpoint_inside_a_generation_needs_the_same_ranks(ranks, tmp_path):
     settings = {"per_device_train_batch_size": 12, "steps_per_generation": 2, "max_steps": 4}
     curriculum = {"warmup_steps": 1, "candidate_factor": 3}
     made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
-    with pytest.raises(CheckpointError, match="inside a generation by 2 processes and cannot go on with 1"):
+    with pytest.raises(
+        CheckpointError, match="inside a generation by 2 processes and cannot go on with 1"
+    ):
         made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-3"))
     made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
-    made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-2"))  # between generations any number will do
+    made.train(
+        resume_from_checkpoint=str(folder / "depo" / "checkpoint-2")
+    )  # between generations any number will do
     assert made.state.global_step == 4

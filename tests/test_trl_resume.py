@@ -1,4 +1,5 @@
-"""A resumed run is the run that was never interrupted: losses, choices, estimator, policy, optimizer, bit for bit."""
+"""A resumed run is the run that was never interrupted: losses, choices, estimator, policy,
+optimizer, bit for bit."""
 
 import json
 import shutil
@@ -21,7 +22,11 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
 
 FUSED = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
 ENCODER = FUSED | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}
-STATES = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
+STATES = {
+    "warmup_steps": 1,
+    "candidate_factor": 3,
+    "estimator": toys.FUSED | {"policy_features": 8},
+}
 METHODS = {
     "grpo": {"method": "grpo"},
     "dapo": {"method": "dapo", "curriculum": {"max_rounds": 3}},
@@ -29,12 +34,18 @@ METHODS = {
     "depo encoder": {"method": "depo", "curriculum": ENCODER},
     "depo+": {"method": "depo+", "curriculum": STATES | {"estimator": toys.FUSED}},
     "depo+ policy": {"method": "depo+", "curriculum": STATES},
-    "depo+ answers": {"method": "depo+", "curriculum": STATES | {"estimator": toys.FUSED | {"answer_logprob": True}}},
+    "depo+ answers": {
+        "method": "depo+",
+        "curriculum": STATES | {"estimator": toys.FUSED | {"answer_logprob": True}},
+    },
 }
 SMALL = {"per_device_train_batch_size": 8}
 LAYOUTS = {  # settings, and the steps to resume at
     "plain": ({}, [2, 3]),
-    "epochs": ({"per_device_train_batch_size": 64}, [2, 3]),  # two steps an epoch: at its border, and inside the second
+    "epochs": (
+        {"per_device_train_batch_size": 64},
+        [2, 3],
+    ),  # two steps an epoch: at its border, and inside the second
     "inside a generation": (SMALL | {"steps_per_generation": 2}, [1, 4]),
     "inside an iteration": ({"num_iterations": 2}, [3]),
     "accumulation": (SMALL | {"gradient_accumulation_steps": 2, "steps_per_generation": 1}, [3]),
@@ -51,7 +62,9 @@ def test_resume_is_exact(tmp_path, method, layout):
     expected, log = toys.everything(whole), toys.outcome_log(tmp_path / "whole")
     assert any(expected["losses"]) and len(log) >= 8
     if method.startswith("depo"):
-        assert whole.curriculum.metrics()["skipped"], "a run that filters nothing would prove little"
+        assert whole.curriculum.metrics()["skipped"], (
+            "a run that filters nothing would prove little"
+        )
     for step in steps:
         folder = tmp_path / f"resumed {step}"
         folder.mkdir()
@@ -80,12 +93,17 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(saved, copied):
     (copied / "checkpoint-3" / "trainer_state.json").write_text('{"best_metric": nu')
     (copied / "checkpoint-4").mkdir()
     made, messages = toys.caught(toys.run, copied, resume=True, max_steps=3, **METHODS["depo"])
-    assert [m for m in messages if "passing over checkpoint-4, checkpoint-3" in m and "from checkpoint-2" in m]
+    assert [
+        m
+        for m in messages
+        if "passing over checkpoint-4, checkpoint-3" in m and "from checkpoint-2" in m
+    ]
     assert toys.differences(toys.everything(saved[0]), toys.everything(made)) == []
 
 
 def test_files_of_an_attempt_that_was_cut_off_do_not_stay(copied):
-    """The next save at that step starts from an empty folder: nothing of two attempts is ever mixed."""
+    """The next save at that step starts from an empty folder: nothing of two attempts is ever
+    mixed."""
     shutil.rmtree(copied / "checkpoint-3")
     (copied / "checkpoint-3").mkdir()
     (copied / "checkpoint-3" / "depo_rank7.safetensors").write_bytes(b"stale")
@@ -126,9 +144,19 @@ def test_a_log_of_an_older_run_is_kept_aside(tmp_path):
 
 @pytest.mark.parametrize("save_only_model", [False, True])
 def test_a_checkpoint_without_our_state(tmp_path, save_only_model):
-    """Of stock GRPOTrainer, or of save_only_model: the policy goes on, the curriculum starts anew, and that is said."""
-    cls, config_cls = (toys.DEPOTrainer, toys.DEPOConfig) if save_only_model else (GRPOTrainer, GRPOConfig)
-    toys.run(tmp_path, cls=cls, config_cls=config_cls, max_steps=2, save_only_model=save_only_model, **SAVE)
+    """Of stock GRPOTrainer, or of save_only_model: the policy goes on, the curriculum starts anew,
+    and that is said."""
+    cls, config_cls = (
+        (toys.DEPOTrainer, toys.DEPOConfig) if save_only_model else (GRPOTrainer, GRPOConfig)
+    )
+    toys.run(
+        tmp_path,
+        cls=cls,
+        config_cls=config_cls,
+        max_steps=2,
+        save_only_model=save_only_model,
+        **SAVE,
+    )
     made = toys.trainer(tmp_path, max_steps=3, **METHODS["depo"])
     _, messages = toys.caught(made.train, resume_from_checkpoint=True)
     assert sum("holds no curriculum state" in m and "starts anew" in m for m in messages) == 1
@@ -138,7 +166,9 @@ def test_a_checkpoint_without_our_state(tmp_path, save_only_model):
 def test_another_method_or_data_set_is_refused(copied):
     with pytest.raises(StateMismatch, match="method 'depo', this run has 'polaris'"):
         toys.run(copied, resume=True, method="polaris", max_steps=4, data=_labelled())
-    with pytest.raises(StateMismatch, match=r"another data set: saved with 32 prompts .* this pool has 31 prompts"):
+    with pytest.raises(
+        StateMismatch, match=r"another data set: saved with 32 prompts .* this pool has 31 prompts"
+    ):
         toys.run(copied, resume=True, max_steps=4, data=toys.dataset(31), **METHODS["depo"])
 
 
@@ -156,13 +186,15 @@ def test_a_damaged_state_file_is_named(tmp_path, name):
         toys.run(tmp_path, resume=True, **settings)
 
 
-# -- a disk that fails ------------------------------------------------------------------------------------------------
+# -- a disk that fails -----------------------------------------------------------------------------
 
 FULL = {
     "model": ("save_model", OSError(28, "No space left on device")),
     "optimizer": (
         "torch.save",
-        RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed writing"
+        ),
     ),
     "ours": ("save_state", OSError(28, "No space left on device")),
     "last": ("save_to_json", OSError(28, "No space left on device")),
@@ -176,7 +208,12 @@ def _fail(monkeypatch, where: str, times: int) -> None:
     from depo_rl.engines.trl import resume
 
     name, error = FULL[where]
-    owner = {"save_model": GRPOTrainer, "torch.save": torch, "save_state": resume, "save_to_json": TrainerState}[name]
+    owner = {
+        "save_model": GRPOTrainer,
+        "torch.save": torch,
+        "save_state": resume,
+        "save_to_json": TrainerState,
+    }[name]
     attribute = name.removeprefix("torch.")
     real, left = getattr(owner, attribute), [times]
 
@@ -194,7 +231,11 @@ def test_a_full_disk_does_not_stop_training(saved, tmp_path, monkeypatch, where)
     _fail(monkeypatch, where, times=1)
     made, messages = toys.caught(toys.run, tmp_path, max_steps=3, **METHODS["depo"], **SAVE)
     (message,) = [m for m in messages if "cannot save" in m]
-    assert "checkpoint-1" in message and "1 failed in a row" in message and "training goes on" in message
+    assert (
+        "checkpoint-1" in message
+        and "1 failed in a row" in message
+        and "training goes on" in message
+    )
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
     assert toys.differences(toys.everything(saved[0]), toys.everything(made)) == []
 
@@ -203,7 +244,9 @@ def test_the_third_failure_in_a_row_ends_the_run(tmp_path, monkeypatch):
     _fail(monkeypatch, "model", times=99)
 
     def train():
-        with pytest.raises(CheckpointError, match=r"3 failed in a row.*resume from an earlier checkpoint"):
+        with pytest.raises(
+            CheckpointError, match=r"3 failed in a row.*resume from an earlier checkpoint"
+        ):
             toys.run(tmp_path, max_steps=5, **METHODS["depo"], **SAVE)
 
     _, messages = toys.caught(train)
@@ -218,11 +261,17 @@ def test_another_error_while_saving_is_not_mistaken_for_the_disk(tmp_path, monke
 
 
 def test_adaptive_entropy_goes_on(tmp_path):
-    settings = METHODS["depo"] | {"entropy_coef": 0.01, "use_adaptive_entropy": True, "max_steps": 4}
+    settings = METHODS["depo"] | {
+        "entropy_coef": 0.01,
+        "use_adaptive_entropy": True,
+        "max_steps": 4,
+    }
     whole = toys.run(tmp_path / "a", **settings, **SAVE)
     (tmp_path / "b").mkdir()
     shutil.copytree(tmp_path / "a" / "checkpoint-2", tmp_path / "b" / "checkpoint-2")
-    Path(tmp_path / "b" / "checkpoint-2" / "entropy_ctrl_state.json").unlink()  # as after a kill before TRL writes it
+    Path(
+        tmp_path / "b" / "checkpoint-2" / "entropy_ctrl_state.json"
+    ).unlink()  # as after a kill before TRL writes it
     again = toys.run(tmp_path / "b", resume=True, **settings)
     assert again.entropy_coef == whole.entropy_coef
     assert toys.losses(again) == toys.losses(whole)
@@ -230,7 +279,10 @@ def test_adaptive_entropy_goes_on(tmp_path):
 
 def test_states_of_a_rank_come_back_whatever_their_keys(tmp_path):
     """Two paths that read the same are two tensors: a key may hold a slash."""
-    state = {"a/b": torch.zeros(1), "a": {"b": torch.ones(2, dtype=torch.bfloat16), "c": [None, 3, ("x", 0.5)]}}
+    state = {
+        "a/b": torch.zeros(1),
+        "a": {"b": torch.ones(2, dtype=torch.bfloat16), "c": [None, 3, ("x", 0.5)]},
+    }
     save_rank(tmp_path, 1, state)
     again = load_rank(tmp_path, 1, "cpu")
     assert torch.equal(again["a/b"], state["a/b"]) and torch.equal(again["a"]["b"], state["a"]["b"])
@@ -243,7 +295,9 @@ def test_states_of_a_rank_come_back_whatever_their_keys(tmp_path):
 def test_a_rank_file_of_version_0_1_is_read(tmp_path):
     """There a tensor was called by its path."""
     tree = {"buffered": [{"ids": {"$tensor": "/buffered/0/ids"}, "n": 2}]}
-    data = safetensors.torch.save({"/buffered/0/ids": torch.arange(3)}, metadata={"state": json.dumps(tree)})
+    data = safetensors.torch.save(
+        {"/buffered/0/ids": torch.arange(3)}, metadata={"state": json.dumps(tree)}
+    )
     (tmp_path / "depo_rank0.safetensors").write_bytes(data)
     (row,) = load_rank(tmp_path, 0, "cpu")["buffered"]
     assert row["ids"].tolist() == [0, 1, 2] and row["n"] == 2

@@ -13,7 +13,8 @@ CURRICULUM = {"warmup_steps": 0, "explore": 0.0, "candidate_factor": 2, "estimat
 
 
 def failing_at(made, name, calls):
-    """Lets the estimator's own method ``name`` raise at these calls of it (None: at all); the number of its calls."""
+    """Lets the estimator's own method ``name`` raise at these calls of it (None: at all); the
+    number of its calls."""
     inner, seen = made.curriculum.estimator.inner, []
     real = getattr(inner, name)
 
@@ -43,7 +44,12 @@ def test_a_trl_run_survives_an_estimator_that_raises_once(tmp_path, caplog, name
 
 
 def test_a_trl_run_whose_estimator_always_raises_is_uniform_to_the_end_and_saves(tmp_path, caplog):
-    settings = {"method": "depo+", "curriculum": CURRICULUM, "save_strategy": "steps", "save_steps": 2}
+    settings = {
+        "method": "depo+",
+        "curriculum": CURRICULUM,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
     made = toys.trainer(tmp_path, max_steps=4, **settings)
     for name in ("predict", "observe"):
         failing_at(made, name, None)

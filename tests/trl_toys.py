@@ -1,4 +1,5 @@
-"""Tiny models, tokenizers and data sets for the TRL engine's tests, and one way to train on them."""
+"""Tiny models, tokenizers and data sets for the TRL engine's tests, and one way to train on
+them."""
 
 import os
 
@@ -71,7 +72,9 @@ def rows(n: int) -> list[dict]:
     made = []
     for i in range(n):
         a, b = i % 10, i // 10
-        made.append({"prompt": f"{a}+{b}=", "answer": str(a + b), "source": "even" if i % 2 == 0 else "odd"})
+        made.append(
+            {"prompt": f"{a}+{b}=", "answer": str(a + b), "source": "even" if i % 2 == 0 else "odd"}
+        )
     return made
 
 
@@ -84,7 +87,8 @@ def text(completion) -> str:
 
 
 def digit_reward(completions, answer, **_):
-    """1 if the completion holds the answer's last digit: an untrained policy gets it right now and then."""
+    """1 if the completion holds the answer's last digit: an untrained policy gets it right now and
+    then."""
     return [float(a[-1] in text(c)) for c, a in zip(completions, answer, strict=True)]
 
 
@@ -94,7 +98,9 @@ def length_reward(completions, **_):
 
 # Its name until transformers 5.
 CHECKPOINTING = (
-    "activation_checkpointing" if hasattr(DEPOConfig, "activation_checkpointing") else "gradient_checkpointing"
+    "activation_checkpointing"
+    if hasattr(DEPOConfig, "activation_checkpointing")
+    else "gradient_checkpointing"
 )
 
 FUSED = {"type": "fused", "n_buckets": 2**10, "n_random": 16}  # small, and as quick as the rest
@@ -121,12 +127,25 @@ def config(folder, cls=DEPOConfig, **overrides):
 
 
 def trainer(
-    folder, *, cls=DEPOTrainer, config_cls=DEPOConfig, rewards=digit_reward, data=None, extra=None, **overrides
+    folder,
+    *,
+    cls=DEPOTrainer,
+    config_cls=DEPOConfig,
+    rewards=digit_reward,
+    data=None,
+    extra=None,
+    **overrides,
 ):
-    """A trainer of a fresh tiny policy; ``overrides``: settings of the config; ``extra``: arguments of the trainer."""
+    """A trainer of a fresh tiny policy; ``overrides``: settings of the config; ``extra``: arguments
+    of the trainer."""
     arguments = {"model": policy(), "processing_class": tokenizer()} | (extra or {})
     args = config(folder, config_cls, **overrides)
-    return cls(reward_funcs=rewards, args=args, train_dataset=dataset() if data is None else data, **arguments)
+    return cls(
+        reward_funcs=rewards,
+        args=args,
+        train_dataset=dataset() if data is None else data,
+        **arguments,
+    )
 
 
 def run(folder, resume=None, **kwargs):
@@ -152,20 +171,32 @@ def differences(left, right, path="") -> list[str]:
     if isinstance(left, dict) and isinstance(right, dict):
         found = [f"{path}/{key}: only on one side" for key in left.keys() ^ right.keys()]
         return found + [
-            d for key in left.keys() & right.keys() for d in differences(left[key], right[key], f"{path}/{key}")
+            d
+            for key in left.keys() & right.keys()
+            for d in differences(left[key], right[key], f"{path}/{key}")
         ]
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         if len(left) != len(right):
             return [f"{path}: {len(left)} and {len(right)} items"]
-        return [d for i, (a, b) in enumerate(zip(left, right, strict=True)) for d in differences(a, b, f"{path}[{i}]")]
+        return [
+            d
+            for i, (a, b) in enumerate(zip(left, right, strict=True))
+            for d in differences(a, b, f"{path}[{i}]")
+        ]
     left, right = (v.numpy() if isinstance(v, torch.Tensor) else v for v in (left, right))
     if hasattr(left, "tobytes") and hasattr(right, "tobytes"):
         return (
             []
-            if left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+            if left.dtype == right.dtype
+            and left.shape == right.shape
+            and left.tobytes() == right.tobytes()
             else [path]
         )
-    return [] if left == right or (left != left and right != right) else [f"{path}: {left!r} and {right!r}"]
+    return (
+        []
+        if left == right or (left != left and right != right)
+        else [f"{path}: {left!r} and {right!r}"]
+    )
 
 
 def everything(made) -> dict:
@@ -183,7 +214,8 @@ def everything(made) -> dict:
 
 
 def caught(function, *args, **kwargs):
-    """(result, messages of the UserWarnings) of a call; deprecations of the libraries are dropped."""
+    """(result, messages of the UserWarnings) of a call; deprecations of the libraries are
+    dropped."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         result = function(*args, **kwargs)

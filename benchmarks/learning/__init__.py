@@ -1,1 +1,2 @@
-"""The bed of ``bench_learning.py``: a tiny policy, real tasks of many levels, pass rates that are known exactly."""
+"""The bed of ``bench_learning.py``: a tiny policy, real tasks of many levels, pass rates that are
+known exactly."""

@@ -1,7 +1,9 @@
-"""The policy: 47,000 weights, autoregressive, a small network over a window; and its supervised warm start.
+"""The policy: 47,000 weights, autoregressive, a small network over a window; and its supervised
+warm start.
 
-At each place of the answer it sees the operands' digits there and one place before, the token that it said before, the
-family, the length and the place. So it must learn to carry, and what it learns of one length helps at another.
+At each place of the answer it sees the operands' digits there and one place before, the token that
+it said before, the family, the length and the place. So it must learn to carry, and what it learns
+of one length helps at another.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ LADDER: Mapping[str, float] = {
     **{"add2": 0.20, "add3": 0.06, "add4": 0.015, "add5": 0.004, "add6": 0.001},
     **{"sub2": 0.20, "sub3": 0.06, "sub4": 0.015, "sub5": 0.004, "sub6": 0.001},
     **{"mul1": 0.12, "mul2": 0.06, "mul3": 0.02, "mul4": 0.004, "mul5": 0.001},
-    **{"sort3": 0.12, "sort4": 0.08, "sort6": 0.03, "sort8": 0.008, "sort10": 0.002, "sort12": 0.001},
+    **{
+        "sort3": 0.12,
+        "sort4": 0.08,
+        "sort6": 0.03,
+        "sort8": 0.008,
+        "sort10": 0.002,
+        "sort12": 0.001,
+    },
 }
 WIDTH = 128
 
@@ -38,7 +47,9 @@ class Policy(nn.Module):
         """What each problem adds at each place, whatever was said before: (P, T, WIDTH)."""
         place_PT7 = problems.place_PT7[index_P][:, places]
         flat = F.embedding_bag(place_PT7.flatten(0, 1), self.embed, mode="sum")
-        return flat.view(*place_PT7.shape[:2], WIDTH) + self.count(problems.count_PD[index_P])[:, None]
+        return (
+            flat.view(*place_PT7.shape[:2], WIDTH) + self.count(problems.count_PD[index_P])[:, None]
+        )
 
     def say(self, seen: Tensor, before: Tensor) -> Tensor:
         """Log-probabilities of the next token: (..., WIDTH) and (...) -> (..., 11)."""
@@ -57,9 +68,11 @@ class Policy(nn.Module):
         return logp * (tokens_PGT >= 0)
 
     @torch.no_grad()
-    def sample(self, problems: Encoded, index_P: Tensor, group: int, generator: torch.Generator) -> Tensor:
-        """``group`` completions of each problem, (P, G, T) tokens, -1 after the end. One token over the answer's
-        length at most: a longer one is wrong anyway."""
+    def sample(
+        self, problems: Encoded, index_P: Tensor, group: int, generator: torch.Generator
+    ) -> Tensor:
+        """``group`` completions of each problem, (P, G, T) tokens, -1 after the end. One token over
+        the answer's length at most: a longer one is wrong anyway."""
         n = len(index_P)
         seen = self.see(problems, index_P)
         tokens = torch.full((n * group, LONGEST), -1)
@@ -83,18 +96,24 @@ class Policy(nn.Module):
         for index_P in every.split(1024):
             longest = int(problems.length_P[index_P].max())
             answer = problems.answer_PT[index_P][:, None, :longest]
-            parts.append(self.log_probability(problems, index_P, answer).sum((1, 2)).exp().double().numpy())
+            parts.append(
+                self.log_probability(problems, index_P, answer).sum((1, 2)).exp().double().numpy()
+            )
         return np.concatenate(parts)
 
 
 def warm_start(steps: int = 680, seed: int = 1, batch: int = 256, rate: float = 2e-3) -> Policy:
-    """A policy taught by examples of the ladder: part of the levels are known, part out of reach."""
+    """A policy taught by examples of the ladder: part of the levels are known, part out of
+    reach."""
     policy = Policy(seed)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=rate, weight_decay=0.0)
     problems = Encoded(make_problems(20_000, 999 + seed, LADDER, held_out=False))
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
-        rising, falling = min(1.0, (step + 1) / 50), max(0.05, min(1.0, (steps - step) / (0.3 * steps)))
+        rising, falling = (
+            min(1.0, (step + 1) / 50),
+            max(0.05, min(1.0, (steps - step) / (0.3 * steps))),
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate * rising * falling
         index_P = torch.randint(len(problems), (batch,), generator=generator)
@@ -108,7 +127,9 @@ def warm_start(steps: int = 680, seed: int = 1, batch: int = 256, rate: float = 
 
 def held_out(per_level: int = 40) -> Encoded:
     """``per_level`` problems of every level that no pool holds."""
-    return Encoded([p for level in LEVELS for p in make_problems(per_level, 7, {level: 1.0}, held_out=True)])
+    return Encoded(
+        [p for level in LEVELS for p in make_problems(per_level, 7, {level: 1.0}, held_out=True)]
+    )
 
 
 def by_level(policy: Policy, problems: Encoded, power: int = 1) -> dict[str, float]:

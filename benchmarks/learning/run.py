@@ -1,8 +1,8 @@
 """One training run on the bed: GRPO, on-policy, whose prompts a curriculum of the package chooses.
 
-Advantages, loss and clipping are TRL's (``scale_rewards="group"``, ``loss_type="dapo"``), one optimiser step a batch,
-and a run ends after a number of *generated* tokens, those of discarded groups included. Accuracy is exact, on held-out
-problems of every level.
+Advantages, loss and clipping are TRL's (``scale_rewards="group"``, ``loss_type="dapo"``), one
+optimiser step a batch, and a run ends after a number of *generated* tokens, those of discarded
+groups included. Accuracy is exact, on held-out problems of every level.
 """
 
 from __future__ import annotations
@@ -34,17 +34,35 @@ DEAD: Mapping[str, float] = dict.fromkeys(LEVELS, 0.006) | {
 }
 # Levels that the policy is part-way to.
 ALIVE: Mapping[str, float] = {
-    **{"add2": 0.2, "add3": 0.2, "add4": 0.15, "add5": 0.05, "sub2": 0.15, "sub3": 0.15, "sort8": 0.1}
+    **{
+        "add2": 0.2,
+        "add3": 0.2,
+        "add4": 0.15,
+        "add5": 0.05,
+        "sub2": 0.15,
+        "sub3": 0.15,
+        "sort8": 0.1,
+    }
 }
 # Answers of 3 to 5 tokens beside others of 9 to 13, both with something to learn.
 LENGTHS: Mapping[str, float] = {
-    **{"add2": 0.2, "add3": 0.2, "sub3": 0.1, "mul1": 0.15, "sort3": 0.05, "sort8": 0.1, "sort10": 0.1, "sort12": 0.1}
+    **{
+        "add2": 0.2,
+        "add3": 0.2,
+        "sub3": 0.1,
+        "mul1": 0.15,
+        "sort3": 0.05,
+        "sort8": 0.1,
+        "sort10": 0.1,
+        "sort12": 0.1,
+    }
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """mix: level -> weight in the pool. flaky: share of prompts whose verdict is a coin flip. What else is the task."""
+    """mix: level -> weight in the pool. flaky: share of prompts whose verdict is a coin flip. What
+    else is the task."""
 
     mix: Mapping[str, float]
     size: int
@@ -64,7 +82,8 @@ BEDS: Mapping[str, Bed] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run does. completions: of a step, groups of ``group_size``. curriculum: over the method's defaults.
+    """What one run does. completions: of a step, groups of ``group_size``. curriculum: over the
+    method's defaults.
 
     start: weights and second moments of Adam that every run begins with.
     """
@@ -92,8 +111,8 @@ class Start:
 
 
 def make_start(policy: Policy, batches: int = 20, prompts: int = 64, group: int = 4) -> Start:
-    """Second moments of uniform GRPO's gradients at the start: without them Adam's first steps have full length
-    whatever the gradient, and undo part of the warm start."""
+    """Second moments of uniform GRPO's gradients at the start: without them Adam's first steps have
+    full length whatever the gradient, and undo part of the warm start."""
     problems = Encoded(make_problems(prompts * batches, 5, EVEN, held_out=False))
     generator = torch.Generator().manual_seed(5)
     squares = [torch.zeros_like(p) for p in policy.parameters()]
@@ -113,14 +132,19 @@ def advantages(reward_PG: Tensor) -> Tensor:
     return (reward_PG - reward_PG.mean(1, keepdim=True)) / deviation
 
 
-def step_gradient(policy: Policy, problems: Encoded, index_P: Tensor, tokens_PGT: Tensor, advantage_PG: Tensor) -> None:
-    """The clipped gradient of the token-level loss; groups without an advantage count by their tokens alone."""
+def step_gradient(
+    policy: Policy, problems: Encoded, index_P: Tensor, tokens_PGT: Tensor, advantage_PG: Tensor
+) -> None:
+    """The clipped gradient of the token-level loss; groups without an advantage count by their
+    tokens alone."""
     policy.zero_grad()
     alive = advantage_PG.abs().amax(1) > 1e-6
     if not alive.any():
         return
     longest = int((tokens_PGT >= 0).sum(-1).max())
-    logp = policy.log_probability(problems, index_P[alive], tokens_PGT[alive][..., :longest]).sum(-1)
+    logp = policy.log_probability(problems, index_P[alive], tokens_PGT[alive][..., :longest]).sum(
+        -1
+    )
     (-(logp * advantage_PG[alive]).sum() / (tokens_PGT >= 0).sum()).backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
 
@@ -160,7 +184,10 @@ class Run:
             self.optimiser.state[p] = {"step": torch.tensor(1000.0), **moments}
         self.generator = torch.Generator().manual_seed(1000 + plan.seed)
         self.flaky_P = np.array(
-            [zlib.crc32(p.text.encode()[::-1]) % 1000 < 1000 * bed.flaky for p in self.problems.problems]
+            [
+                zlib.crc32(p.text.encode()[::-1]) % 1000 < 1000 * bed.flaky
+                for p in self.problems.problems
+            ]
         )
         self.curriculum = self._curriculum()
         self.tokens = self.rollouts = self.step = 0
@@ -173,7 +200,12 @@ class Run:
         plan = self.plan
         rate_P = self.policy.pass_rates(self.problems)
         prompts = [
-            Prompt(str(i), p.text, p.family, {"answer": "".join(map(str, p.answer)), "pass_rate": float(rate)})
+            Prompt(
+                str(i),
+                p.text,
+                p.family,
+                {"answer": "".join(map(str, p.answer)), "pass_rate": float(rate)},
+            )
             for i, (p, rate) in enumerate(zip(self.problems.problems, rate_P, strict=True))
         ]
         settings = {"group_size": plan.group_size, "seed": plan.seed, **plan.curriculum}
@@ -186,7 +218,9 @@ class Run:
         return curriculum
 
     def _rates_of(self, prompts: Sequence[Prompt]) -> np.ndarray:
-        return np.maximum(self.policy.pass_rates(self.problems, np.array([int(p.key) for p in prompts])), 1e-12)
+        return np.maximum(
+            self.policy.pass_rates(self.problems, np.array([int(p.key) for p in prompts])), 1e-12
+        )
 
     def go(self) -> dict[str, Any]:
         started, due = time.process_time(), 0
@@ -199,7 +233,8 @@ class Run:
         return self._result(time.process_time() - started)
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor, list[Any]]:
-        """Problems, completions and rewards of the admitted groups of one step, dynamic sampling included."""
+        """Problems, completions and rewards of the admitted groups of one step, dynamic sampling
+        included."""
         n = self.plan.completions // self.plan.group_size
         kept: list[tuple[int, Tensor, Tensor, Any]] = []
         drawn = rounds = 0
@@ -212,19 +247,28 @@ class Run:
         if not kept:
             return torch.zeros(0, dtype=torch.long), torch.zeros(0), torch.zeros(0), []
         index_P = torch.tensor([index for index, *_ in kept])
-        return index_P, torch.stack([k[1] for k in kept]), torch.stack([k[2] for k in kept]), [k[3] for k in kept]
+        return (
+            index_P,
+            torch.stack([k[1] for k in kept]),
+            torch.stack([k[2] for k in kept]),
+            [k[3] for k in kept],
+        )
 
     def _round(self, size: int) -> list[tuple[int, Tensor, Tensor, Any]]:
         prompts = self.curriculum.propose(size)
         index = np.array([int(p.key) for p in prompts])
         index_P = torch.tensor(index)
-        tokens_PGT = self.policy.sample(self.problems, index_P, self.plan.group_size, self.generator)
+        tokens_PGT = self.policy.sample(
+            self.problems, index_P, self.plan.group_size, self.generator
+        )
         right_PG = (tokens_PGT == self.problems.answer_PT[index_P][:, None]).all(-1)
         coin_PG = torch.rand(right_PG.shape, generator=self.generator) < 0.5
         right_PG = torch.where(torch.tensor(self.flaky_P[index])[:, None], coin_PG, right_PG)
         length_P = (tokens_PGT >= 0).sum((1, 2)).tolist()
         outcomes = [
-            GroupOutcome(p.key, int(k), self.plan.group_size, n_tokens=length, policy_step=self.step)
+            GroupOutcome(
+                p.key, int(k), self.plan.group_size, n_tokens=length, policy_step=self.step
+            )
             for p, k, length in zip(prompts, right_PG.sum(1).tolist(), length_P, strict=True)
         ]
         settled = self.curriculum.settle(outcomes)
@@ -242,7 +286,11 @@ class Run:
 
     def _note(self, index: np.ndarray, settled: Sequence[Any]) -> None:
         self.visits_P[index] += 1
-        rate_P = self.policy.pass_rates(self.problems, index) if self.step % 5 == 0 else np.full(len(index), np.nan)
+        rate_P = (
+            self.policy.pass_rates(self.problems, index)
+            if self.step % 5 == 0
+            else np.full(len(index), np.nan)
+        )
         outcomes = [s.outcome for s in settled]
         useful = [o for o in outcomes if o.mixed]
         hard = np.mean([o.pass_rate < 0.2 or False for o in useful]) if useful else np.nan
@@ -258,12 +306,16 @@ class Run:
                 else np.nan,
                 "hard_outcome": float(hard),
                 "levels": float(len(set(self.problems.levels[index]))),
-                "flaky_useful": float(self.flaky_P[index][mixed_P].mean()) if mixed_P.any() else np.nan,
+                "flaky_useful": float(self.flaky_P[index][mixed_P].mean())
+                if mixed_P.any()
+                else np.nan,
                 "chosen": float(len(index)),
             }
         )
 
-    def _train(self, index_P: Tensor, tokens_PGT: Tensor, reward_PG: Tensor, settled: list[Any]) -> None:
+    def _train(
+        self, index_P: Tensor, tokens_PGT: Tensor, reward_PG: Tensor, settled: list[Any]
+    ) -> None:
         if len(index_P):
             advantage_PG = advantages(reward_PG)
             weight = self._importance(settled)
@@ -279,12 +331,17 @@ class Run:
         config = self.curriculum.config
         if not config.importance:
             return None
-        weights = [importance_weight(s.inclusion, config.importance, config.importance_cap) for s in settled]
+        weights = [
+            importance_weight(s.inclusion, config.importance, config.importance_cap)
+            for s in settled
+        ]
         return torch.tensor(weights, dtype=torch.float32)
 
     def _evaluate(self) -> None:
         rate = by_level(self.policy, self.evaluation)
-        self.evaluations.append({"tokens": self.tokens, "rollouts": self.rollouts, "step": self.step, "levels": rate})
+        self.evaluations.append(
+            {"tokens": self.tokens, "rollouts": self.rollouts, "step": self.step, "levels": rate}
+        )
 
     def _result(self, seconds: float) -> dict[str, Any]:
         names = self.rows[0].keys()
@@ -296,9 +353,15 @@ class Run:
         def mean(name: str) -> float:
             value = np.array([row[name] for row in self.rows])
             known = ~np.isnan(value)
-            return float(np.average(value[known], weights=weight[known])) if known.any() else float("nan")
+            return (
+                float(np.average(value[known], weights=weight[known]))
+                if known.any()
+                else float("nan")
+            )
 
-        curve = [(e["tokens"], float(np.mean(list(e["levels"].values())))) for e in self.evaluations]
+        curve = [
+            (e["tokens"], float(np.mean(list(e["levels"].values())))) for e in self.evaluations
+        ]
         whole = [sum(w * e["levels"][name] for name, w in pool.items()) for e in self.evaluations]
         late = [i for i, (tokens, _) in enumerate(curve) if tokens >= self.plan.tokens - 60_000]
         return {
@@ -310,9 +373,16 @@ class Run:
             "curve": curve,
             "curve_whole": [(t, w) for (t, _), w in zip(curve, whole, strict=True)],
             "by_level_start": self.evaluations[0]["levels"],
-            "by_level": {name: float(np.mean([self.evaluations[i]["levels"][name] for i in late])) for name in LEVELS},
-            "pass_at_8_levels": float(np.mean(list(by_level(self.policy, self.evaluation, 8).values()))),
-            "area": float(np.trapezoid([a for _, a in curve], [t for t, _ in curve]) / curve[-1][0]),
+            "by_level": {
+                name: float(np.mean([self.evaluations[i]["levels"][name] for i in late]))
+                for name in LEVELS
+            },
+            "pass_at_8_levels": float(
+                np.mean(list(by_level(self.policy, self.evaluation, 8).values()))
+            ),
+            "area": float(
+                np.trapezoid([a for _, a in curve], [t for t, _ in curve]) / curve[-1][0]
+            ),
             "steps": self.step,
             "rollouts": self.rollouts,
             **{name: mean(name) for name in names},

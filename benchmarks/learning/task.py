@@ -1,7 +1,8 @@
 """Problems of 21 levels in four families, answered digit by digit, the least significant first.
 
-Sums, differences, products with one digit, and sorting: a *level* is a family and a length ("add4"). What is right is
-one string, so that a policy's pass rate on a problem is the probability of that string: known exactly, unsampled.
+Sums, differences, products with one digit, and sorting: a *level* is a family and a length
+("add4"). What is right is one string, so that a policy's pass rate on a problem is the probability
+of that string: known exactly, unsampled.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ FAMILIES: Mapping[str, tuple[int, ...]] = {
 LEVELS = tuple(f"{family}{size}" for family, sizes in FAMILIES.items() for size in sizes)
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "sort": "sort"}
 LONGEST = 14  # tokens of an answer, its end included
-END, NOTHING = 10, 11  # tokens beside the ten digits: the end of an answer, and what comes before its first
+END, NOTHING = (
+    10,
+    11,
+)  # tokens beside the ten digits: the end of an answer, and what comes before its first
 PLACES = LONGEST + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """text: what an estimator reads. answer: digits, least significant first. upper, lower: operands, likewise."""
+    """text: what an estimator reads. answer: digits, least significant first. upper, lower:
+    operands, likewise."""
 
     text: str
     family: str
@@ -86,7 +91,8 @@ def make_problems(n: int, seed: int, mix: Mapping[str, float], held_out: bool) -
 
 
 class Encoded:
-    """Problems as tensors. place_PT7: feature numbers of each place of the answer, but for the token before it.
+    """Problems as tensors. place_PT7: feature numbers of each place of the answer, but for the
+    token before it.
 
     count_PD: how often each digit is to be sorted. answer_PT: the right tokens, -1 after the end.
     """
@@ -120,12 +126,23 @@ class Encoded:
             np.broadcast_to(place, (len(family), LONGEST)),
             *(operand[:, at] for at in (here, before) for operand in (upper, lower)),
         ]
-        return np.stack([column + start for column, start in zip(columns, OFFSETS, strict=False)], axis=-1)
+        return np.stack(
+            [column + start for column, start in zip(columns, OFFSETS, strict=False)], axis=-1
+        )
 
     def __len__(self) -> int:
         return len(self.problems)
 
 
-WIDTHS = (len(FAMILIES), 13, LONGEST, 11, 11, 11, 11, 12)  # values of each feature, the token before the last
+WIDTHS = (
+    len(FAMILIES),
+    13,
+    LONGEST,
+    11,
+    11,
+    11,
+    11,
+    12,
+)  # values of each feature, the token before the last
 OFFSETS = tuple(int(x) for x in np.concatenate([[0], np.cumsum(WIDTHS)[:-1]]))
 N_FEATURES = sum(WIDTHS)

@@ -1,6 +1,8 @@
-"""depo_rl: train reasoning models with reinforcement learning without paying for rollouts that teach nothing.
+"""depo_rl: train reasoning models with reinforcement learning without paying for rollouts that
+teach nothing.
 
-Names are imported on first use, so that ``import depo_rl`` costs nothing and pulls in neither torch nor numpy.
+Names are imported on first use, so that ``import depo_rl`` costs nothing and pulls in neither torch
+nor numpy.
 """
 
 from importlib import import_module

@@ -40,14 +40,17 @@ class Breadth:
 
     def _load(self, visits: IntArray, recent: list[IntArray], sources: int, is_open: bool) -> None:
         self._visits = visits
-        self._prompts_by_visits = np.bincount(visits)  # position v: prompts that were visited v times
+        self._prompts_by_visits = np.bincount(
+            visits
+        )  # position v: prompts that were visited v times
         self._recent = deque(recent, RECENT_BATCHES)
         self._sources_by_place = sources  # sum over batches of (sources in it x places of it)
         self._open = is_open  # the last batch was adopted and nothing has come back since
 
     @property
     def visits(self) -> IntArray:
-        """How often each prompt of the pool was chosen, shape (N,), read-only; changes as it goes on."""
+        """How often each prompt of the pool was chosen, shape (N,), read-only; changes as it goes
+        on."""
         view = self._visits.view()
         view.flags.writeable = False
         return view
@@ -55,9 +58,9 @@ class Breadth:
     def add(self, keys: Iterable[str], joins: bool = False) -> None:
         """A batch of distinct prompts was chosen. One of none is no batch.
 
-        joins: it may be the rest of the batch before, as an engine that fetches its own order row by
-        row hands it over: the two count as one unless ``close`` came between. Raises KeyError if a key
-        is not of the pool.
+        joins: it may be the rest of the batch before, as an engine that fetches its own order row
+        by row hands it over: the two count as one unless ``close`` came between. Raises KeyError if
+        a key is not of the pool.
         """
         batch = np.array([self._index[key] for key in keys], dtype=np.int64)
         if not len(batch):
@@ -81,7 +84,9 @@ class Breadth:
         self._visits[batch] = before + 1
         size = max(len(self._prompts_by_visits), int(before.max()) + 2)
         moved = np.bincount(before + 1, minlength=size) - np.bincount(before, minlength=size)
-        self._prompts_by_visits = np.pad(self._prompts_by_visits, (0, size - len(self._prompts_by_visits))) + moved
+        self._prompts_by_visits = (
+            np.pad(self._prompts_by_visits, (0, size - len(self._prompts_by_visits))) + moved
+        )
 
     def _weighed(self, batch: IntArray) -> int:
         return len(np.unique(self._source_of[batch])) * len(batch)
@@ -89,11 +94,11 @@ class Breadth:
     def metrics(self) -> dict[str, float]:
         """Six figures of what was chosen so far; NaN while unknown.
 
-        sources_in_batch: different sources in the last batch chosen, from 1 on. sources_per_batch: its
-        mean since the start, over places, so that a small refill weighs little. distinct_share:
+        sources_in_batch: different sources in the last batch chosen, from 1 on. sources_per_batch:
+        its mean since the start, over places, so that a small refill weighs little. distinct_share:
         different prompts among those chosen in the last 20 batches, as a share of their places, in
-        (0, 1]. unseen_share: of the pool, never chosen, in [0, 1]. effective_prompts: exp of the entropy
-        of the visits, in [1, N]: as many prompts visited equally often would be as varied.
+        (0, 1]. unseen_share: of the pool, never chosen, in [0, 1]. effective_prompts: exp of the
+        entropy of the visits, in [1, N]: as many prompts visited equally often would be as varied.
         most_visits: of one prompt.
         """
         prompts_by_visits = self._prompts_by_visits
@@ -123,7 +128,8 @@ class Breadth:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Strict: StateMismatch, with nothing changed, if ``state`` is of another pool or contradicts itself."""
+        """Strict: StateMismatch, with nothing changed, if ``state`` is of another pool or
+        contradicts itself."""
         expect_fields("breadth", state, self.state_dict())
         visits = np.array(state["visits"], dtype=np.int64)
         recent = [np.array(batch, dtype=np.int64) for batch in state["recent"]]
@@ -137,7 +143,11 @@ class Breadth:
 
     def _possible(self, visits: IntArray, recent: list[IntArray]) -> bool:
         n = len(self._source_of)
-        if visits.shape != (n,) or len(recent) > RECENT_BATCHES or not all(len(batch) for batch in recent):
+        if (
+            visits.shape != (n,)
+            or len(recent) > RECENT_BATCHES
+            or not all(len(batch) for batch in recent)
+        ):
             return False
         last = np.concatenate([*recent, np.empty(0, dtype=np.int64)])
         if not ((last >= 0) & (last < n)).all():

@@ -1,7 +1,9 @@
-"""Atomic save and load of nested states: one safetensors file, arrays as tensors, the rest as JSON in its header.
+"""Atomic save and load of nested states: one safetensors file, arrays as tensors, the rest as JSON
+in its header.
 
-One file, so that arrays and numbers can never be of two different saves; written beside its place and moved there, so
-that a reader sees the old file or the new one, never half of one. The same state gives the same bytes. No pickle.
+One file, so that arrays and numbers can never be of two different saves; written beside its place
+and moved there, so that a reader sees the old file or the new one, never half of one. The same
+state gives the same bytes. No pickle.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ LeafT = TypeVar("LeafT")
 
 
 def save_state(path: str | os.PathLike[str], state: State) -> None:
-    """Writes ``state``: nested dicts with string keys, lists, JSON values and numpy arrays (a tuple comes back a list).
+    """Writes ``state``: nested dicts with string keys, lists, JSON values and numpy arrays (a tuple
+    comes back a list).
 
-    Raises CheckpointError, with an existing file left alone, if the disk fails; TypeError for any other value.
+    Raises CheckpointError, with an existing file left alone, if the disk fails; TypeError for any
+    other value.
     """
     from safetensors.numpy import save
 
@@ -37,7 +41,8 @@ def save_state(path: str | os.PathLike[str], state: State) -> None:
 
 
 def load_state(path: str | os.PathLike[str]) -> State:
-    """Reads what ``save_state`` wrote. Raises CheckpointError if the file is missing, torn or of another kind."""
+    """Reads what ``save_state`` wrote. Raises CheckpointError if the file is missing, torn or of
+    another kind."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -51,11 +56,15 @@ def load_state(path: str | os.PathLike[str]) -> State:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         state: State = join_leaves(json.loads(metadata[_FORMAT]), arrays, _ARRAY)
     except FileNotFoundError:
-        raise CheckpointError(f"no state file at {path}: name an existing one, or start anew") from None
+        raise CheckpointError(
+            f"no state file at {path}: name an existing one, or start anew"
+        ) from None
     except CheckpointError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; it is damaged: resume from an older checkpoint") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error}; it is damaged: resume from an older checkpoint"
+        ) from error
     return state
 
 
@@ -79,7 +88,8 @@ class RngState:
 
 
 def load_all_or_nothing(parts: Mapping[str, Stateful], state: State) -> None:
-    """Loads ``state[name]`` into each part. If one refuses, all get back what they had, and StateMismatch says why."""
+    """Loads ``state[name]`` into each part. If one refuses, all get back what they had, and
+    StateMismatch says why."""
     own = {name: part.state_dict() for name, part in parts.items()}
     name = ""
     try:
@@ -88,9 +98,9 @@ def load_all_or_nothing(parts: Mapping[str, Stateful], state: State) -> None:
     except BaseException as error:
         for part_name, part in parts.items():
             part.load_state_dict(own[part_name])
-        if isinstance(error, (TypeError, ValueError, LookupError, AttributeError)) and not isinstance(
-            error, StateMismatch
-        ):
+        if isinstance(
+            error, (TypeError, ValueError, LookupError, AttributeError)
+        ) and not isinstance(error, StateMismatch):
             raise StateMismatch(
                 f"the saved state of {name!r} is malformed ({type(error).__name__}: {error}): resume from another "
                 "checkpoint"
@@ -99,7 +109,8 @@ def load_all_or_nothing(parts: Mapping[str, Stateful], state: State) -> None:
 
 
 def split_leaves(state: Any, leaf: type[LeafT], mark: str) -> tuple[Any, dict[str, LeafT]]:
-    """``state`` with every ``leaf`` in it replaced by {mark: name}, ready for JSON; and the leaves by those names.
+    """``state`` with every ``leaf`` in it replaced by {mark: name}, ready for JSON; and the leaves
+    by those names.
 
     Raises TypeError for a key that is no string, or is ``mark`` itself.
     """
@@ -113,7 +124,9 @@ def split_leaves(state: Any, leaf: type[LeafT], mark: str) -> tuple[Any, dict[st
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str) or key == mark:
-                    raise TypeError(f"state{path}: keys must be strings other than {mark!r}, got {key!r}")
+                    raise TypeError(
+                        f"state{path}: keys must be strings other than {mark!r}, got {key!r}"
+                    )
             return {key: split(inner, f"{path}/{key}") for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
             return [split(inner, f"{path}/{i}") for i, inner in enumerate(value)]

@@ -1,7 +1,8 @@
 """The command ``depo``.
 
-A command is one function here: it parses its options, calls one function of the package, imported when it runs, and
-hands the result to ``_show``. ``main`` turns what goes wrong into an exit code and one line.
+A command is one function here: it parses its options, calls one function of the package, imported
+when it runs, and hands the result to ``_show``. ``main`` turns what goes wrong into an exit code
+and one line.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 """
@@ -29,7 +30,9 @@ app = typer.Typer(
 )
 
 # Typer carries its own copy of click in newer releases: take the base class from what it exports.
-_UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+_UsageError: Any = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 # The names of METHODS, whose import would make every `depo --help` wait; a test compares the two.
 _METHODS = "grpo, dapo, polaris, depo, depo+, oracle, mopps, greso, dps, bots, pools, pcl, adarft, vcrl, speed"
@@ -46,7 +49,10 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Options that stand before the command."""
@@ -54,13 +60,23 @@ def _root(
 
 @app.command(epilog=f"Methods: {_METHODS}.")
 def train(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a ready configuration: `depo configs`.")],
+    config: Annotated[
+        str,
+        typer.Argument(help="A YAML file, or the name of a ready configuration: `depo configs`."),
+    ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, dotted: trl.max_steps=10 resume=auto"),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Settings over the file's, dotted: trl.max_steps=10 resume=auto",
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check settings, data, rewards and model, print the plan, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check settings, data, rewards and model, print the plan, write nothing.",
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -75,26 +91,39 @@ def train(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for results.json, figures and report.html.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.json, figures and report.html.")
+    ] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first run of each method.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, with seeds SEED, SEED + 1, ...")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs of each method, with seeds SEED, SEED + 1, ...")
+    ] = 1,
     methods: Annotated[
         str, typer.Option(help="Comma-separated names; all train from the same weights.")
     ] = "grpo,dapo,depo,depo+",
     budget_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Completion tokens that each run may generate; 140,000 unless given.")
+        int | None,
+        typer.Option(
+            min=1, help="Completion tokens that each run may generate; 140,000 unless given."
+        ),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = min(2, os.cpu_count() or 1),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, one core each.")] = min(
+        2, os.cpu_count() or 1
+    ),
     as_json: AsJson = False,
 ) -> None:
-    """The whole story on a CPU in minutes: grpo, dapo, depo and depo+ from one tiny policy at one budget of tokens.
+    """The whole story on a CPU in minutes: grpo, dapo, depo and depo+ from one tiny policy at one
+    budget of tokens.
 
-    No download. Prints a table and writes results.json, figures and one self-contained page, report.html.
+    No download. Prints a table and writes results.json, figures and one self-contained page,
+    report.html.
     """
     from .commands.demo.run import DemoPlan, plan_budget, show_demo
 
     names = tuple(name.strip() for name in methods.split(",") if name.strip())
-    plan = DemoPlan(out, names, tuple(range(seed, seed + seeds)), budget_tokens or plan_budget(), jobs)
+    plan = DemoPlan(
+        out, names, tuple(range(seed, seed + seeds)), budget_tokens or plan_budget(), jobs
+    )
     summary = show_demo(plan, quiet=as_json)
     if as_json:
         _show(summary, as_json)
@@ -103,18 +132,29 @@ def demo(
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(help="Parquet or JSONL, or a folder of them.")],
-    methods: Annotated[str, typer.Option(help=f"Comma-separated, of {_METHODS}.")] = "grpo,dapo,depo",
+    methods: Annotated[
+        str, typer.Option(help=f"Comma-separated, of {_METHODS}.")
+    ] = "grpo,dapo,depo",
     group_size: Annotated[int, typer.Option(min=2, help="Completions per prompt.")] = 8,
     prompts_per_step: Annotated[int, typer.Option(min=1, help="Groups of a batch.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="Batches of each run.")] = 100,
-    seeds: Annotated[str, typer.Option(help="Comma-separated; one run of each method per seed.")] = "0,1,2",
-    out: Annotated[Path, typer.Option(help="Folder for results.json, figures and report.html.")] = Path("replay"),
+    seeds: Annotated[
+        str, typer.Option(help="Comma-separated; one run of each method per seed.")
+    ] = "0,1,2",
+    out: Annotated[
+        Path, typer.Option(help="Folder for results.json, figures and report.html.")
+    ] = Path("replay"),
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Curriculum setting; METHOD.KEY=VALUE for one method."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Curriculum setting; METHOD.KEY=VALUE for one method.",
+        ),
     ] = None,
     where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; may be repeated."),
     ] = None,
     pass_rate_column: Annotated[str, typer.Option(help="Of a labelled pool.")] = "pass_rate",
     correct_reward: Annotated[
@@ -134,10 +174,12 @@ def replay(
         ),
     ] = None,
     max_gap: Annotated[
-        int | None, typer.Option(min=0, help="Of a history: steps that a visit may be off; any unless given.")
+        int | None,
+        typer.Option(min=0, help="Of a history: steps that a visit may be off; any unless given."),
     ] = None,
     outcomes: Annotated[
-        bool, typer.Option("--outcomes", help="Also write outcomes-METHOD-SEED.jsonl, one row a group.")
+        bool,
+        typer.Option("--outcomes", help="Also write outcomes-METHOD-SEED.jsonl, one row a group."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -162,7 +204,9 @@ def replay(
         steps=steps,
         settings=common,
         method_settings=by_method,
-        options=SourceOptions(parse_where(where or ()), pass_rate_column, Verdict(correct_reward, correct_threshold)),
+        options=SourceOptions(
+            parse_where(where or ()), pass_rate_column, Verdict(correct_reward, correct_threshold)
+        ),
         max_gap=max_gap,
         outcomes=outcomes,
     )
@@ -174,11 +218,16 @@ def replay(
 @app.command("verl-config")
 def verl_config(
     config: Annotated[
-        str | None, typer.Argument(help="A YAML file, or the name of a ready one; without it those are listed.")
+        str | None,
+        typer.Argument(
+            help="A YAML file, or the name of a ready one; without it those are listed."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Settings over the file's, dotted: verl.trainer.nnodes=4"),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Settings over the file's, dotted: verl.trainer.nnodes=4"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -193,7 +242,10 @@ def verl_config(
         return
     command = verl_command(config, overrides or ())
     if as_json:
-        _show({"environment": dict(command.environment), "arguments": list(command.arguments)}, as_json)
+        _show(
+            {"environment": dict(command.environment), "arguments": list(command.arguments)},
+            as_json,
+        )
     else:
         typer.echo(command.script(" ".join([config, *(overrides or ())])), nl=False)
 
@@ -207,13 +259,18 @@ def configs(as_json: AsJson = False) -> None:
 
 
 def _show(result: Mapping[str, Any], as_json: bool) -> None:
-    typer.echo(json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(_lines(result)))
+    typer.echo(
+        json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(_lines(result))
+    )
 
 
 def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
     """``name  value`` a line, values aligned, sections indented; what was not measured is left out."""
     lines: list[str] = []
-    width = max((len(str(name)) for name, value in result.items() if not isinstance(value, Mapping)), default=0)
+    width = max(
+        (len(str(name)) for name, value in result.items() if not isinstance(value, Mapping)),
+        default=0,
+    )
     for name, value in result.items():
         if isinstance(value, Mapping):
             lines += [f"{indent}{name}", *_lines(value, indent + "  ")] if value else []
@@ -238,8 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(run: Callable[[], Any]) -> int:
     try:
-        code = run()  # without standalone mode typer returns the code of an Exit, 130 for Ctrl-C among them
-        return _complain("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
+        code = (
+            run()
+        )  # without standalone mode typer returns the code of an Exit, 130 for Ctrl-C among them
+        return (
+            _complain("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
+        )
     except (ConfigError, DataError, StateMismatch) as error:
         return _complain(error, 2)
     except DepoError as error:

@@ -1,13 +1,15 @@
-"""THE file: predict each prompt's pass rate before the rollout, roll out those that can teach, learn from the result.
+"""THE file: predict each prompt's pass rate before the rollout, roll out those that can teach,
+learn from the result.
 
     curriculum = make_curriculum("depo", prompts, {"group_size": 8})
     while training:
         prompts = curriculum.propose(n)          # before the engine generates and scores a group for each
         settled = curriculum.settle(outcomes)    # after it scored; train on the admitted ones
 
-A method is a choice of estimator, selector and gate (``methods.py``). Guarantees, whatever the method: n distinct
-prompts or a typed error; none in flight; a bounded number of candidates, the best-ranked rest filling a short batch;
-exploration; drawn = chosen + skipped, chosen = admitted + rejected + failed + in flight; exact resume.
+A method is a choice of estimator, selector and gate (``methods.py``). Guarantees, whatever the
+method: n distinct prompts or a typed error; none in flight; a bounded number of candidates, the
+best-ranked rest filling a short batch; exploration; drawn = chosen + skipped, chosen = admitted +
+rejected + failed + in flight; exact resume.
 """
 
 from __future__ import annotations
@@ -29,7 +31,17 @@ from .ledger import Ledger
 from .metrics import PredictionTrack
 from .pool import Exploration, PromptPool
 from .selectors import Uniform
-from .types import Gate, GroupOutcome, Learner, PassRateEstimator, Prediction, Prompt, Selector, Settlement, State
+from .types import (
+    Gate,
+    GroupOutcome,
+    Learner,
+    PassRateEstimator,
+    Prediction,
+    Prompt,
+    Selector,
+    Settlement,
+    State,
+)
 
 
 class Curriculum:
@@ -83,7 +95,8 @@ class Curriculum:
         return self._ledger.breadth
 
     def propose(self, n: int) -> list[Prompt]:
-        """``n`` distinct prompts to roll out, none of them in flight. Raises PoolExhausted if the pool has fewer."""
+        """``n`` distinct prompts to roll out, none of them in flight. Raises PoolExhausted if the
+        pool has fewer."""
         started = time.perf_counter()
         taken = self.in_flight
         if (free := len(self.pool) - len(taken)) < n:
@@ -99,13 +112,24 @@ class Curriculum:
             return self.pool.draw(k, taken | seen)
 
         rule = self._rule(n)
-        filled = fill(n - len(explored), rule, draw, self._predict, self.config, self.candidate_factor, self._rng)
+        filled = fill(
+            n - len(explored),
+            rule,
+            draw,
+            self._predict,
+            self.config,
+            self.candidate_factor,
+            self._rng,
+        )
         flights = filled.included(rule[0], flights | filled.flights)
-        self._ledger.depart(flights, filled.n_skipped, filled.wasted_groups, time.perf_counter() - started)
+        self._ledger.depart(
+            flights, filled.n_skipped, filled.wasted_groups, time.perf_counter() - started
+        )
         return [self.pool[key] for key in flights]
 
     def _rule(self, n: int) -> tuple[Selector, str]:
-        """Nothing is filtered in the first ``warmup_steps`` batches' worth of scored groups, or while guarded."""
+        """Nothing is filtered in the first ``warmup_steps`` batches' worth of scored groups, or
+        while guarded."""
         if isinstance(self.selector, Uniform):
             return self.selector, "uniform"
         if self._ledger.n_scored < self.config.warmup_steps * n:
@@ -114,21 +138,27 @@ class Curriculum:
 
     @property
     def candidate_factor(self) -> float:
-        """Candidates looked at per place, at most; no prompt is then chosen more often than this times its share."""
+        """Candidates looked at per place, at most; no prompt is then chosen more often than this
+        times its share."""
         epochs = self._ledger.count["chosen"] / len(self.pool)
         return candidates_per_place(self.config, self._futility.fair_mixed_share, epochs)
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
-        """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is counted."""
-        belief = self.estimator.predict(prompts) if prompts else Prediction(np.empty(0), np.empty(0))
+        """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is
+        counted."""
+        belief = (
+            self.estimator.predict(prompts) if prompts else Prediction(np.empty(0), np.empty(0))
+        )
         belief, n_invalid = belief.sanitised(len(prompts))
         self._ledger.count["invalid_predictions"] += n_invalid
         return belief
 
     def settle(self, outcomes: Iterable[GroupOutcome]) -> list[Settlement]:
-        """Judges and learns from finished groups, in any order and number; one settlement per outcome, in order.
+        """Judges and learns from finished groups, in any order and number; one settlement per
+        outcome, in order.
 
-        A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with nothing changed.
+        A second outcome of the same proposal is ignored and counted. Raises UnknownPrompt, with
+        nothing changed.
         """
         started = time.perf_counter()
         learnt = self._ledger.n_scored > 0
@@ -145,42 +175,53 @@ class Curriculum:
         return settled
 
     def importance(self, keys: Iterable[str]) -> list[float]:
-        """What to multiply the advantages of these prompts' groups by, each > 0; 1 for one that is not in flight."""
+        """What to multiply the advantages of these prompts' groups by, each > 0; 1 for one that is
+        not in flight."""
         beta = self.config.importance
-        return [importance_weight(x, beta, self.config.importance_cap) for x in self._ledger.inclusions(keys)]
+        return [
+            importance_weight(x, beta, self.config.importance_cap)
+            for x in self._ledger.inclusions(keys)
+        ]
 
     def predicted(self, keys: Iterable[str]) -> list[float]:
-        """Pass rates that were predicted for these prompts when they were proposed, NaN for one not in flight."""
+        """Pass rates that were predicted for these prompts when they were proposed, NaN for one not
+        in flight."""
         return self._ledger.predicted(keys)
 
     def adopt(self, keys: Iterable[str]) -> None:
-        """Takes prompts that the engine chose by an order of its own as proposed, unless they are in flight already."""
+        """Takes prompts that the engine chose by an order of its own as proposed, unless they are
+        in flight already."""
         prompts = [self.pool[key] for key in dict.fromkeys(keys) if key not in self._ledger.flights]
         flights = fly(prompts, "uniform", self._predict(prompts))
         self._ledger.adopt({key: flight._replace(inclusion=1.0) for key, flight in flights.items()})
 
     def release(self, keys: Iterable[str] | None = None) -> int:
-        """Gives up on prompts in flight (all by default) whose outcomes will never come; they count as failed."""
+        """Gives up on prompts in flight (all by default) whose outcomes will never come; they count
+        as failed."""
         return self._ledger.lose(self.in_flight if keys is None else keys)
 
     def max_unvisited_batches(self, n: int) -> int | None:
-        """No prompt that is free goes unproposed for more than this many batches of ``n`` in a row; None: no bound."""
+        """No prompt that is free goes unproposed for more than this many batches of ``n`` in a row;
+        None: no bound."""
         return self._exploration.max_unvisited_batches(n, isinstance(self.selector, Uniform))
 
     def metrics(self) -> dict[str, float]:
-        """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and ``selector/``."""
+        """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and
+        ``selector/``."""
         told = self._ledger.metrics(self.config.group_size)
         for part, learner in self._learners.items():
             told |= {f"{part}/{name}": value for name, value in learner.metrics().items()}
         return told
 
     def state_dict(self) -> State:
-        """Everything a resumed run needs to go on as if it had never stopped; ``checkpoint.save_state`` writes it."""
+        """Everything a resumed run needs to go on as if it had never stopped;
+        ``checkpoint.save_state`` writes it."""
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         return {"version": 4, "method": self.method, **parts}
 
     def load_state_dict(self, state: State) -> None:
-        """Strict: StateMismatch, with nothing changed, on unknown or missing fields, another method, data set, ..."""
+        """Strict: StateMismatch, with nothing changed, on unknown or missing fields, another
+        method, data set, ..."""
         expect_fields("curriculum", state, ("version", "method", *self._parts))
         expect_same("curriculum", "version", state["version"], 4)
         expect_same("curriculum", "method", state["method"], self.method)

@@ -10,8 +10,9 @@
     |-- RewardError          (RuntimeError)  the verifier as a whole cannot work (one unscorable answer is only data)
     `-- EngineError          (RuntimeError)  an engine (TRL, verl) is missing, of an unsupported version, or misused
 
-Each also is the standard error it replaces, so that ordinary ``except ValueError`` code keeps working, and each pickles
-(workers send them home). A message is one line that says what, where, the rule and the mend.
+Each also is the standard error it replaces, so that ordinary ``except ValueError`` code keeps
+working, and each pickles (workers send them home). A message is one line that says what, where, the
+rule and the mend.
 """
 
 from __future__ import annotations
@@ -60,13 +61,16 @@ class EngineError(DepoError, RuntimeError):
 
 
 def expect_fields(what: str, state: Any, expected: Iterable[str]) -> None:
-    """Strictness of every ``load_state_dict``: a dict with exactly the ``expected`` names, or StateMismatch.
+    """Strictness of every ``load_state_dict``: a dict with exactly the ``expected`` names, or
+    StateMismatch.
 
-    what: the owner of the state, for the message ("curriculum", "pool", ...). expected: names, or the owner's present
-    state, whose ``type``, if it has one, must be the same.
+    what: the owner of the state, for the message ("curriculum", "pool", ...). expected: names, or
+    the owner's present state, whose ``type``, if it has one, must be the same.
     """
     if not isinstance(state, dict):
-        raise StateMismatch(f"{what} state must be a dict, got {type(state).__name__}: it is not of this package")
+        raise StateMismatch(
+            f"{what} state must be a dict, got {type(state).__name__}: it is not of this package"
+        )
     if isinstance(expected, Mapping) and "type" in expected and "type" in state:
         expect_same(what, "type", state["type"], expected["type"])
     given = set(state)

@@ -14,10 +14,12 @@ from .errors import CheckpointError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the name ``path`` when the block ends well and vanishes when it raises.
+    """A binary file that takes the name ``path`` when the block ends well and vanishes when it
+    raises.
 
-    A reader sees the old file or the new one, never half of one; its folder must exist. Two who write at once each
-    have a temporary file of their own. Raises OSError if the disk fails; an earlier file is then untouched.
+    A reader sees the old file or the new one, never half of one; its folder must exist. Two who
+    write at once each have a temporary file of their own. Raises OSError if the disk fails; an
+    earlier file is then untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
@@ -50,7 +52,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` in JSON's words: NaN and infinity are null, numpy scalars and arrays are numbers and lists.
+    """``value`` in JSON's words: NaN and infinity are null, numpy scalars and arrays are numbers
+    and lists.
 
     What JSON has no word for stays as it is: whoever writes it decides.
     """

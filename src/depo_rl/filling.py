@@ -1,4 +1,5 @@
-"""Filling a batch by a selector: a bounded search among candidates, and the best-ranked rest when too few qualify."""
+"""Filling a batch by a selector: a bounded search among candidates, and the best-ranked rest when
+too few qualify."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ WANTED = 1.4  # of candidate_factor "auto": mixed candidates per place
 EPOCHS = 4.0  # of candidate_factor "auto": those after which half of what is above 1 is left
 
 Draw = Callable[[int, Set[str]], list[Prompt]]
-"""draw(k, seen): up to k further candidates whose keys are not in seen; fewer only if no more exist."""
+"""draw(k, seen): up to k further candidates whose keys are not in seen; fewer only if no more
+exist."""
 
 
 class Filled(NamedTuple):
     """flights: by key, in the order chosen. n_skipped: candidates looked at and not chosen.
 
-    wasted_groups: how many of those would be expected to teach nothing, had they been rolled out. threshold: of a draw
-    (``Decision``); None if the rule is none.
+    wasted_groups: how many of those would be expected to teach nothing, had they been rolled out.
+    threshold: of a draw (``Decision``); None if the rule is none.
     """
 
     flights: dict[str, Flight]
@@ -62,7 +64,8 @@ def fill(
     factor: float,
     rng: np.random.Generator,
 ) -> Filled:
-    """Flights for ``n`` prompts (fewer only if no more are free), after at most ``factor`` candidates a place."""
+    """Flights for ``n`` prompts (fewer only if no more are free), after at most ``factor``
+    candidates a place."""
     selector, because = rule
     threshold: float | None = None
     flights: dict[str, Flight] = {}
@@ -77,9 +80,12 @@ def fill(
         flights |= fly([drawn[i] for i in decision.chosen], because, belief, decision.chosen)
         rest += _not_chosen(drawn, belief, decision, config.group_size)
         seen.update(prompt.key for prompt in drawn)
-        # As many as the share let through so far says are needed: a few large calls, not many small ones.
+        # As many as the share let through so far says are needed: a few large calls, not many small
+        # ones.
         wanted = math.ceil((n - len(flights)) * len(seen) / max(len(flights), 1))
-    rest.sort(key=lambda row: -row.score)  # stable: ties keep the order of the draw, which is random
+    rest.sort(
+        key=lambda row: -row.score
+    )  # stable: ties keep the order of the draw, which is random
     n_short = n - len(flights)
     flights |= {row.key: row.flight for row in rest[:n_short]}
     skipped = rest[n_short:]
@@ -89,9 +95,10 @@ def fill(
 def candidates_per_place(config: CurriculumConfig, mixed_share: float, epochs: float) -> float:
     """``config.candidate_factor``, at least 1, or what "auto" makes of it.
 
-    auto (our rule): 1.4 / u with u the mixed share under uniform choice, within [2, 4], so that there are enough mixed
-    groups to choose from and hardly more; less the more epochs the pool was rolled out, down to uniform choice, for
-    what a few prompts teach many times over is those prompts.
+    auto (our rule): 1.4 / u with u the mixed share under uniform choice, within [2, 4], so that
+    there are enough mixed groups to choose from and hardly more; less the more epochs the pool was
+    rolled out, down to uniform choice, for what a few prompts teach many times over is those
+    prompts.
     """
     if config.candidate_factor != "auto":
         return float(config.candidate_factor)
@@ -105,11 +112,18 @@ def fly(
     """``prompts`` by key with the beliefs ``at`` those positions (their own by default)."""
     positions = range(len(prompts)) if at is None else at
     suspicion_P = np.zeros(len(belief)) if belief.suspicion_P is None else belief.suspicion_P
-    told_P3 = list(zip(belief.mean_P.tolist(), belief.strength_P.tolist(), suspicion_P.tolist(), strict=True))
-    return {prompt.key: Flight(because, *told_P3[i], math.nan) for prompt, i in zip(prompts, positions, strict=True)}
+    told_P3 = list(
+        zip(belief.mean_P.tolist(), belief.strength_P.tolist(), suspicion_P.tolist(), strict=True)
+    )
+    return {
+        prompt.key: Flight(because, *told_P3[i], math.nan)
+        for prompt, i in zip(prompts, positions, strict=True)
+    }
 
 
-def _not_chosen(drawn: Sequence[Prompt], belief: Prediction, decision: Decision, group_size: int) -> list[_Rest]:
+def _not_chosen(
+    drawn: Sequence[Prompt], belief: Prediction, decision: Decision, group_size: int
+) -> list[_Rest]:
     left = sorted(set(range(len(drawn))) - set(decision.chosen))
     flights = fly([drawn[i] for i in left], "fallback", belief, left)
     # A surplus candidate was not judged unfit, so that passing it over saves nothing.

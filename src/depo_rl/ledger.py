@@ -1,4 +1,5 @@
-"""What a curriculum did: prompts in flight, counts that always add up, predictions against what became of them."""
+"""What a curriculum did: prompts in flight, counts that always add up, predictions against what
+became of them."""
 
 from __future__ import annotations
 
@@ -22,11 +23,13 @@ LAST_BATCH = ("mixed_share", "all_pass_share", "all_fail_share", "observed_mean"
 
 
 class Ledger:
-    """What a curriculum did: prompts in flight, counts since the start, the last batch, predictions against results.
+    """What a curriculum did: prompts in flight, counts since the start, the last batch, predictions
+    against results.
 
-    At every moment drawn = chosen + skipped, and chosen = admitted + rejected + failed + in flight, which is the sum of
-    ``breadth.visits``. index, source_of: of the pool, see ``Breadth``.
-    reward_range: groups count by their rewards, in that range (``GroupOutcome.graded``); None: by correctness.
+    At every moment drawn = chosen + skipped, and chosen = admitted + rejected + failed + in flight,
+    which is the sum of ``breadth.visits``. index, source_of: of the pool, see ``Breadth``.
+    reward_range: groups count by their rewards, in that range (``GroupOutcome.graded``); None: by
+    correctness.
     """
 
     def __init__(
@@ -63,7 +66,8 @@ class Ledger:
         seconds: float = 0.0,
         joins: bool = False,
     ) -> None:
-        """Books a proposal. wasted_groups: expected groups without a gradient among those the prediction skipped."""
+        """Books a proposal. wasted_groups: expected groups without a gradient among those the
+        prediction skipped."""
         self.flights |= flights
         self.breadth.add(flights, joins)
         reasons = [flight.because for flight in flights.values()]
@@ -103,7 +107,8 @@ class Ledger:
         return [self.flights[key].inclusion if key in self.flights else 1.0 for key in keys]
 
     def predicted(self, keys: Iterable[str]) -> list[float]:
-        """Pass rate that was predicted for each of these prompts; NaN for one that is not in flight."""
+        """Pass rate that was predicted for each of these prompts; NaN for one that is not in
+        flight."""
         return [self.flights[key].predicted_mean if key in self.flights else NAN for key in keys]
 
     def lose(self, keys: Iterable[str]) -> int:
@@ -120,27 +125,31 @@ class Ledger:
             self.count[name] += value
 
     def metrics(self, group_size: int) -> dict[str, float]:
-        """Counts since the start, shares and seconds of the last batch, predictions judged over the last 1,024 groups.
+        """Counts since the start, shares and seconds of the last batch, predictions judged over the
+        last 1,024 groups.
 
-        NaN while unknown. How widely was chosen: ``Breadth.metrics``. ``docs/metrics.md`` is made from these lines.
+        NaN while unknown. How widely was chosen: ``Breadth.metrics``. ``docs/metrics.md`` is made
+        from these lines.
 
-        drawn: candidates looked at, chosen or skipped. chosen: prompts proposed. skipped: candidates that the
-        prediction left out. explored: prompts chosen whatever the prediction. fallback: best-ranked rest that filled a
-        batch for which too few candidates qualified. guarded: prompts chosen uniformly because the guard was engaged.
-        admitted: groups to train on. rejected: scored groups that the gate did not admit. failed: groups of which
-        nothing could be judged, or that never came back. duplicates: second outcomes of one proposal, ignored.
-        invalid_predictions: beliefs that were not numbers, replaced by Beta(1, 1). in_flight: prompts proposed and not
-        settled yet.
-        explored_share, fallback_share, guarded_share: those as shares of the prompts chosen.
-        mixed_share: of the scored groups, those with right and wrong answers, which teach. all_pass_share: those that
-        are all right. all_fail_share: those that are all wrong. observed_mean: mean pass rate of the scored groups.
-        predicted_mean: mean pass rate predicted for them before the rollout.
-        seconds_selecting: of choosing a batch. seconds_learning: of learning from one.
-        log_loss: nats per group of the predicted P(mixed); below that of a constant is good, 0.69 is a coin's.
-        auc_mixed: probability that a mixed group was given a larger P(mixed) than one that was not; 0.5 is chance.
-        ece: expected calibration error of P(mixed). ece_floor: what of it is chance with as many groups.
-        rollouts_saved: expected rollouts in groups without a gradient among the candidates that the prediction skipped,
-        the waste of rolling those out too. tokens_saved: the same in completion tokens, at the mean length so far.
+        drawn: candidates looked at, chosen or skipped. chosen: prompts proposed. skipped:
+        candidates that the prediction left out. explored: prompts chosen whatever the prediction.
+        fallback: best-ranked rest that filled a batch for which too few candidates qualified.
+        guarded: prompts chosen uniformly because the guard was engaged. admitted: groups to train
+        on. rejected: scored groups that the gate did not admit. failed: groups of which nothing
+        could be judged, or that never came back. duplicates: second outcomes of one proposal,
+        ignored. invalid_predictions: beliefs that were not numbers, replaced by Beta(1, 1).
+        in_flight: prompts proposed and not settled yet. explored_share, fallback_share,
+        guarded_share: those as shares of the prompts chosen. mixed_share: of the scored groups,
+        those with right and wrong answers, which teach. all_pass_share: those that are all right.
+        all_fail_share: those that are all wrong. observed_mean: mean pass rate of the scored
+        groups. predicted_mean: mean pass rate predicted for them before the rollout.
+        seconds_selecting: of choosing a batch. seconds_learning: of learning from one. log_loss:
+        nats per group of the predicted P(mixed); below that of a constant is good, 0.69 is a
+        coin's. auc_mixed: probability that a mixed group was given a larger P(mixed) than one that
+        was not; 0.5 is chance. ece: expected calibration error of P(mixed). ece_floor: what of it
+        is chance with as many groups. rollouts_saved: expected rollouts in groups without a
+        gradient among the candidates that the prediction skipped, the waste of rolling those out
+        too. tokens_saved: the same in completion tokens, at the mean length so far.
         """
         counts = {name: float(value) for name, value in self.count.items()}
         chosen = self.count["chosen"]
@@ -182,7 +191,9 @@ class Ledger:
         tokens = int(state["tokens"])
         rollouts = int(state["rollouts_with_tokens"])
         wasted = float(state["wasted_groups"])
-        flights = {k: Flight(str(b), *map(float, belief)) for k, (b, *belief) in state["in_flight"].items()}
+        flights = {
+            k: Flight(str(b), *map(float, belief)) for k, (b, *belief) in state["in_flight"].items()
+        }
         if (visited := int(np.sum(state["breadth"]["visits"]))) != count["chosen"]:
             raise StateMismatch(
                 f"ledger state counts {count['chosen']} prompts as chosen and {visited} visits, which must be as many: "

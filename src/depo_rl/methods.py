@@ -1,6 +1,7 @@
 """A method is a name for a choice of (estimator, selector, gate), and the defaults its paper gives.
 
-To add one: an entry of the table here, which names everything that it is (CONTRIBUTING.md has an example).
+To add one: an entry of the table here, which names everything that it is (CONTRIBUTING.md has an
+example).
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ from .validation import nearest
 # ---- estimators
 
 
-def _fused(settings: FusedSettings, pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
+def _fused(
+    settings: FusedSettings, pool: PromptPool, config: CurriculumConfig
+) -> PassRateEstimator:
     from .estimators.fused import FusedEstimator
 
     lesson = None
@@ -51,7 +54,9 @@ def _fused(settings: FusedSettings, pool: PromptPool, config: CurriculumConfig) 
     return FusedEstimator(pool.prompts, settings, config.group_size, config.seed, lesson)
 
 
-def _encoder(settings: EncoderSettings, pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
+def _encoder(
+    settings: EncoderSettings, pool: PromptPool, config: CurriculumConfig
+) -> PassRateEstimator:
     from .estimators.encoder import EncoderEstimator  # imports torch
 
     return EncoderEstimator(pool.__getitem__, settings, config.seed, config.group_size)
@@ -88,7 +93,9 @@ def _most_mixed(config: CurriculumConfig, n_prompts: int) -> Selector:
 
 
 def _window_or_most_mixed(config: CurriculumConfig, n_prompts: int) -> Selector:
-    return _most_mixed(config, n_prompts) if config.band == "auto" else PassRateWindow(*config.window)
+    return (
+        _most_mixed(config, n_prompts) if config.band == "auto" else PassRateWindow(*config.window)
+    )
 
 
 def _thompson(config: CurriculumConfig, n_prompts: int) -> Selector:
@@ -106,7 +113,9 @@ def make_gate(config: CurriculumConfig) -> Gate:
 
 def _screening(config: CurriculumConfig) -> Gate:
     # A group no larger than the screening is screened whole: dynamic sampling.
-    return Screening(min(config.speed.n_init, config.group_size), config.speed.batches, config.max_rounds)
+    return Screening(
+        min(config.speed.n_init, config.group_size), config.speed.batches, config.max_rounds
+    )
 
 
 def _as_they_are(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequence[Prompt]:
@@ -114,7 +123,12 @@ def _as_they_are(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequenc
 
 
 _BY_ALL = ("group_size", "seed", "estimator", "reward_range")
-_BY_CHOICE = ("explore", "warmup_steps", "candidate_factor", "guard")  # where prompts are chosen at all
+_BY_CHOICE = (
+    "explore",
+    "warmup_steps",
+    "candidate_factor",
+    "guard",
+)  # where prompts are chosen at all
 _BY_DRAW = ("temperature", "importance", "importance_cap")
 _BY_GATE = ("gate", "max_rounds", "min_variance")
 
@@ -130,10 +144,11 @@ _WHEN: dict[str, tuple[str, str, Callable[[CurriculumConfig], bool]]] = {
 class Method:
     """All that a method is: values, and functions of its settings.
 
-    summary: one line for tables. defaults: over those of ``CurriculumConfig``; they name its estimator too. reads: the
-    settings that its own functions read. selector, gate: make them; selector is told the number of prompts too.
-    prepare: the prompts that become the pool; raises DataError where columns do not hold what is read from them.
-    own_order: prompts come in the engine's own order, where it has one.
+    summary: one line for tables. defaults: over those of ``CurriculumConfig``; they name its
+    estimator too. reads: the settings that its own functions read. selector, gate: make them;
+    selector is told the number of prompts too. prepare: the prompts that become the pool; raises
+    DataError where columns do not hold what is read from them. own_order: prompts come in the
+    engine's own order, where it has one.
     """
 
     name: str
@@ -155,21 +170,26 @@ class Method:
     def settings_under(self, config: CurriculumConfig) -> frozenset[str]:
         """Names of those that are read with the others as they are."""
         names = self.settings
-        off = {name for name, (switch, _, on) in _WHEN.items() if switch in names and not on(config)}
+        off = {
+            name for name, (switch, _, on) in _WHEN.items() if switch in names and not on(config)
+        }
         if not self.draws(config):
             off.add("importance")
         return names - off
 
     def draws(self, config: CurriculumConfig) -> bool:
-        """Whether prompts are drawn, each with a probability that is known and can be weighed by."""
+        """Whether prompts are drawn, each with a probability that is known and can be weighed
+        by."""
         return config.temperature > 0.0 and isinstance(self.selector(config, 1), Drawing)
 
     def config(
         self, given: Mapping[str, Any] | CurriculumConfig | None = None, where: str | None = None
     ) -> CurriculumConfig:
-        """The defaults with the given settings over them; of a ready config those that differ from the method's own.
+        """The defaults with the given settings over them; of a ready config those that differ from
+        the method's own.
 
-        Raises ConfigError for what ``parse_config`` refuses, and for a setting that would not be read.
+        Raises ConfigError for what ``parse_config`` refuses, and for a setting that would not be
+        read.
         """
         where = where or f"method {self.name!r}"
         if isinstance(given, CurriculumConfig):
@@ -186,7 +206,8 @@ class Method:
         return config
 
     def share(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-        """Of settings given to several methods those that this one reads, and its ``own`` over them."""
+        """Of settings given to several methods those that this one reads, and its ``own`` over
+        them."""
         whole = merged(shared, own)
         read = self.settings_under(parse_config(self.defaults, whole, f"method {self.name!r}"))
         return {name: value for name, value in whole.items() if name in read or name in own}
@@ -218,15 +239,21 @@ class Method:
 
 METHODS: dict[str, Method] = {}
 
-# Methods that do not choose by prediction roll every prompt out anyway: nothing to explore, no estimator to warm up.
+# Methods that do not choose by prediction roll every prompt out anyway: nothing to explore, no
+# estimator to warm up.
 _UNIFORM = {"estimator": {"type": "constant"}, "explore": 0.0, "warmup_steps": 0}
 
-# The others' papers have neither a share of exploration nor a warm-up: what they explore is in their own rules.
+# The others' papers have neither a share of exploration nor a warm-up: what they explore is in
+# their own rules.
 _AS_PUBLISHED = {"explore": 0.0, "warmup_steps": 0}
 
 for _method in (
     Method("grpo", "every prompt, in the order of the epoch", _UNIFORM, own_order=True),
-    Method("dapo", "roll out, drop all-right and all-wrong groups, sample more", {**_UNIFORM, "gate": "dynamic"}),
+    Method(
+        "dapo",
+        "roll out, drop all-right and all-wrong groups, sample more",
+        {**_UNIFORM, "gate": "dynamic"},
+    ),
     Method(
         "polaris",
         "offline filter by a pass-rate column",
@@ -240,7 +267,8 @@ for _method in (
         reads=("band", "window", *_BY_DRAW),
         selector=_window_or_most_mixed,
     ),
-    # Each default by benchmarks/bench_learning.py, on the whole of what is trained for (docs/learning.md).
+    # Each default by benchmarks/bench_learning.py, on the whole of what is trained for
+    # (docs/learning.md).
     Method(
         "depo+",
         "everything known of a prompt in one calibrated belief, largest P(mixed)",
@@ -318,7 +346,11 @@ for _method in (
         selector=lambda config, n_prompts: TargetDifficulty(config.adarft),
         prepare=need_labels("adarft"),
     ),
-    Method("vcrl", "roll out, keep groups of high variance, sample more", {**_UNIFORM, "gate": "high_variance"}),
+    Method(
+        "vcrl",
+        "roll out, keep groups of high variance, sample more",
+        {**_UNIFORM, "gate": "high_variance"},
+    ),
     Method(
         "speed",
         "screen with a few completions, complete the mixed groups",
@@ -340,7 +372,8 @@ def get_method(name: str) -> Method:
 def shares(
     shared: Mapping[str, Any], methods: Sequence[str], own: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Settings given to several methods: each one's share (``Method.share``), with what is its ``own`` by name.
+    """Settings given to several methods: each one's share (``Method.share``), with what is its
+    ``own`` by name.
 
     Raises ConfigError for a setting that none of them reads.
     """
@@ -348,7 +381,9 @@ def shares(
     for setting, value in shared.items():
         if not any(setting in share for share in result.values()):
             first = methods[0]
-            get_method(first).config({**result[first], setting: value})  # refuses it, and says who reads it
+            get_method(first).config(
+                {**result[first], setting: value}
+            )  # refuses it, and says who reads it
     return result
 
 
@@ -358,19 +393,24 @@ def make_curriculum(
     config: Mapping[str, Any] | CurriculumConfig | None = None,
     estimator: MakeEstimator = make_estimator,
 ) -> Curriculum:
-    """A curriculum over ``prompts``; ``config`` holds settings of ``CurriculumConfig`` over the method's defaults.
+    """A curriculum over ``prompts``; ``config`` holds settings of ``CurriculumConfig`` over the
+    method's defaults.
 
-    estimator: makes it, of the pool and the whole config, in the place of what ``config.estimator`` describes.
-    Raises ConfigError for an unknown method or setting and for one that the method does not read, DataError for an
-    empty pool or duplicate keys.
+    estimator: makes it, of the pool and the whole config, in the place of what ``config.estimator``
+    describes. Raises ConfigError for an unknown method or setting and for one that the method does
+    not read, DataError for an empty pool or duplicate keys.
     """
     return curriculum_of(method, prompts, get_method(method).config(config), estimator)
 
 
 def curriculum_of(
-    method: str, prompts: Sequence[Prompt], config: CurriculumConfig, estimator: MakeEstimator = make_estimator
+    method: str,
+    prompts: Sequence[Prompt],
+    config: CurriculumConfig,
+    estimator: MakeEstimator = make_estimator,
 ) -> Curriculum:
-    """As ``make_curriculum``, with settings that were checked before: what ``Method.config`` gave."""
+    """As ``make_curriculum``, with settings that were checked before: what ``Method.config``
+    gave."""
     chosen = get_method(method)
     pool = PromptPool(chosen.prepare(prompts, config), config.seed)
     selector = chosen.selector(config, len(pool))

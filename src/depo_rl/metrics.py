@@ -15,7 +15,8 @@ NAN = float("nan")
 
 
 def auc(score_P: ArrayLike, truth_P: ArrayLike) -> float:
-    """Probability that a true one scores above a false one (ties count half); NaN if either class is absent."""
+    """Probability that a true one scores above a false one (ties count half); NaN if either class
+    is absent."""
     from scipy.stats import rankdata
 
     score = np.asarray(score_P, dtype=np.float64)
@@ -28,7 +29,8 @@ def auc(score_P: ArrayLike, truth_P: ArrayLike) -> float:
 
 
 def log_losses(probability_P: ArrayLike, truth_P: ArrayLike) -> FloatArray:
-    """Of each binary truth its negative log-likelihood in nats, shape (P,); probabilities within [1e-6, 1 - 1e-6]."""
+    """Of each binary truth its negative log-likelihood in nats, shape (P,); probabilities within
+    [1e-6, 1 - 1e-6]."""
     p_P = np.clip(np.asarray(probability_P, dtype=np.float64), 1e-6, 1 - 1e-6)
     truth = np.asarray(truth_P, dtype=np.float64)
     losses_P: FloatArray = -(truth * np.log(p_P) + (1 - truth) * np.log1p(-p_P))
@@ -41,8 +43,11 @@ def log_loss(probability_P: ArrayLike, truth_P: ArrayLike) -> float:
     return float(losses_P.mean()) if len(losses_P) else NAN
 
 
-def reliability(probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15) -> list[dict[str, float]]:
-    """Rows of {predicted, observed, count} for the non-empty ones of ``bins`` equal-width bins of [0, 1]."""
+def reliability(
+    probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15
+) -> list[dict[str, float]]:
+    """Rows of {predicted, observed, count} for the non-empty ones of ``bins`` equal-width bins of
+    [0, 1]."""
     p = np.asarray(probability_P, dtype=np.float64)
     truth = np.asarray(truth_P, dtype=np.float64)
     which = np.minimum((p * bins).astype(int), bins - 1)
@@ -57,11 +62,16 @@ def ece(probability_P: ArrayLike, truth_P: ArrayLike, bins: int = 15) -> float:
     """Expected calibration error: |predicted - observed| averaged over bins by their counts; NaN without data."""
     rows = reliability(probability_P, truth_P, bins)
     total = sum(row["count"] for row in rows)
-    return sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in rows) / total if total else NAN
+    return (
+        sum(row["count"] * abs(row["predicted"] - row["observed"]) for row in rows) / total
+        if total
+        else NAN
+    )
 
 
 def ece_floor(probability_P: ArrayLike, bins: int = 15) -> float:
-    """What ``ece`` is expected to be, in [0, 0.5], if the truths are drawn from the probabilities themselves.
+    """What ``ece`` is expected to be, in [0, 0.5], if the truths are drawn from the probabilities
+    themselves.
 
     So much of an ECE is chance: 0.02 with 2,000 groups, 0.06 to 0.1 with 200. A bin of n truths of mean probability p
     deviates by E|X - n p| with X ~ Binomial(n, p), which is 2 m C(n, m) p^m (1 - p)^(n - m + 1), m = floor(n p) + 1
@@ -80,12 +90,15 @@ def ece_floor(probability_P: ArrayLike, bins: int = 15) -> float:
     mean_B = np.clip(mean_B, 1e-12, 1 - 1e-12)
     m_B = np.minimum(np.floor(n_B * mean_B) + 1, n_B)
     log_choose_B = gammaln(n_B + 1) - gammaln(m_B + 1) - gammaln(n_B - m_B + 1)
-    log_B = np.log(2 * m_B) + log_choose_B + m_B * np.log(mean_B) + (n_B - m_B + 1) * np.log1p(-mean_B)
+    log_B = (
+        np.log(2 * m_B) + log_choose_B + m_B * np.log(mean_B) + (n_B - m_B + 1) * np.log1p(-mean_B)
+    )
     return float(np.exp(log_B).sum() / len(p))
 
 
 def judged(p_mixed_P: ArrayLike, mixed_P: ArrayLike) -> dict[str, float]:
-    """log_loss, auc_mixed, ece and ece_floor of predicted P(mixed) against what became of the groups, shape (P,)."""
+    """log_loss, auc_mixed, ece and ece_floor of predicted P(mixed) against what became of the
+    groups, shape (P,)."""
     return {
         "log_loss": log_loss(p_mixed_P, mixed_P),
         "auc_mixed": auc(p_mixed_P, mixed_P),
@@ -108,13 +121,17 @@ class PredictionTrack:
         for n in sorted({s.outcome.n_scored for s in settlements} - {0}):
             same = [s for s in settlements if s.outcome.n_scored == n]
             belief = Prediction(
-                np.array([s.predicted_mean for s in same]), np.array([s.predicted_strength for s in same])
+                np.array([s.predicted_mean for s in same]),
+                np.array([s.predicted_strength for s in same]),
             )
             for s, p_mixed in zip(same, belief.p_mixed(n).tolist(), strict=True):
-                self._rows.append((s.predicted_mean, p_mixed, s.outcome.n_correct / n, float(s.outcome.mixed)))
+                self._rows.append(
+                    (s.predicted_mean, p_mixed, s.outcome.n_correct / n, float(s.outcome.mixed))
+                )
 
     def columns(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-        """(predicted mean, predicted P(mixed), observed pass rate, mixed), each of shape (rows,)."""
+        """(predicted mean, predicted P(mixed), observed pass rate, mixed), each of shape
+        (rows,)."""
         array = np.array(self._rows, dtype=np.float64).reshape(-1, 4)
         return array[:, 0], array[:, 1], array[:, 2], array[:, 3]
 
@@ -127,16 +144,22 @@ class PredictionTrack:
 
     def load_state_dict(self, state: State) -> None:
         expect_fields("track", state, self.state_dict())
-        rows = [tuple(row) for row in np.asarray(state["rows"], dtype=np.float64).reshape(-1, 4).tolist()]
+        rows = [
+            tuple(row)
+            for row in np.asarray(state["rows"], dtype=np.float64).reshape(-1, 4).tolist()
+        ]
         self._rows.clear()
         self._rows.extend(rows)
 
 
 def batch_shares(outcomes: Sequence[GroupOutcome]) -> dict[str, float]:
-    """mixed_share, all_pass_share, all_fail_share and observed_mean of the scored groups; NaN if there is none."""
+    """mixed_share, all_pass_share, all_fail_share and observed_mean of the scored groups; NaN if
+    there is none."""
     scored = [o for o in outcomes if o.n_scored > 0]
     if not scored:
-        return dict.fromkeys(("mixed_share", "all_pass_share", "all_fail_share", "observed_mean"), NAN)
+        return dict.fromkeys(
+            ("mixed_share", "all_pass_share", "all_fail_share", "observed_mean"), NAN
+        )
     return {
         "mixed_share": sum(o.mixed for o in scored) / len(scored),
         "all_pass_share": sum(o.all_pass for o in scored) / len(scored),

@@ -1,7 +1,7 @@
 """The pool of prompts, and the two ways to walk it: candidates, and exploration.
 
-Both walks are *shuffled passes*: every member comes once per pass, in an order that depends only on the seed and the
-number of the pass, so that a walk's whole state is two integers.
+Both walks are *shuffled passes*: every member comes once per pass, in an order that depends only on
+the seed and the number of the pass, so that a walk's whole state is two integers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ _SOURCES_NAMED = 4  # in messages
 
 
 class ShuffledPass:
-    """Endless shuffled passes over ``range(size)``; ``stream`` keeps walks with the same seed apart.
+    """Endless shuffled passes over ``range(size)``; ``stream`` keeps walks with the same seed
+    apart.
 
-    group_of: shape (size,), optional. Members of the same group are then spread evenly over each pass: counted from
-    its start, each group is never more than two members away from its share.
+    group_of: shape (size,), optional. Members of the same group are then spread evenly over each
+    pass: counted from its start, each group is never more than two members away from its share.
     """
 
-    def __init__(self, size: int, seed: int, stream: int, group_of: NDArray[np.int64] | None = None) -> None:
+    def __init__(
+        self, size: int, seed: int, stream: int, group_of: NDArray[np.int64] | None = None
+    ) -> None:
         self._size = size
         self._seed = seed
         self._stream = stream
@@ -40,10 +43,13 @@ class ShuffledPass:
         self.cursor = cursor
         rng = np.random.default_rng([self._seed, self._stream, epoch])
         order = rng.permutation(self._size)
-        self._order = order if self._group_of is None else _interleave(order, self._group_of[order], rng)
+        self._order = (
+            order if self._group_of is None else _interleave(order, self._group_of[order], rng)
+        )
 
     def draw(self, k: int, taken: Set[int]) -> list[int]:
-        """Up to ``k`` distinct members outside ``taken``; fewer only if no more exist. ValueError if ``k`` < 0.
+        """Up to ``k`` distinct members outside ``taken``; fewer only if no more exist. ValueError
+        if ``k`` < 0.
 
         Stops after every member was looked at once, so that it ends whatever is taken.
         """
@@ -69,15 +75,23 @@ class ShuffledPass:
         expect_fields("walk", state, self.state_dict())
         epoch = state["epoch"]
         cursor = state["cursor"]
-        if not (isinstance(epoch, int) and isinstance(cursor, int) and epoch >= 0 and 0 <= cursor <= self._size):
+        if not (
+            isinstance(epoch, int)
+            and isinstance(cursor, int)
+            and epoch >= 0
+            and 0 <= cursor <= self._size
+        ):
             raise StateMismatch(
                 f"walk state has epoch {epoch!r}, cursor {cursor!r}; this pool has {self._size} prompts"
             )
         self._restart(epoch, cursor)
 
 
-def _interleave(order: NDArray[np.int64], group: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """``order`` sorted so that the i-th of the m members of a group comes at about (i + u) / m, u random per group."""
+def _interleave(
+    order: NDArray[np.int64], group: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """``order`` sorted so that the i-th of the m members of a group comes at about (i + u) / m, u
+    random per group."""
     by_group = np.argsort(group, kind="stable")
     size = np.bincount(group)
     first = np.cumsum(size) - size
@@ -101,9 +115,13 @@ class PromptPool:
         if len(self.index) < len(self.prompts):
             raise DataError(_first_duplicate(self.prompts))
         self.seed = seed
-        self.sizes = dict(Counter(prompt.source for prompt in self.prompts))  # source -> number of prompts
+        self.sizes = dict(
+            Counter(prompt.source for prompt in self.prompts)
+        )  # source -> number of prompts
         number = {source: i for i, source in enumerate(self.sizes)}
-        self.source_of = np.array([number[prompt.source] for prompt in self.prompts], dtype=np.int64)
+        self.source_of = np.array(
+            [number[prompt.source] for prompt in self.prompts], dtype=np.int64
+        )
         self._walk = ShuffledPass(len(self.prompts), seed, stream=0)
 
     def __len__(self) -> int:
@@ -125,7 +143,8 @@ class PromptPool:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the data set: number of prompts, sources, and a hash of keys, sources and texts in order."""
+        """Identifies the data set: number of prompts, sources, and a hash of keys, sources and
+        texts in order."""
         digest = hashlib.blake2b(digest_size=8)
         for prompt in self.prompts:
             for part in (prompt.key, prompt.source, prompt.text):
@@ -136,7 +155,8 @@ class PromptPool:
         return f"{len(self.prompts)} prompts ({sources}{more}; {digest.hexdigest()})"
 
     def draw(self, k: int, taken: Set[str]) -> list[Prompt]:
-        """The next ``k`` candidates whose keys are not ``taken``, distinct; fewer only if no more exist."""
+        """The next ``k`` candidates whose keys are not ``taken``, distinct; fewer only if no more
+        exist."""
         return self.walk(self._walk, k, taken)
 
     def walk(self, walk: ShuffledPass, k: int, taken: Set[str]) -> list[Prompt]:
@@ -147,24 +167,29 @@ class PromptPool:
         return {"fingerprint": self.fingerprint, "seed": self.seed, "walk": self._walk.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch, naming both and with nothing changed, if saved with another data set or seed."""
+        """Raises StateMismatch, naming both and with nothing changed, if saved with another data
+        set or seed."""
         expect_fields("pool", state, self.state_dict())
         if state["fingerprint"] != self.fingerprint:
             raise StateMismatch(
                 f"the saved state belongs to another data set: saved with {state['fingerprint']}, this pool has "
                 f"{self.fingerprint}; resume with the data set the run was started with"
             )
-        expect_same("pool", "seed", state["seed"], self.seed)  # the order of the walks follows from it
+        expect_same(
+            "pool", "seed", state["seed"], self.seed
+        )  # the order of the walks follows from it
         self._walk.load_state_dict(state["walk"])
 
 
 class Exploration:
-    """Chooses prompts whatever the prediction: a share of all places, by shuffled passes that interleave the sources.
+    """Chooses prompts whatever the prediction: a share of all places, by shuffled passes that
+    interleave the sources.
 
-    One mechanism gives four guarantees: the share itself, exact to less than one place at any moment; a floor of
-    share x its size for every source (to within two prompts of a pass); a visit to every prompt at least once in two
-    passes, that is in 2 / share epochs of rollouts; and a known, equal probability of inclusion, which makes the
-    explored groups an unbiased audit of what the selector skips.
+    One mechanism gives four guarantees: the share itself, exact to less than one place at any
+    moment; a floor of share x its size for every source (to within two prompts of a pass); a visit
+    to every prompt at least once in two passes, that is in 2 / share epochs of rollouts; and a
+    known, equal probability of inclusion, which makes the explored groups an unbiased audit of what
+    the selector skips.
     """
 
     def __init__(self, pool: PromptPool, share: float) -> None:
@@ -174,7 +199,8 @@ class Exploration:
         self._owed = 0.0  # places due to exploration and not given yet, below 1 between batches
 
     def draw(self, n: int, taken: Set[str]) -> list[Prompt]:
-        """Prompts to explore in a batch of ``n``, at most ``n``; ``taken`` must leave at least ``n`` free."""
+        """Prompts to explore in a batch of ``n``, at most ``n``; ``taken`` must leave at least
+        ``n`` free."""
         owed = self._owed + self.share * n
         due = min(n, int(owed + 1e-9))
         drawn = self._pool.walk(self._walk, due, taken)
@@ -182,7 +208,8 @@ class Exploration:
         return drawn
 
     def max_unvisited_batches(self, n: int, all_uniform: bool) -> int | None:
-        """Batches of ``n`` that two shuffled passes over the pool take, by the places filled whatever the prediction.
+        """Batches of ``n`` that two shuffled passes over the pool take, by the places filled
+        whatever the prediction.
 
         all_uniform: the other places are filled so too. None: no bound, because the share is 0.
         """

@@ -1,4 +1,5 @@
-"""An estimator that fails must neither end a run nor bend it: without predictions prompts are chosen uniformly."""
+"""An estimator that fails must neither end a run nor bend it: without predictions prompts are
+chosen uniformly."""
 
 from __future__ import annotations
 
@@ -12,15 +13,21 @@ from .errors import ConfigError, DataError, DepoError, StateMismatch
 from .types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
 
 _log = logging.getLogger(__name__)
-_FOR_THE_USER = (ConfigError, DataError, StateMismatch)  # to mend: it would only fail again, and say so to nobody
+_FOR_THE_USER = (
+    ConfigError,
+    DataError,
+    StateMismatch,
+)  # to mend: it would only fail again, and say so to nobody
 
 
 class SurvivingEstimator:
-    """Passes everything on to ``inner``; what it raises in a run is counted, and said once in a row.
+    """Passes everything on to ``inner``; what it raises in a run is counted, and said once in a
+    row.
 
-    A failed prediction becomes NaN, which the curriculum takes for "unknown" and counts in ``invalid_predictions``:
-    all candidates are then alike, so that the choice does not depend on the prompt. Errors in what the user gave
-    (settings, data, a state of another run) are raised as they are.
+    A failed prediction becomes NaN, which the curriculum takes for "unknown" and counts in
+    ``invalid_predictions``: all candidates are then alike, so that the choice does not depend on
+    the prompt. Errors in what the user gave (settings, data, a state of another run) are raised as
+    they are.
     """
 
     inner: PassRateEstimator
@@ -39,7 +46,9 @@ class SurvivingEstimator:
         except _FOR_THE_USER:
             raise
         except Exception as error:
-            self._note("failed_predictions", error, "prompts are chosen uniformly until it predicts again")
+            self._note(
+                "failed_predictions", error, "prompts are chosen uniformly until it predicts again"
+            )
             return Prediction(np.full(len(prompts), np.nan), np.full(len(prompts), np.nan))
         self._failing["failed_predictions"] = False
         return belief
@@ -69,8 +78,8 @@ class SurvivingEstimator:
     def metrics(self) -> dict[str, float]:
         """The estimator's own, and its failures since the start of this process.
 
-        failed_predictions: batches that the estimator could not predict, chosen uniformly. failed_updates: batches that
-        it could not learn from.
+        failed_predictions: batches that the estimator could not predict, chosen uniformly.
+        failed_updates: batches that it could not learn from.
         """
         return self.inner.metrics() | {name: float(count) for name, count in self._failures.items()}
 
@@ -79,5 +88,12 @@ class SurvivingEstimator:
         if not self._failing[what]:
             self._failing[what] = True
             reason = " ".join(str(error).split())[:300]
-            name = type(error).__name__ if not isinstance(error, DepoError) else "the estimator says"
-            _log.warning("the pass-rate estimator failed (%s: %s); the run goes on, %s", name, reason, consequence)
+            name = (
+                type(error).__name__ if not isinstance(error, DepoError) else "the estimator says"
+            )
+            _log.warning(
+                "the pass-rate estimator failed (%s: %s); the run goes on, %s",
+                name,
+                reason,
+                consequence,
+            )

@@ -1,6 +1,8 @@
-"""The vocabulary: the frozen values that go in and out of a curriculum, and the protocols of its parts.
+"""The vocabulary: the frozen values that go in and out of a curriculum, and the protocols of its
+parts.
 
-Array names carry their axes: ``_P`` prompts or candidates, ``_G`` members of a group, ``_D`` features.
+Array names carry their axes: ``_P`` prompts or candidates, ``_G`` members of a group, ``_D``
+features.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 State = dict[str, Any]
-"""Nested dict of JSON values and numpy arrays, as ``state_dict()`` returns and ``checkpoint.save`` writes."""
+"""Nested dict of JSON values and numpy arrays, as ``state_dict()`` returns and ``checkpoint.save``
+writes."""
 
 
 def finite(value: object) -> float | None:
@@ -39,14 +42,19 @@ def as_rate(value: object) -> float | None:
 
 
 def prompt_key(text: str, source: str = "default") -> str:
-    """Default key of a prompt: 16 hex digits of a hash of source and text, stable across runs and machines."""
-    return hashlib.blake2b(f"{source}\x00{text}".encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    """Default key of a prompt: 16 hex digits of a hash of source and text, stable across runs and
+    machines."""
+    return hashlib.blake2b(
+        f"{source}\x00{text}".encode("utf-8", "surrogatepass"), digest_size=8
+    ).hexdigest()
 
 
 def chat_text(messages: Iterable[Mapping[str, Any]]) -> str:
-    """A conversation as one string, the text of a ``Prompt``: what is said, turn by turn, without the roles.
+    """A conversation as one string, the text of a ``Prompt``: what is said, turn by turn, without
+    the roles.
 
-    Of a content in parts, each a text or a typed block, the texts; images have none. Keys of prompts depend on it.
+    Of a content in parts, each a text or a typed block, the texts; images have none. Keys of
+    prompts depend on it.
     """
     return "\n".join(_said(message.get("content")) for message in messages)
 
@@ -54,15 +62,18 @@ def chat_text(messages: Iterable[Mapping[str, Any]]) -> str:
 def _said(content: Any) -> str:
     if not isinstance(content, list):
         return str(content or "")
-    return " ".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
+    return " ".join(
+        part if isinstance(part, str) else str(part.get("text") or "") for part in content
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One question.
 
-    key: unique within a pool. text: what the policy reads (a chat is rendered to one string). source: the data set
-    or domain it comes from. fields: the data set's other columns (answer, level, published pass rates, ...).
+    key: unique within a pool. text: what the policy reads (a chat is rendered to one string).
+    source: the data set or domain it comes from. fields: the data set's other columns (answer,
+    level, published pass rates, ...).
     """
 
     key: str
@@ -75,11 +86,12 @@ class Prompt:
 class GroupOutcome:
     """A finished group: counts, never a bare mean. Unknown values are None, never 0.
 
-    key: the prompt's. n_correct: completions the verifier called correct. n_scored: completions it could judge.
-    n_failed: completions it could not judge (time-out, crash, None, NaN); group size is n_scored + n_failed.
-    reward_mean, reward_std: of the (shaped) training reward over scored completions.
-    mean_logprob: mean token log-probability (nats) of the completions under the policy that sampled them.
-    n_tokens: completion tokens generated for the group. policy_step: optimiser step that made the sampling policy.
+    key: the prompt's. n_correct: completions the verifier called correct. n_scored: completions it
+    could judge. n_failed: completions it could not judge (time-out, crash, None, NaN); group size
+    is n_scored + n_failed. reward_mean, reward_std: of the (shaped) training reward over scored
+    completions. mean_logprob: mean token log-probability (nats) of the completions under the policy
+    that sampled them. n_tokens: completion tokens generated for the group. policy_step: optimiser
+    step that made the sampling policy.
 
     Raises ValueError if a count is negative or n_correct > n_scored.
     """
@@ -115,10 +127,11 @@ class GroupOutcome:
     ) -> GroupOutcome:
         """Counts a group, given what each of its completions got; the one place where engines do.
 
-        verdicts: true (1) where the verifier called it correct, false (0) where not, None or NaN where it could not
-        judge. rewards: what the policy trains on, None or NaN where unknown. logprobs: of each completion of which it
-        is known, the sum of its token log-probabilities (nats) and their number. group_size: completions asked for;
-        those that never came count as failed.
+        verdicts: true (1) where the verifier called it correct, false (0) where not, None or NaN
+        where it could not judge. rewards: what the policy trains on, None or NaN where unknown.
+        logprobs: of each completion of which it is known, the sum of its token log-probabilities
+        (nats) and their number. group_size: completions asked for; those that never came count as
+        failed.
         """
         given = list(verdicts)
         scored = [verdict for verdict in given if verdict is not None and not math.isnan(verdict)]
@@ -139,21 +152,32 @@ class GroupOutcome:
         )
 
     def joined(self, more: GroupOutcome) -> GroupOutcome:
-        """This group with the further completions ``more`` of the same prompt and policy step: counts add up.
+        """This group with the further completions ``more`` of the same prompt and policy step:
+        counts add up.
 
         What was measured of the two apart (rewards, log-probability) is unknown of the whole.
         """
-        tokens = None if self.n_tokens is None or more.n_tokens is None else self.n_tokens + more.n_tokens
-        counts = (self.n_correct + more.n_correct, self.n_scored + more.n_scored, self.n_failed + more.n_failed)
+        tokens = (
+            None
+            if self.n_tokens is None or more.n_tokens is None
+            else self.n_tokens + more.n_tokens
+        )
+        counts = (
+            self.n_correct + more.n_correct,
+            self.n_scored + more.n_scored,
+            self.n_failed + more.n_failed,
+        )
         return GroupOutcome(self.key, *counts, n_tokens=tokens, policy_step=self.policy_step)
 
     def graded(self, low: float, high: float) -> GroupOutcome:
-        """This group judged by its rewards, in [low, high], instead of by correctness: for rewards that are graded.
+        """This group judged by its rewards, in [low, high], instead of by correctness: for rewards
+        that are graded.
 
-        It counts as the group of 0/1 rewards that has their variance v, as a share of (high - low)^2, on their mean's
-        side of the middle: of n, k = n (1 - sqrt(1 - 4 v)) / 2 dissent from the rest, rounded up from a tenth on. So
-        0/1 rewards count as they are, P(mixed) goes with the variance of the rewards, and a group whose rewards hardly
-        differ is all-right or all-wrong. Without rewards it is a failed group.
+        It counts as the group of 0/1 rewards that has their variance v, as a share of (high -
+        low)^2, on their mean's side of the middle: of n, k = n (1 - sqrt(1 - 4 v)) / 2 dissent from
+        the rest, rounded up from a tenth on. So 0/1 rewards count as they are, P(mixed) goes with
+        the variance of the rewards, and a group whose rewards hardly differ is all-right or
+        all-wrong. Without rewards it is a failed group.
         """
         mean = self.reward_mean
         std = self.reward_std
@@ -175,7 +199,8 @@ class GroupOutcome:
 
     @property
     def mixed(self) -> bool:
-        """Some right and some wrong: the only kind of group with a non-zero GRPO advantage on a 0/1 reward."""
+        """Some right and some wrong: the only kind of group with a non-zero GRPO advantage on a 0/1
+        reward."""
         return 0 < self.n_correct < self.n_scored
 
     @property
@@ -188,10 +213,12 @@ class GroupOutcome:
 
 
 class Lesson(NamedTuple):
-    """What an estimator can learn before a run begins: groups of other prompts, or of an earlier run.
+    """What an estimator can learn before a run begins: groups of other prompts, or of an earlier
+    run.
 
-    prompts: distinct, with keys that no pool has and without columns that tell the outcome. counts_P2: shape (P, 2),
-    completions right and scored, fractions allowed. identity: of the content, for a checkpoint.
+    prompts: distinct, with keys that no pool has and without columns that tell the outcome.
+    counts_P2: shape (P, 2), completions right and scored, fractions allowed. identity: of the
+    content, for a checkpoint.
     """
 
     prompts: tuple[Prompt, ...]
@@ -203,9 +230,10 @@ class Lesson(NamedTuple):
 class Prediction:
     """A Beta belief about each prompt's pass rate under the current policy.
 
-    mean_P: shape (P,), in (0, 1). strength_P: shape (P,), > 0, evidence in equivalent rollouts; the belief is
-    Beta(mean * strength, (1 - mean) * strength). suspicion_P: shape (P,), in [0, 1], the probability that a prompt's
-    verdicts are coin flips, which teach nothing however mixed its groups are; None where nobody judges that.
+    mean_P: shape (P,), in (0, 1). strength_P: shape (P,), > 0, evidence in equivalent rollouts; the
+    belief is Beta(mean * strength, (1 - mean) * strength). suspicion_P: shape (P,), in [0, 1], the
+    probability that a prompt's verdicts are coin flips, which teach nothing however mixed its
+    groups are; None where nobody judges that.
     """
 
     mean_P: FloatArray
@@ -216,7 +244,8 @@ class Prediction:
         return len(self.mean_P)
 
     def p_all_pass(self, group_size: int) -> FloatArray:
-        """P(all ``group_size`` completions right), shape (P,): B(a+G, b) / B(a, b), as a product of G ratios."""
+        """P(all ``group_size`` completions right), shape (P,): B(a+G, b) / B(a, b), as a product of
+        G ratios."""
         return _rising_ratio(self.mean_P * self.strength_P, self.strength_P, group_size)
 
     def p_all_fail(self, group_size: int) -> FloatArray:
@@ -234,24 +263,35 @@ class Prediction:
         return p_mixed_P if self.suspicion_P is None else p_mixed_P * (1.0 - self.suspicion_P)
 
     def sanitised(self, n_prompts: int) -> tuple[Prediction, int]:
-        """Itself with each value that is not a Beta (NaN, infinite, out of range) replaced by Beta(1, 1); how many.
+        """Itself with each value that is not a Beta (NaN, infinite, out of range) replaced by
+        Beta(1, 1); how many.
 
-        Raises ValueError if there is not one value per prompt: a wrong shape is a bug, not an uncertain estimate.
+        Raises ValueError if there is not one value per prompt: a wrong shape is a bug, not an
+        uncertain estimate.
         """
         mean_P = np.asarray(self.mean_P, dtype=float)
         strength_P = np.asarray(self.strength_P, dtype=float)
         if mean_P.shape != (n_prompts,) or strength_P.shape != (n_prompts,):
-            raise ValueError(f"prediction of {n_prompts} prompts has shapes {mean_P.shape}, {strength_P.shape}")
-        valid_P = (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)  # NaN compares false
+            raise ValueError(
+                f"prediction of {n_prompts} prompts has shapes {mean_P.shape}, {strength_P.shape}"
+            )
+        valid_P = (
+            (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)
+        )  # NaN compares false
         mean_P = np.where(valid_P, mean_P, 0.5)
         strength_P = np.where(valid_P, strength_P, 2.0)
-        suspicion_P = np.zeros(n_prompts) if self.suspicion_P is None else np.nan_to_num(self.suspicion_P)
-        belief = Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P, np.clip(suspicion_P, 0.0, 1.0))
+        suspicion_P = (
+            np.zeros(n_prompts) if self.suspicion_P is None else np.nan_to_num(self.suspicion_P)
+        )
+        belief = Prediction(
+            np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P, np.clip(suspicion_P, 0.0, 1.0)
+        )
         return belief, int((~valid_P).sum())
 
 
 def _rising_ratio(a_P: FloatArray, total_P: FloatArray, n: int) -> FloatArray:
-    """prod_{i<n} (a + i) / (a + b + i): the Beta-binomial probability of n successes in n trials."""
+    """prod_{i<n} (a + i) / (a + b + i): the Beta-binomial probability of n successes in n
+    trials."""
     result_P = np.ones_like(a_P)
     for i in range(n):
         result_P = result_P * (a_P + i) / (total_P + i)
@@ -262,11 +302,12 @@ def _rising_ratio(a_P: FloatArray, total_P: FloatArray, n: int) -> FloatArray:
 class Decision:
     """What a selector made of a list of candidates; all positions index that list.
 
-    chosen: positions to roll out, at most as many as asked for. skipped: position -> reason, every other position.
-    explored: positions chosen whatever the prediction (the selector's own exploration, if any; a subset of chosen).
-    score_P: shape (P,), larger is better; ranks the skipped when too few qualify and the batch must be filled.
-    threshold: of a draw, the score from which on a candidate is certain to be chosen, > 0: each was chosen with
-    probability min(1, score / threshold). None: the rule is not a draw.
+    chosen: positions to roll out, at most as many as asked for. skipped: position -> reason, every
+    other position. explored: positions chosen whatever the prediction (the selector's own
+    exploration, if any; a subset of chosen). score_P: shape (P,), larger is better; ranks the
+    skipped when too few qualify and the batch must be filled. threshold: of a draw, the score from
+    which on a candidate is certain to be chosen, > 0: each was chosen with probability min(1, score
+    / threshold). None: the rule is not a draw.
     """
 
     chosen: tuple[int, ...]
@@ -277,12 +318,13 @@ class Decision:
 
 
 class Flight(NamedTuple):
-    """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in flight.
+    """Why a prompt was chosen, and the belief before its rollout; kept while the prompt is in
+    flight.
 
-    because: "uniform", "warmup", "selected", "explored", "fallback" or "guarded". predicted_mean in (0, 1),
-    predicted_strength > 0, in equivalent rollouts. suspicion: P(its verdicts are coin flips), in [0, 1]. inclusion: how
-    many times likelier this prompt was to be in the batch than under uniform choice, > 0 (1 where the choice was
-    uniform); NaN where the rule is not a draw.
+    because: "uniform", "warmup", "selected", "explored", "fallback" or "guarded". predicted_mean in
+    (0, 1), predicted_strength > 0, in equivalent rollouts. suspicion: P(its verdicts are coin
+    flips), in [0, 1]. inclusion: how many times likelier this prompt was to be in the batch than
+    under uniform choice, > 0 (1 where the choice was uniform); NaN where the rule is not a draw.
     """
 
     because: str
@@ -296,9 +338,9 @@ class Flight(NamedTuple):
 class Settlement:
     """One outcome with what was known before its rollout.
 
-    because: as in ``Flight``, or "duplicate" for an outcome of a prompt that was not in flight (ignored).
-    predicted_mean, predicted_strength, suspicion, inclusion: as in ``Flight``; NaN for duplicates. admitted: train on
-    it.
+    because: as in ``Flight``, or "duplicate" for an outcome of a prompt that was not in flight
+    (ignored). predicted_mean, predicted_strength, suspicion, inclusion: as in ``Flight``; NaN for
+    duplicates. admitted: train on it.
     """
 
     outcome: GroupOutcome
@@ -312,7 +354,8 @@ class Settlement:
 
 @runtime_checkable
 class Learner(Protocol):
-    """A part that learns from finished groups; a curriculum feeds it, checkpoints it and shows its metrics."""
+    """A part that learns from finished groups; a curriculum feeds it, checkpoints it and shows its
+    metrics."""
 
     def observe(self, outcomes: Sequence[GroupOutcome]) -> None: ...
 
@@ -325,14 +368,16 @@ class Learner(Protocol):
 
 @runtime_checkable
 class PassRateEstimator(Learner, Protocol):
-    """Predicts, before the rollout, the pass rate of each prompt under the current policy, and learns from outcomes."""
+    """Predicts, before the rollout, the pass rate of each prompt under the current policy, and
+    learns from outcomes."""
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction: ...
 
 
 @runtime_checkable
 class Selector(Protocol):
-    """Chooses before the rollout; all randomness comes from ``rng``. One that keeps state is a ``Learner`` as well."""
+    """Chooses before the rollout; all randomness comes from ``rng``. One that keeps state is a
+    ``Learner`` as well."""
 
     def appetite(self, n: int) -> int:
         """How many candidates to look at, at a time, to fill ``n`` places."""
@@ -345,14 +390,16 @@ class Selector(Protocol):
 
 @runtime_checkable
 class Drawing(Selector, Protocol):
-    """A selector that draws: the probability that a candidate is chosen follows from its score (``Decision``)."""
+    """A selector that draws: the probability that a candidate is chosen follows from its score
+    (``Decision``)."""
 
     def score(self, prediction: Prediction) -> FloatArray: ...
 
 
 @runtime_checkable
 class Gate(Protocol):
-    """Admits after the rollout. ``max_rounds``: generation rounds an engine may spend on one batch (1: no refill)."""
+    """Admits after the rollout. ``max_rounds``: generation rounds an engine may spend on one batch
+    (1: no refill)."""
 
     max_rounds: int
 
@@ -363,8 +410,9 @@ class Gate(Protocol):
 class ScreeningGate(Gate, Protocol):
     """Looks at a group after its first ``screen`` completions; only one that passes gets the rest.
 
-    batches: prompts screened per generation round, in batches. Groups admitted beyond a batch wait for the next one.
-    Needs an engine that extends groups (``engines.replay``, ``engines.synthetic``).
+    batches: prompts screened per generation round, in batches. Groups admitted beyond a batch wait
+    for the next one. Needs an engine that extends groups (``engines.replay``,
+    ``engines.synthetic``).
     """
 
     screen: int

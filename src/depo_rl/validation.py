@@ -1,4 +1,5 @@
-"""Bad settings in one line: which one, its value, the rule, and for a misspelt name the nearest right one."""
+"""Bad settings in one line: which one, its value, the rule, and for a misspelt name the nearest
+right one."""
 
 from __future__ import annotations
 
@@ -30,11 +31,14 @@ SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
 
 def validated(model: type[SettingsT], given: Mapping[str, Any], where: str) -> SettingsT:
-    """``model(**given)``, or a one-line ConfigError that starts with ``where`` and names the setting."""
+    """``model(**given)``, or a one-line ConfigError that starts with ``where`` and names the
+    setting."""
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(model, e) for e in error.errors())) from None
+        raise ConfigError(
+            f"{where}: " + "; ".join(_explain(model, e) for e in error.errors())
+        ) from None
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:
@@ -59,8 +63,11 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     return f"{name} = {error['input']!r}: {message}{f' ({description})' if description else ''}"
 
 
-def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[type[BaseModel]], str | None]:
-    """What a pydantic error's path leads to: the path as the user wrote it, the settings there, their description.
+def _follow(
+    model: type[BaseModel], path: list[str]
+) -> tuple[list[str], list[type[BaseModel]], str | None]:
+    """What a pydantic error's path leads to: the path as the user wrote it, the settings there,
+    their description.
 
     pydantic adds the tag of a union's member to the path, which the user did not write.
     """
@@ -69,7 +76,9 @@ def _follow(model: type[BaseModel], path: list[str]) -> tuple[list[str], list[ty
     description = None
     for part in path:
         tagged = [owner for owner in here if _tag(owner) == part]
-        if len(here) > 1 and tagged:  # before the fields: a member's tag may be the name of another's field
+        if (
+            len(here) > 1 and tagged
+        ):  # before the fields: a member's tag may be the name of another's field
             here = tagged
             continue
         fields = [owner.model_fields[part] for owner in here if part in owner.model_fields]
@@ -87,6 +96,8 @@ def _tag(model: type[BaseModel]) -> str | None:
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
     inner = getattr(annotation, "__args__", ())
-    if not inner and isinstance(annotation, type) and issubclass(annotation, BaseModel):  # on 3.10 tuple[int] is a type
+    if (
+        not inner and isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    ):  # on 3.10 tuple[int] is a type
         return [annotation]
     return [m for part in inner for m in _models_in(part)]

@@ -2,10 +2,11 @@
 
     python chain.py FOLDER METHOD STEPS KILLS SLOW SEED
 
-The libraries are imported once; each link of the chain is a forked child that trains with a checkpoint each step and
-resumes where the last one was killed. SLOW: seconds of each of four pauses inside a save, so that kills find it half
-written; at the last pause trainer_state.json itself is torn. Prints one line of JSON: where the kills hit, and what
-differs in the end (losses, weights, optimizer, curriculum, outcome log).
+The libraries are imported once; each link of the chain is a forked child that trains with a
+checkpoint each step and resumes where the last one was killed. SLOW: seconds of each of four pauses
+inside a save, so that kills find it half written; at the last pause trainer_state.json itself is
+torn. Prints one line of JSON: where the kills hit, and what differs in the end (losses, weights,
+optimizer, curriculum, outcome log).
 """
 
 import json
@@ -27,13 +28,20 @@ import trl_toys as toys
 from limits import HANG_S
 
 CHOOSY = {"warmup_steps": 1, "candidate_factor": 3, "window": [0.25, 0.4]}
-STATES = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
+STATES = {
+    "warmup_steps": 1,
+    "candidate_factor": 3,
+    "estimator": toys.FUSED | {"policy_features": 8},
+}
 METHODS = {
     "grpo": {"method": "grpo"},
     "depo": {"curriculum": CHOOSY},
     "depo+": {"method": "depo+", "curriculum": STATES},
     "dapo": {"method": "dapo", "curriculum": {"max_rounds": 3}},
-    "encoder": {"curriculum": CHOOSY | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}},
+    "encoder": {
+        "curriculum": CHOOSY
+        | {"estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}
+    },
 }
 
 
@@ -63,7 +71,11 @@ class Slow(toys.DEPOTrainer):
 
 def train(folder: Path, method: str, steps: int, slow: float) -> None:
     """Two steps use each generation, six make an epoch."""
-    settings = METHODS[method] | {"per_device_train_batch_size": 8, "steps_per_generation": 2, "max_steps": steps}
+    settings = METHODS[method] | {
+        "per_device_train_batch_size": 8,
+        "steps_per_generation": 2,
+        "max_steps": steps,
+    }
     settings |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
     made = toys.trainer(folder, cls=Slow, data=toys.dataset(12), **settings)
     made.slow = slow
@@ -104,7 +116,8 @@ def follow(reading: int, until: float, word: str = "\0") -> str:
 
 
 def link(work, rng: random.Random | None, slow: float) -> str | None:
-    """One child, killed at a random moment if ``rng`` is given; where that hit, None if it got to its end."""
+    """One child, killed at a random moment if ``rng`` is given; where that hit, None if it got to
+    its end."""
     child, reading = fork(work)
     ever = time.monotonic() + HANG_S
     text = ""
@@ -120,7 +133,11 @@ def link(work, rng: random.Random | None, slow: float) -> str | None:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         last = [line for line in text.splitlines() if line.startswith(("saving", "saved"))][-1:]
-        return f"inside the save of step {last[0].split()[1]}" if last and "saving" in last[0] else "outside a save"
+        return (
+            f"inside the save of step {last[0].split()[1]}"
+            if last and "saving" in last[0]
+            else "outside a save"
+        )
     assert os.WEXITSTATUS(status) == 0, text[-2000:]
     return None
 
@@ -132,7 +149,11 @@ def main(folder: str, method: str, steps: str, kills: str, slow: str, seed: str)
     rng, hits = random.Random(int(seed)), []
     while not (killed / "result.pt").exists():
         more = len(hits) < int(kills)
-        hit = link(lambda: train(killed, method, int(steps), float(slow)), rng if more else None, float(slow))
+        hit = link(
+            lambda: train(killed, method, int(steps), float(slow)),
+            rng if more else None,
+            float(slow),
+        )
         hits += [hit] if hit else []
     results = [torch.load(run / "result.pt", weights_only=False) for run in (whole, killed)]
     different = toys.differences(*results)

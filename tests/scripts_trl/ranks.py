@@ -1,4 +1,5 @@
-"""One rank of a run on two processes: ``accelerate launch --num_processes 2 --cpu ranks.py FOLDER``.
+"""One rank of a run on two processes: ``accelerate launch --num_processes 2 --cpu ranks.py
+FOLDER``.
 
 Does every scenario in turn and writes what this rank saw to FOLDER/rank<r>.pt.
 """
@@ -15,12 +16,27 @@ import trl_toys as toys
 from depo_rl.errors import PoolExhausted
 
 FUSED = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
-ENCODER = {"curriculum": {"warmup_steps": 1, "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16}}}
+ENCODER = {
+    "curriculum": {
+        "warmup_steps": 1,
+        "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 16},
+    }
+}
 PLUS = {"warmup_steps": 1, "candidate_factor": 3, "estimator": toys.FUSED | {"policy_features": 8}}
-WEIGHTED = {"warmup_steps": 1, "candidate_factor": 3, "temperature": 1.0, "importance": 1.0, "estimator": toys.FUSED}
+WEIGHTED = {
+    "warmup_steps": 1,
+    "candidate_factor": 3,
+    "temperature": 1.0,
+    "importance": 1.0,
+    "estimator": toys.FUSED,
+}
 FILLED = WEIGHTED | {"gate": "dynamic", "max_rounds": 3}
 SAVE = {"save_strategy": "steps", "save_steps": 1}
-SMALL = {"per_device_train_batch_size": 6, "num_generations": 4, "max_steps": 4}  # a group straddles the two ranks
+SMALL = {
+    "per_device_train_batch_size": 6,
+    "num_generations": 4,
+    "max_steps": 4,
+}  # a group straddles the two ranks
 CYCLE = SMALL | {"steps_per_generation": 2}
 
 
@@ -101,7 +117,10 @@ def full_disk(folder):
         result = run(folder, **FUSED, **SMALL, **SAVE)
     finally:
         resume.save_state = real
-    return {"left": sorted(p.name for p in Path(folder).glob("checkpoint-*")), "weights": result["weights"]}
+    return {
+        "left": sorted(p.name for p in Path(folder).glob("checkpoint-*")),
+        "weights": result["weights"],
+    }
 
 
 def main(folder):
@@ -109,7 +128,9 @@ def main(folder):
     root = Path(folder)
     seen = {
         "depo": run(root / "depo", **FUSED, **CYCLE, **SAVE),
-        "dapo": run(root / "dapo", method="dapo", **SMALL | {"curriculum": {"max_rounds": 3}}, **SAVE),
+        "dapo": run(
+            root / "dapo", method="dapo", **SMALL | {"curriculum": {"max_rounds": 3}}, **SAVE
+        ),
         "depo+": run(root / "depo+", method="depo+", curriculum=PLUS, **CYCLE, **SAVE),
         "encoder": run(root / "encoder", **ENCODER, **SMALL),
         "grpo": run(root / "grpo", method="grpo", **SMALL),
@@ -123,7 +144,9 @@ def main(folder):
         ("weighted", CYCLE | {"method": "depo+", "curriculum": WEIGHTED}),
         ("filled", SMALL | {"method": "depo+", "curriculum": FILLED}),
     ):
-        seen[f"{name} resumed"] = run(root / name, resume=str(root / name / "checkpoint-3"), **settings)
+        seen[f"{name} resumed"] = run(
+            root / name, resume=str(root / name / "checkpoint-3"), **settings
+        )
     seen["exhausted"] = exhausted(root / "exhausted")
     seen["full disk"] = full_disk(root / "full")
     torch.save(seen, root / f"rank{seen['depo']['rank']}.pt")

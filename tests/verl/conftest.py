@@ -1,4 +1,5 @@
-"""One Ray for the whole suite, ended whatever happens; one thread per process, for the machine has few cores."""
+"""One Ray for the whole suite, ended whatever happens; one thread per process, for the machine has
+few cores."""
 
 from __future__ import annotations
 
@@ -26,7 +27,13 @@ def ray_session():
     import transfer_queue
 
     torch.set_num_threads(1)
-    ray.init("local", num_cpus=16, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init(
+        "local",
+        num_cpus=16,
+        include_dashboard=False,
+        object_store_memory=200_000_000,
+        log_to_driver=False,
+    )
     try:
         transfer_queue.init()
         yield
@@ -49,7 +56,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def trainer_of(ray_session, folder, tmp_path):
-    """Makes real trainers with everything real but the agent loop; each test's queue starts empty."""
+    """Makes real trainers with everything real but the agent loop; each test's queue starts
+    empty."""
     from world import empty_queue, make_trainer
 
     made = []

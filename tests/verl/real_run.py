@@ -1,4 +1,5 @@
-"""The unmodified ``python -m verl.trainer.main_ppo`` on this machine's CPU, with the shipped tiny policy."""
+"""The unmodified ``python -m verl.trainer.main_ppo`` on this machine's CPU, with the shipped tiny
+policy."""
 
 from __future__ import annotations
 
@@ -18,11 +19,19 @@ from limits import HANG_S
 
 HERE = Path(__file__).parent
 N_ROWS, BATCH, GROUP = 400, 8, 8
-MIX = {2: 0.40, 3: 0.15, 4: 0.10, 5: 0.35}  # digits of the sums: three digits can teach, four a little
+MIX = {
+    2: 0.40,
+    3: 0.15,
+    4: 0.10,
+    5: 0.35,
+}  # digits of the sums: three digits can teach, four a little
 
 
-def compute_score(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> dict[str, Any]:
-    """verl's reward function of the runs: shaped, so that no group's rewards are all equal, and ``acc`` beside it."""
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None
+) -> dict[str, Any]:
+    """verl's reward function of the runs: shaped, so that no group's rewards are all equal, and
+    ``acc`` beside it."""
     right = solution_str.strip() == ground_truth
     return {"score": float(right) - 0.01 * len(solution_str), "acc": right}
 
@@ -47,7 +56,9 @@ def write_world(folder: Path) -> None:
     with resources.as_file(resources.files("depo_rl.commands.demo") / "assets") as assets:
         shutil.copytree(assets, folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text())
-    config["num_key_value_heads"] = config["num_attention_heads"]  # verl asks for it, GPT-NeoX has no such word
+    config["num_key_value_heads"] = config[
+        "num_attention_heads"
+    ]  # verl asks for it, GPT-NeoX has no such word
     (folder / "model" / "config.json").write_text(json.dumps(config))
 
 
@@ -127,9 +138,19 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     }
     for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", *arguments, f"hydra.run.dir={log.parent}/hydra"]
+    command = [
+        sys.executable,
+        "-m",
+        "verl.trainer.main_ppo",
+        *arguments,
+        f"hydra.run.dir={log.parent}/hydra",
+    ]
     return subprocess.Popen(
-        command, env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        env=environment,
+        stdout=log.open("ab"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
@@ -165,5 +186,7 @@ def wait_until(condition: Any, run: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + HANG_S
     while not condition():
         assert run.poll() is None, log.read_text(errors="replace")[-6000:]
-        assert time.monotonic() < deadline, f"nothing within {HANG_S} s: " + log.read_text(errors="replace")[-3000:]
+        assert time.monotonic() < deadline, (
+            f"nothing within {HANG_S} s: " + log.read_text(errors="replace")[-3000:]
+        )
         time.sleep(0.2)

@@ -1,4 +1,5 @@
-"""Choice and feedback in all three modes of verl's V1 trainer, everything real but the agent loop."""
+"""Choice and feedback in all three modes of verl's V1 trainer, everything real but the agent
+loop."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def test_choice_moves_towards_what_can_teach(trainer_of, mode):
 
 
 def test_learning_is_off_the_critical_path_and_the_next_choice_waits_for_it(trainer_of):
-    """An estimator that takes half a second to learn: ``sample`` does not wait, and an update hides it."""
+    """An estimator that takes half a second to learn: ``sample`` does not wait, and an update hides
+    it."""
     trainer = trainer_of(extra=["+data.depo.curriculum.warmup_steps=1"])
     driver = trainer.train_dataset.driver
     learn, learnt = driver.curriculum.estimator.inner.observe, []

@@ -1,4 +1,5 @@
-"""What ``depo verl-config`` prints is what verl reads: composed by its own Hydra, understood by our dataset."""
+"""What ``depo verl-config`` prints is what verl reads: composed by its own Hydra, understood by our
+dataset."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def test_values_come_back_as_they_were(value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_override(f"key={hydra_value(value)}").value()
-    parsed = [getattr(item, "text", item) for item in parsed] if isinstance(parsed, list) else parsed
+    parsed = (
+        [getattr(item, "text", item) for item in parsed] if isinstance(parsed, list) else parsed
+    )
     assert getattr(parsed, "text", parsed) == value
 
 
@@ -75,14 +78,18 @@ def flat(tree, path=""):
 
 def test_the_whole_of_verl_s_own_tree_comes_back_as_it_was(tmp_path):
     own = OmegaConf.to_container(compose([]))
-    tree = OmegaConf.to_container(compose(["data.dataloader_num_workers=0", "actor_rollout_ref.rollout.n=8"]))
+    tree = OmegaConf.to_container(
+        compose(["data.dataloader_num_workers=0", "actor_rollout_ref.rollout.n=8"])
+    )
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"method": "depo", "verl": tree}))
     found = dict(flat(OmegaConf.to_container(compose(verl_command(path).arguments))))
     added = {"data.dataloader_num_workers", "data.depo.method", "actor_rollout_ref.rollout.n"}
     added |= {f"data.custom_cls.{name}" for name in ("path", "name")}
     added |= {f"trainer.v1.sampler.custom_sampler.{name}" for name in ("path", "name")}
-    changed = {name: value for name, value in found.items() if dict(flat(own)).get(name, ...) != value}
+    changed = {
+        name: value for name, value in found.items() if dict(flat(own)).get(name, ...) != value
+    }
     assert {name for name, value in changed.items() if not str(value).startswith("$HOME/")} == added
 
 

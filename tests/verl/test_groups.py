@@ -1,4 +1,5 @@
-"""What becomes of groups that verl drops, loses or never trains on: all are observed, none leaks."""
+"""What becomes of groups that verl drops, loses or never trains on: all are observed, none
+leaks."""
 
 from __future__ import annotations
 
@@ -25,13 +26,16 @@ def settled(trainer):
 
 
 def asked_once(trainer, rows):
-    """Keys of those ``rows`` that verl did not roll out again later: with their only group gone, nothing is left."""
+    """Keys of those ``rows`` that verl did not roll out again later: with their only group gone,
+    nothing is left."""
     asked = Counter(row for call in trainer.agent_loop_manager.asked for row in call)
     return {trainer.train_dataset.driver._table.key_of_row[row] for row in rows if asked[row] == 1}
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_filter_groups_works_without_any_sampler_kwargs_and_what_it_drops_is_learnt_from(trainer_of, mode):
+def test_filter_groups_works_without_any_sampler_kwargs_and_what_it_drops_is_learnt_from(
+    trainer_of, mode
+):
     trainer = trainer_of(mode=mode, method="dapo", extra=FILTER)
     if mode != "sync":
         warm_up(trainer)
@@ -42,7 +46,9 @@ def test_filter_groups_works_without_any_sampler_kwargs_and_what_it_drops_is_lea
     counts = settled(trainer)
     rolled_out = sum(trainer.agent_loop_manager.rolled_out.values())
     assert dropped > 0
-    assert counts["rejected"] == dropped if mode != "separate_async" else counts["rejected"] >= dropped
+    assert (
+        counts["rejected"] == dropped if mode != "separate_async" else counts["rejected"] >= dropped
+    )
     assert counts["admitted"] + counts["rejected"] + counts["in_flight"] == rolled_out
     assert counts["duplicates"] == 0
     if mode == "sync":
@@ -51,8 +57,11 @@ def test_filter_groups_works_without_any_sampler_kwargs_and_what_it_drops_is_lea
 
 @pytest.mark.parametrize("mode", MODES)
 def test_any_method_may_choose_before_and_have_verl_filter_after(trainer_of, mode):
-    """depo with gate dynamic: each batch is full of mixed groups, and more of what is chosen is mixed."""
-    trainer = trainer_of(mode=mode, extra=(*CURRICULUM, *FILTER, "+data.depo.curriculum.gate=dynamic"))
+    """depo with gate dynamic: each batch is full of mixed groups, and more of what is chosen is
+    mixed."""
+    trainer = trainer_of(
+        mode=mode, extra=(*CURRICULUM, *FILTER, "+data.depo.curriculum.gate=dynamic")
+    )
     if mode != "sync":
         warm_up(trainer)
     for _ in range(12):
@@ -63,7 +72,12 @@ def test_any_method_may_choose_before_and_have_verl_filter_after(trainer_of, mod
     trained = [row for row in log if row["admitted"]]  # a surplus of mixed ones is not
     assert all(0 < row["n_correct"] < GROUP for row in trained) and len(trained) >= 12 * BATCH
     assert {row["chosen_because"] for row in log} >= {"warmup", "selected"}
-    assert np.mean([0 < row["n_correct"] < GROUP for row in log if row["chosen_because"] == "selected"]) > 0.375 + 0.1
+    assert (
+        np.mean(
+            [0 < row["n_correct"] < GROUP for row in log if row["chosen_because"] == "selected"]
+        )
+        > 0.375 + 0.1
+    )
 
 
 def test_dapo_without_its_gate_needs_no_filter(trainer_of):
@@ -77,7 +91,9 @@ def test_dapo_without_its_gate_needs_no_filter(trainer_of):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_pool_that_teaches_nothing_does_not_filter_for_ever(trainer_of, mode):
-    trainer = trainer_of(mode=mode, method="dapo", extra=(*FILTER, "+data.depo.curriculum.max_rounds=3"))
+    trainer = trainer_of(
+        mode=mode, method="dapo", extra=(*FILTER, "+data.depo.curriculum.max_rounds=3")
+    )
     trainer.agent_loop_manager.judge = lambda row, right: {"acc": 0.0}
     if mode != "sync":
         warm_up(trainer)
@@ -111,7 +127,10 @@ def test_a_group_that_failed_counts_as_failed_and_may_come_again(trainer_of, mod
 
 @pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
 def test_stale_groups_are_dropped_by_verl_and_observed_by_us(trainer_of, mode):
-    stale = ("trainer.v1.sampler.max_off_policy_threshold=2", "trainer.v1.sampler.max_off_policy_strategy=drop")
+    stale = (
+        "trainer.v1.sampler.max_off_policy_threshold=2",
+        "trainer.v1.sampler.max_off_policy_strategy=drop",
+    )
     trainer = trainer_of(mode=mode, extra=(*CURRICULUM, *stale))
     loop = trainer.agent_loop_manager
     warm_up(trainer)
@@ -142,14 +161,18 @@ def test_validation_is_never_observed(trainer_of):
     before = settled(trainer)
     batch_dict = next(iter(trainer.val_dataloader))
     assert "depo_row" not in batch_dict and "depo_row" not in batch_dict["extra_info"][0]
-    batch_dict["uid"] = np.array([f"val{i}" for i in range(len(batch_dict["raw_prompt"]))], dtype=object)
+    batch_dict["uid"] = np.array(
+        [f"val{i}" for i in range(len(batch_dict["raw_prompt"]))], dtype=object
+    )
     batch = tu.get_tensordict(batch_dict)
     tu.assign_non_tensor_data(batch, "global_steps", 1)
     tu.assign_non_tensor_data(batch, "validate", True)
     tags = [{"is_prompt": True, "status": "pending", "global_steps": 1}] * len(batch)
     tq.kv_batch_put(keys=list(batch["uid"]), partition_id="val", tags=tags)
     trainer.agent_loop_manager.generate_sequences(batch)
-    sampled, _ = trainer.replay_buffer.sample(global_steps=1, partition_id="val", batch_size=len(batch))
+    sampled, _ = trainer.replay_buffer.sample(
+        global_steps=1, partition_id="val", batch_size=len(batch)
+    )
     assert len(sampled.keys) == 8 * GROUP
     now = settled(trainer)
     for name in ("seconds_learning", "seconds_selecting"):
@@ -175,7 +198,9 @@ def test_a_row_may_ask_for_a_group_size_of_its_own(trainer_of, mode):
     lines = (driver._log_path).read_text().splitlines()
 
     for row in map(json.loads, lines):
-        assert row["group_size"] == (4 if row["source"] == "toy" else GROUP) and row["n_failed"] == 0
+        assert (
+            row["group_size"] == (4 if row["source"] == "toy" else GROUP) and row["n_failed"] == 0
+        )
 
 
 def test_outcomes_carry_correctness_not_the_shaped_reward(trainer_of):
@@ -190,7 +215,9 @@ def test_outcomes_carry_correctness_not_the_shaped_reward(trainer_of):
     for row in rows:
         rate = row["fields.pass_rate"]
         if rate in (0.0, 1.0):
-            assert row["n_correct"] == rate * GROUP and row["reward_std"] > 0, "shaped rewards differ in every group"
+            assert row["n_correct"] == rate * GROUP and row["reward_std"] > 0, (
+                "shaped rewards differ in every group"
+            )
         assert row["n_scored"] == GROUP and row["tokens"] == 5 * GROUP // 2
         assert row["mean_logprob"] == pytest.approx(-0.5)
     assert {row["step"] for row in rows} == {1, 2, 3, 4}

@@ -44,7 +44,9 @@ def test_a_hosted_estimator_is_the_estimator(ray_session):
         local.observe(outcomes)
         remote.observe(outcomes)
         np.testing.assert_array_equal(local.predict(PROMPTS).mean_P, remote.predict(PROMPTS).mean_P)
-        np.testing.assert_array_equal(local.predict(PROMPTS).suspicion_P, remote.predict(PROMPTS).suspicion_P)
+        np.testing.assert_array_equal(
+            local.predict(PROMPTS).suspicion_P, remote.predict(PROMPTS).suspicion_P
+        )
     state = remote.state_dict()
     local.load_state_dict(state)  # the same format, here and there
     remote.predict(PROMPTS)  # figures of an update are known from the next call on
@@ -75,20 +77,32 @@ def test_a_killed_actor_comes_back_as_it_would_have_been(ray_session):
 
 
 def test_a_cluster_without_the_resources_is_refused(ray_session):
-    with pytest.raises(EngineError, match=r"no node took the estimator's actor within 2 s.*resources=\{'moon': 1.0\}"):
+    with pytest.raises(
+        EngineError,
+        match=r"no node took the estimator's actor within 2 s.*resources=\{'moon': 1.0\}",
+    ):
         hosted(resources={"moon": 1}, start_timeout_s=2)
 
 
 def test_an_estimator_that_cannot_be_built_says_so_early(trainer_of):
-    encoder = ["+data.depo.curriculum.estimator.type=encoder", "+data.depo.curriculum.estimator.backbone=no/such"]
+    encoder = [
+        "+data.depo.curriculum.estimator.type=encoder",
+        "+data.depo.curriculum.estimator.backbone=no/such",
+    ]
     with pytest.raises(ConfigError, match="no/such") as caught:
         trainer_of(extra=encoder)
     assert "\n" not in str(caught.value)
 
 
 def test_an_encoder_is_hosted_and_resumes(trainer_of):
-    encoder = ["+data.depo.curriculum.estimator.type=encoder", "+data.depo.curriculum.warmup_steps=2"]
-    encoder += ["+data.depo.curriculum.estimator.backbone=tiny-random", "+data.depo.curriculum.estimator.width=16"]
+    encoder = [
+        "+data.depo.curriculum.estimator.type=encoder",
+        "+data.depo.curriculum.warmup_steps=2",
+    ]
+    encoder += [
+        "+data.depo.curriculum.estimator.backbone=tiny-random",
+        "+data.depo.curriculum.estimator.width=16",
+    ]
 
     def asked(trainer, n):
         trainer.agent_loop_manager.asked.clear()
@@ -116,7 +130,9 @@ def test_a_run_goes_on_uniformly_without_its_estimator_and_learns_again(trainer_
     driver.join()
     start, driver.curriculum.estimator.inner._start = driver.curriculum.estimator.inner._start, None
     options = {"resources": {"moon": 1}}
-    lost = ray.remote(type("Never", (), {"restore": lambda self, *given: None, "observe": lambda self, given: {}}))
+    lost = ray.remote(
+        type("Never", (), {"restore": lambda self, *given: None, "observe": lambda self, given: {}})
+    )
     driver.curriculum.estimator.inner._start = lambda: lost.options(**options).remote()
     ray.kill(driver.curriculum.estimator.inner._actor)
     time.sleep(0.5)
@@ -148,7 +164,10 @@ def test_an_estimator_that_raises_does_not_end_the_run(trainer_of, caplog):
     driver.curriculum.estimator.inner.predict = driver.curriculum.estimator.inner.observe = broken
     for _ in range(4):
         metrics = step(trainer)
-    assert metrics["depo/estimator/failed_predictions"] > 0 and metrics["depo/estimator/failed_updates"] > 0
+    assert (
+        metrics["depo/estimator/failed_predictions"] > 0
+        and metrics["depo/estimator/failed_updates"] > 0
+    )
     assert caplog.text.count("the pass-rate estimator failed") == 2, "once for each kind"
     driver.join()
     assert driver.curriculum.metrics()["admitted"] == 20

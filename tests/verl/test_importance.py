@@ -1,4 +1,5 @@
-"""Importance weights through verl's real ``_compute_advantage``, out of its queue and back into it."""
+"""Importance weights through verl's real ``_compute_advantage``, out of its queue and back into
+it."""
 
 from __future__ import annotations
 
@@ -26,11 +27,15 @@ def advantages(trainer, batch):
     trainer._compute_old_log_prob(batch, {})
     trainer._compute_advantage(batch, {})
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["advantages"])
-    return {key: float(tokens[0]) for key, tokens in zip(batch.keys, data["advantages"].unbind(), strict=True)}
+    return {
+        key: float(tokens[0])
+        for key, tokens in zip(batch.keys, data["advantages"].unbind(), strict=True)
+    }
 
 
 def steps(trainer, n):
-    """(advantages of verl's own GRPO, those trained on, row of each uid, metrics) of each sample of ``n`` steps."""
+    """(advantages of verl's own GRPO, those trained on, row of each uid, metrics) of each sample of
+    ``n`` steps."""
     import transfer_queue as tq
 
     from depo_rl.engines.verl.feedback import row_of_uid
@@ -40,7 +45,9 @@ def steps(trainer, n):
         trainer._add_batch_to_generate()
         for _ in range(trainer.parameter_sync_step):
             batch, metrics = trainer.replay_buffer.sample(
-                global_steps=trainer.global_steps, partition_id="train", batch_size=BATCH // trainer.parameter_sync_step
+                global_steps=trainer.global_steps,
+                partition_id="train",
+                batch_size=BATCH // trainer.parameter_sync_step,
             )
             rows, weighted = row_of_uid(batch.keys, "train"), advantages(trainer, batch)
             trainer.config.algorithm.adv_estimator = "grpo"
@@ -68,7 +75,9 @@ def test_advantages_are_those_of_grpo_times_the_weight_of_the_group(trainer_of, 
     seen = steps(trainer, 8)
     log, per_step, weights = logged(trainer), len(seen) // 8, []
     for i, (stock, weighted, rows, metrics) in enumerate(seen):
-        of_sample = {uid: min(1 / log[1 + i // per_step, row]["inclusion"], 5.0) for uid, row in rows.items()}
+        of_sample = {
+            uid: min(1 / log[1 + i // per_step, row]["inclusion"], 5.0) for uid, row in rows.items()
+        }
         assert stock.keys() == weighted.keys() and len(rows) == BATCH // per_step
         for key, value in weighted.items():
             assert value == pytest.approx(stock[key] * of_sample[key.split("_")[0]], rel=1e-6)
@@ -92,7 +101,9 @@ def test_what_verl_pads_with_weighs_one_and_what_was_not_sampled_is_an_error():
         index = np.array(["a", "a", "pad7", "pad7"], dtype=object)
         weighted, _ = importance.weighted_grpo(rewards, mask, index)
         assert torch.equal(weighted[:2], 3.0 * weighted[2:])
-        plain, _ = importance.weighted_grpo(rewards, mask, index, config={"norm_adv_by_std_in_grpo": False})
+        plain, _ = importance.weighted_grpo(
+            rewards, mask, index, config={"norm_adv_by_std_in_grpo": False}
+        )
         assert plain[:, 0].tolist() == [1.5, -1.5, 0.5, -0.5]
         with pytest.raises(EngineError, match=r"no importance weight for uid 'b'.*importance=0"):
             importance.weighted_grpo(rewards, mask, np.array(["a", "a", "b", "b"], dtype=object))
@@ -103,5 +114,7 @@ def test_what_verl_pads_with_weighs_one_and_what_was_not_sampled_is_an_error():
 def test_several_outputs_of_a_session_are_refused():
     from depo_rl.engines.verl.feedback import row_of_uid
 
-    with pytest.raises(EngineError, match=r"importance: a session .* several outputs.*: set it to 0"):
+    with pytest.raises(
+        EngineError, match=r"importance: a session .* several outputs.*: set it to 0"
+    ):
         row_of_uid([f"u_{i}_{i}" for i in range(GROUP)], "train")

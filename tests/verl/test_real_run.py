@@ -1,4 +1,5 @@
-"""End to end: the unmodified main_ppo with updates, weight sync and checkpoints; killed, resumed, and against GRPO."""
+"""End to end: the unmodified main_ppo with updates, weight sync and checkpoints; killed, resumed,
+and against GRPO."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Runs:
 
     def begin(self, name, method):
         self.output(name).mkdir(exist_ok=True)
-        arguments = real.overrides(self.world, self.output(name), STEPS, SAVED_AT) + real.plumbing(*method)
+        arguments = real.overrides(self.world, self.output(name), STEPS, SAVED_AT) + real.plumbing(
+            *method
+        )
         self.alive[name] = real.start(arguments, self.log(name))
 
     def end(self, name):
@@ -45,14 +48,17 @@ class Runs:
     def kill_beyond_the_checkpoint(self, name):
         """SIGKILL, the driver and all of its Ray."""
         beyond, output = (SAVED_AT + 1) * real.BATCH, self.output(name)
-        real.wait_until(lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name))
+        real.wait_until(
+            lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name)
+        )
         real.stop(self.alive[name])
         assert (output / "latest_checkpointed_iteration.txt").read_text() == str(SAVED_AT)
 
 
 @pytest.fixture(scope="module")
 def runs(world):
-    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as well."""
+    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as
+    well."""
     runs = Runs(world)
     try:
         runs.begin("unbroken", DEPO)
@@ -75,7 +81,11 @@ def mixed_share(output, after=2):
 
 
 def logged(output):
-    lines = [json.loads(line) for path in output.rglob("gsm8k.jsonl") for line in path.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for path in output.rglob("gsm8k.jsonl")
+        for line in path.read_text().splitlines()
+    ]
     return [line.get("data", line) for line in lines]
 
 
@@ -89,7 +99,10 @@ def test_depo_trains_on_more_mixed_groups_than_grpo(runs):
 
 def test_what_the_curriculum_adds_to_a_step_is_small(runs):
     steps = logged(runs.output("unbroken"))[1:]
-    added = [sum(m[f"depo/seconds_{name}"] for name in ("selecting", "waiting", "reading")) for m in steps]
+    added = [
+        sum(m[f"depo/seconds_{name}"] for name in ("selecting", "waiting", "reading"))
+        for m in steps
+    ]
     whole = [m["timing_s/step"] for m in steps]
     print(f"seconds added to a step: median {np.median(added):.4f} of {np.median(whole):.2f}")
     assert np.median(added) < 0.1 * np.median(whole)
@@ -106,7 +119,8 @@ def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(runs):
 
 @pytest.mark.extended
 def test_the_older_trainer_chooses_and_learns(world):
-    """trainer.use_v1=False: the last batch is not fed back, for verl ends before it calls ``on_batch_end``."""
+    """trainer.use_v1=False: the last batch is not fed back, for verl ends before it calls
+    ``on_batch_end``."""
     output, steps = world / "v0", 8
     output.mkdir()
     ours = [argument for argument in real.plumbing(*DEPO) if "sampler" not in argument]
@@ -114,14 +128,17 @@ def test_the_older_trainer_chooses_and_learns(world):
     run = real.start(arguments, output / "log.txt")
     real.wait_for(run, output / "log.txt")
     found = real.outcomes(output)
-    assert len(found) == (steps - 1) * real.BATCH and all(row["n_scored"] == real.GROUP for row in found)
+    assert len(found) == (steps - 1) * real.BATCH and all(
+        row["n_scored"] == real.GROUP for row in found
+    )
     print(f"mixed share after the warm-up, older trainer: {mixed_share(output):.2f}")
     assert mixed_share(output) > 0.5
 
 
 @pytest.mark.extended
 def test_importance_reaches_the_advantages_that_the_actor_trains_on(world):
-    """verl's own trainer finds the estimator in its registry and the weights of what it has just sampled."""
+    """verl's own trainer finds the estimator in its registry and the weights of what it has just
+    sampled."""
     output, steps = world / "weighted", 6
     output.mkdir()
     drawn = ("warmup_steps=1", "band=auto", "temperature=1", "importance=1")

@@ -1,4 +1,5 @@
-"""State inside verl's own checkpoints: a resumed run asks for the same rows as one that never stopped."""
+"""State inside verl's own checkpoints: a resumed run asks for the same rows as one that never
+stopped."""
 
 from __future__ import annotations
 
@@ -34,8 +35,14 @@ def test_resumed_equals_never_stopped(trainer_of, mode, extra):
     assert asked_later(second, 4) == unbroken
     for trainer in (first, second):
         trainer.train_dataset.driver.join()
-    ledgers = [trainer.train_dataset.driver.curriculum.state_dict()["ledger"] for trainer in (first, second)]
-    assert ledgers[0]["count"] == ledgers[1]["count"] and ledgers[0]["in_flight"] == ledgers[1]["in_flight"]
+    ledgers = [
+        trainer.train_dataset.driver.curriculum.state_dict()["ledger"]
+        for trainer in (first, second)
+    ]
+    assert (
+        ledgers[0]["count"] == ledgers[1]["count"]
+        and ledgers[0]["in_flight"] == ledgers[1]["in_flight"]
+    )
 
 
 def test_the_fused_estimator_and_its_guard_resume(trainer_of):
@@ -132,5 +139,7 @@ def test_the_outcome_log_of_a_resumed_run_is_that_of_an_unbroken_one(trainer_of,
     for _ in range(2):
         step(second)
     second.train_dataset.driver.close()
-    assert [(row.key, row.step, row.n_correct) for row in read_log(tmp_path / "outcomes.jsonl")] == unbroken
+    assert [
+        (row.key, row.step, row.n_correct) for row in read_log(tmp_path / "outcomes.jsonl")
+    ] == unbroken
     assert len(unbroken) == 5 * BATCH

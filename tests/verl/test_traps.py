@@ -11,7 +11,9 @@ from depo_rl.errors import ConfigError, EngineError, RewardError
 from world import BATCH, CURRICULUM, step, warm_up
 
 POLICY = "{type: fused, policy_features: 8}"
-DRAWN = [f"+data.depo.curriculum.{setting}" for setting in ("band=auto", "temperature=1", "importance=1")]
+DRAWN = [
+    f"+data.depo.curriculum.{setting}" for setting in ("band=auto", "temperature=1", "importance=1")
+]
 WEIGHTED = [*DRAWN, "algorithm.adv_estimator=depo_grpo"]
 BUFFER = "trainer.v1.sampler.custom_sampler"
 
@@ -19,20 +21,56 @@ BUFFER = "trainer.v1.sampler.custom_sampler"
 @pytest.mark.parametrize(
     ("mode", "extra", "message"),
     [
-        ("sync", ["data.dataloader_num_workers=2"], "data.dataloader_num_workers = 2: must be 0.*num_workers=0"),
-        ("sync", [f"{BUFFER}.path=null"], f"no replay buffer.*Set {BUFFER}.path=pkg://depo_rl.engines.verl.replay"),
+        (
+            "sync",
+            ["data.dataloader_num_workers=2"],
+            "data.dataloader_num_workers = 2: must be 0.*num_workers=0",
+        ),
+        (
+            "sync",
+            [f"{BUFFER}.path=null"],
+            f"no replay buffer.*Set {BUFFER}.path=pkg://depo_rl.engines.verl.replay",
+        ),
         ("sync", [f"{BUFFER}.name=CurriculumReplayBufferAsync"], "name=CurriculumReplayBuffer$"),
-        ("colocate_async", [f"{BUFFER}.name=CurriculumReplayBuffer"], "name=CurriculumReplayBufferAsync$"),
-        ("sync", ["data.custom_cls.path=null"], "nothing would be chosen.*data.custom_cls.name=CurriculumDataset"),
+        (
+            "colocate_async",
+            [f"{BUFFER}.name=CurriculumReplayBuffer"],
+            "name=CurriculumReplayBufferAsync$",
+        ),
+        (
+            "sync",
+            ["data.custom_cls.path=null"],
+            "nothing would be chosen.*data.custom_cls.name=CurriculumDataset",
+        ),
         ("sync", ["data.val_files=${data.train_files}"], "validation would be taken for training"),
-        ("sync", ["+data.depo.curriculum.windw=[0.1,0.9]"], "unknown setting 'windw'. Did you mean 'window'"),
-        ("sync", ["+data.depo.metod=depo"], "data.depo: unknown setting 'metod'. Did you mean 'method'"),
+        (
+            "sync",
+            ["+data.depo.curriculum.windw=[0.1,0.9]"],
+            "unknown setting 'windw'. Did you mean 'window'",
+        ),
+        (
+            "sync",
+            ["+data.depo.metod=depo"],
+            "data.depo: unknown setting 'metod'. Did you mean 'method'",
+        ),
         ("sync", ["data.depo.method=depp"], "unknown method 'depp'"),
-        ("sync", ["+data.depo.curriculum.group_size=4"], "contradicts actor_rollout_ref.rollout.n = 8"),
-        ("sync", [f"+data.depo.curriculum.estimator={POLICY}"], "policy_features = 8: .* no policy .* set it to 0"),
+        (
+            "sync",
+            ["+data.depo.curriculum.group_size=4"],
+            "contradicts actor_rollout_ref.rollout.n = 8",
+        ),
+        (
+            "sync",
+            [f"+data.depo.curriculum.estimator={POLICY}"],
+            "policy_features = 8: .* no policy .* set it to 0",
+        ),
         ("sync", ["data.depo.method=dapo"], "set algorithm.filter_groups.enable=True"),
         ("sync", ["data.depo.method=vcrl"], "a rule that verl does not have"),
-        ("sync", ["+data.depo.curriculum.gate=dynamic"], "'depo' with gate 'dynamic' .*filter_groups.enable=True"),
+        (
+            "sync",
+            ["+data.depo.curriculum.gate=dynamic"],
+            "'depo' with gate 'dynamic' .*filter_groups.enable=True",
+        ),
         (
             "sync",
             ["+data.depo.curriculum.gate=high_variance"],
@@ -43,18 +81,30 @@ BUFFER = "trainer.v1.sampler.custom_sampler"
             ["data.depo.method=speed", "+data.depo.curriculum.gate=none"],
             "'speed', gate = 'none': .*leave gate out",
         ),
-        ("sync", [*DRAWN], "importance = 1.0: algorithm.adv_estimator = 'grpo' has no weights: set .*=depo_grpo"),
+        (
+            "sync",
+            [*DRAWN],
+            "importance = 1.0: algorithm.adv_estimator = 'grpo' has no weights: set .*=depo_grpo",
+        ),
         (
             "sync",
             [*DRAWN, "trainer.use_v1=False"],
             "importance = 1.0: verl's older trainers .*set it to 0, or use V1",
         ),
-        ("sync", [*WEIGHTED, "data.depo.curriculum.temperature=0"], "importance = 1.0: .*set temperature above 0"),
+        (
+            "sync",
+            [*WEIGHTED, "data.depo.curriculum.temperature=0"],
+            "importance = 1.0: .*set temperature above 0",
+        ),
         ("sync", ["reward.reward_model.enable=True"], "enable_resource_pool=True"),
         ("sync", ["+trainer.v1.sampler.sampler_kwargs.poll=1"], "unknown setting 'poll'"),
         ("sync", ["data.depo.method=dapo", "trainer.use_v1=False"], "older trainers cannot"),
         ("sync", ["data.depo.method=dapo", "+rollout.nnodes=1"], "older trainers cannot"),
-        ("sync", ["+async_training.staleness_threshold=0.1"], "fully_async.*trainer_mode=separate_async"),
+        (
+            "sync",
+            ["+async_training.staleness_threshold=0.1"],
+            "fully_async.*trainer_mode=separate_async",
+        ),
         ("separate_async", ["actor_rollout_ref.hybrid_engine=False"], "VERL_LOGGING_LEVEL=WARN"),
     ],
 )
@@ -66,7 +116,9 @@ def test_refused_before_the_first_rollout(trainer_of, monkeypatch, mode, extra, 
 
 
 def test_a_method_that_extends_groups_is_refused_at_the_start(trainer_of):
-    with pytest.raises(EngineError, match=r"'speed' extends .* which verl cannot: .*dapo, depo, .*'depo replay'") as e:
+    with pytest.raises(
+        EngineError, match=r"'speed' extends .* which verl cannot: .*dapo, depo, .*'depo replay'"
+    ) as e:
         trainer_of(method="speed", extra=[])
     assert "\n" not in str(e.value)
 
@@ -83,7 +135,10 @@ def test_hybrid_engine_off_is_fine_with_the_log_level_that_verl_needs(trainer_of
 
 @pytest.mark.parametrize(
     ("package", "name"),
-    [("fully_async_policy", "fully_async_ppo_trainer"), ("one_step_off_policy", "one_step_off_ppo_trainer")],
+    [
+        ("fully_async_policy", "fully_async_ppo_trainer"),
+        ("one_step_off_policy", "one_step_off_ppo_trainer"),
+    ],
 )
 def test_the_other_trainers_own_configurations_are_told_apart(folder, tmp_path, package, name):
     from pathlib import Path
@@ -116,7 +171,9 @@ def test_a_trainer_under_another_name_is_refused(trainer_of):
 
     register_trainer("mine")(Mine)
     try:
-        with pytest.raises(ConfigError, match=r"trainer_mode = 'mine'.*sync, colocate_async, separate_async"):
+        with pytest.raises(
+            ConfigError, match=r"trainer_mode = 'mine'.*sync, colocate_async, separate_async"
+        ):
             trainer_of(mode="mine", extra=["+trainer.v1.mine={}"])
     finally:
         del TRAINER_REGISTRY["mine"]
@@ -137,11 +194,15 @@ def test_another_release_of_verl_is_refused(monkeypatch):
         checks.require_verl([])
 
 
-@pytest.mark.parametrize(("trl", "refused"), [("1.16.0", True), ("1.13.0", True), ("1.12.1", False)])
+@pytest.mark.parametrize(
+    ("trl", "refused"), [("1.16.0", True), ("1.13.0", True), ("1.12.1", False)]
+)
 def test_trl_beside_verl_is_refused_where_it_breaks(monkeypatch, trl, refused):
     versions(monkeypatch, trl=trl)
     if refused:
-        with pytest.raises(EngineError, match=f"trl {trl} is installed beside verl.*environment of its own"):
+        with pytest.raises(
+            EngineError, match=f"trl {trl} is installed beside verl.*environment of its own"
+        ):
             checks.require_verl([])
     else:
         checks.require_verl([])
@@ -151,20 +212,29 @@ def test_a_verl_whose_methods_differ_is_refused():
     class Changed:
         def sample(self, step): ...
 
-    with pytest.raises(EngineError, match=r"Changed.sample takes \['step'\], expected \['global_steps'\]"):
+    with pytest.raises(
+        EngineError, match=r"Changed.sample takes \['step'\], expected \['global_steps'\]"
+    ):
         checks.require_verl([(Changed, "sample", ["global_steps"])])
 
 
 def test_a_missing_key_is_explained_with_the_keys_that_were_there(trainer_of):
     trainer = trainer_of()
     trainer.agent_loop_manager.judge = lambda row, right: {"score": 1.0, "pred": "7"}
-    with pytest.raises(RewardError, match=r"none of 32 completions has 'acc'.*keys there: pred, score.*correct_key"):
+    with pytest.raises(
+        RewardError, match=r"none of 32 completions has 'acc'.*keys there: pred, score.*correct_key"
+    ):
         step(trainer)
 
 
 def test_another_key_and_threshold_may_judge(trainer_of):
-    trainer = trainer_of(extra=[*CURRICULUM, "+data.depo.correct_key=grade", "+data.depo.correct_threshold=3"])
-    trainer.agent_loop_manager.judge = lambda row, right: {"acc": 0.0, "grade": 3.0 if right else 2.9}
+    trainer = trainer_of(
+        extra=[*CURRICULUM, "+data.depo.correct_key=grade", "+data.depo.correct_threshold=3"]
+    )
+    trainer.agent_loop_manager.judge = lambda row, right: {
+        "acc": 0.0,
+        "grade": 3.0 if right else 2.9,
+    }
     assert sum(step(trainer)["depo/observed_mean"] for _ in range(3)) > 0
 
 
@@ -181,7 +251,9 @@ def test_unscorable_is_not_wrong(trainer_of):
     assert driver.curriculum.metrics()["failed"] == 2 * BATCH
 
 
-@pytest.mark.parametrize("sign", ["trainer.use_v1=False", "+rollout.nnodes=1"], ids=["v0", "one_step_off"])
+@pytest.mark.parametrize(
+    "sign", ["trainer.use_v1=False", "+rollout.nnodes=1"], ids=["v0", "one_step_off"]
+)
 def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_session, sign):
     import numpy as np
     import torch
@@ -208,7 +280,9 @@ def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_
     dataset.on_batch_end(batch)
     dataset.driver.join()
     counts = dataset.driver.curriculum.metrics()
-    assert counts["admitted"] == BATCH and counts["in_flight"] == 0 and counts["observed_mean"] == 0.25
+    assert (
+        counts["admitted"] == BATCH and counts["in_flight"] == 0 and counts["observed_mean"] == 0.25
+    )
     resumed = create_rl_dataset(config.data.train_files, config.data, None, None)
     resumed.load_state_dict(saved)
     counts = resumed.driver.curriculum.metrics()

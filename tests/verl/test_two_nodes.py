@@ -1,4 +1,5 @@
-"""Two Ray nodes on this machine, ``ray start`` twice: the estimator's node is lost in the middle of a run."""
+"""Two Ray nodes on this machine, ``ray start`` twice: the estimator's node is lost in the middle of
+a run."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def free_port() -> int:
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Starts processes of a cluster of its own; all of them are killed at the end, whatever happens."""
+    """Starts processes of a cluster of its own; all of them are killed at the end, whatever
+    happens."""
     port, started = free_port(), []
     temporary = tempfile.mkdtemp(
         prefix="ray"
@@ -40,7 +42,12 @@ def cluster(tmp_path):
         log = (tmp_path / f"{name}.log").open("wb")
         out = subprocess.PIPE if name == "run" else log
         process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, stdout=out, stderr=log, start_new_session=True
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=log,
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -48,12 +55,25 @@ def cluster(tmp_path):
     def node(name, resource, head=False):
         own = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={temporary}"]
         where = own if head else [f"--address=127.0.0.1:{port}"]
-        sizes = ["--num-cpus=8", "--object-store-memory=150000000", f'--resources={{"{resource}": 1}}']
-        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        sizes = [
+            "--num-cpus=8",
+            "--object-store-memory=150000000",
+            f'--resources={{"{resource}": 1}}',
+        ]
+        ray = [
+            sys.executable,
+            "-m",
+            "ray.scripts.scripts",
+            "start",
+            "--block",
+            "--disable-usage-stats",
+        ]
         return launch(name, [*ray, "--node-ip-address=127.0.0.1", *where, *sizes])
 
     def run():
-        return launch("run", [sys.executable, str(HERE / "two_nodes.py"), f"127.0.0.1:{port}", str(tmp_path)])
+        return launch(
+            "run", [sys.executable, str(HERE / "two_nodes.py"), f"127.0.0.1:{port}", str(tmp_path)]
+        )
 
     yield port, node, run
     for process in reversed(started):
@@ -110,4 +130,6 @@ def test_the_loss_of_the_estimator_s_node(cluster, tmp_path):
     assert after["counts"]["admitted"] == 38 * 4 and after["counts"]["failed"] == 0
     go_on(run)
     assert run.wait(HANG_S) == 0
-    print(f"seconds: {before['seconds']:.1f} before, {alone['seconds']:.1f} while lost, {after['seconds']:.1f} after")
+    print(
+        f"seconds: {before['seconds']:.1f} before, {alone['seconds']:.1f} while lost, {after['seconds']:.1f} after"
+    )

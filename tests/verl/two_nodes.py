@@ -1,6 +1,8 @@
-"""Run by test_two_nodes.py in a process of its own: the trainer on one Ray node, the estimator on another.
+"""Run by test_two_nodes.py in a process of its own: the trainer on one Ray node, the estimator on
+another.
 
-usage: two_nodes.py ADDRESS FOLDER. Prints one JSON line for each phase, and waits for a line of input between two.
+usage: two_nodes.py ADDRESS FOLDER. Prints one JSON line for each phase, and waits for a line of
+input between two.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ HOST = (
     "+data.depo.host.snapshot_every=3",
 )
 
-QUEUE = {"backend": {"SimpleStorage": {"required_node_resource": "trainer"}}}  # it is not the queue that is to be lost
+QUEUE = {
+    "backend": {"SimpleStorage": {"required_node_resource": "trainer"}}
+}  # it is not the queue that is to be lost
 
 
 def steps(trainer: Any, n: int) -> dict[str, Any]:
@@ -57,7 +61,11 @@ def main(address: str, folder: Path) -> None:
         trainer = make_trainer(folder, folder, extra=[*CURRICULUM, *HOST])
         driver = trainer.train_dataset.driver
         told = steps(trainer, 14)
-        tell(here=ray.get_runtime_context().get_node_id(), there=driver.curriculum.estimator.inner.node, **told)
+        tell(
+            here=ray.get_runtime_context().get_node_id(),
+            there=driver.curriculum.estimator.inner.node,
+            **told,
+        )
         tell(**steps(trainer, 12))  # the estimator's node has been killed
         deadline = time.monotonic() + HANG_S  # another node with its resource has joined
         prompts = driver.curriculum.pool.prompts
@@ -69,7 +77,11 @@ def main(address: str, folder: Path) -> None:
         told = steps(trainer, 12)
         there = ray.get(driver.curriculum.estimator.inner._actor.node.remote())
         driver.close()
-        tell(there=there, **told, counts={k: v for k, v in driver.curriculum.metrics().items() if v == v})
+        tell(
+            there=there,
+            **told,
+            counts={k: v for k, v in driver.curriculum.metrics().items() if v == v},
+        )
     finally:
         ray.shutdown()
 

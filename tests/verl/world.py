@@ -1,4 +1,5 @@
-"""A toy world for verl's real trainers: all is real but the agent loop, which knows the pass rates."""
+"""A toy world for verl's real trainers: all is real but the agent loop, which knows the pass
+rates."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ import numpy as np
 import torch
 
 N_ROWS, GROUP, BATCH = 64, 8, 4
-RATES = (0.0, 0.0, 0.0, 0.1, 0.5, 0.9, 1.0, 1.0)  # of rows 0, 1, ... in turn: three of eight can teach
+RATES = (
+    0.0,
+    0.0,
+    0.0,
+    0.1,
+    0.5,
+    0.9,
+    1.0,
+    1.0,
+)  # of rows 0, 1, ... in turn: three of eight can teach
 CURRICULUM = ("+data.depo.curriculum.warmup_steps=2", "+data.depo.curriculum.estimator=history")
 
 
@@ -37,14 +47,18 @@ def write_files(folder: Path) -> None:
         pq.write_table(pa.Table.from_pylist(rows(n, split)), folder / f"{split}.parquet")
     model = folder / "model"
     make_tokenizer().save_pretrained(model)
-    (model / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    (model / "config.json").write_text(
+        '{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}'
+    )
 
 
 class AgentLoop:
-    """Stands in for verl's AgentLoopManager, by its documented contract: finished groups go into TransferQueue.
+    """Stands in for verl's AgentLoopManager, by its documented contract: finished groups go into
+    TransferQueue.
 
-    A completion is correct with the row's pass rate; its reward is shaped, so that an all-wrong group has a spread.
-    hold: rows whose rollout does not end until ``finish_held``. die: rows whose every session fails.
+    A completion is correct with the row's pass rate; its reward is shaped, so that an all-wrong
+    group has a spread. hold: rows whose rollout does not end until ``finish_held``. die: rows whose
+    every session fails.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -68,7 +82,9 @@ class AgentLoop:
                 if isinstance(column, torch.Tensor):
                     prompt[name] = column[i]
                 else:
-                    prompt[name] = column[i].data if isinstance(column, NonTensorStack) else column.data
+                    prompt[name] = (
+                        column[i].data if isinstance(column, NonTensorStack) else column.data
+                    )
         self.asked.append([int(prompt["depo_row"]) for prompt in prompts if "depo_row" in prompt])
         for prompt in prompts:
             validate = prompt.pop("validate", False)
@@ -90,7 +106,11 @@ class AgentLoop:
         import transfer_queue as tq
         from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-        row, uid, partition = int(prompt.get("depo_row", -1)), prompt["uid"], prompt.pop("partition")
+        row, uid, partition = (
+            int(prompt.get("depo_row", -1)),
+            prompt["uid"],
+            prompt.pop("partition"),
+        )
         size = int(prompt.get("__rollout_n__", GROUP))
         self.flying.discard(row)
         if self.die(row):
@@ -98,19 +118,29 @@ class AgentLoop:
             return
         rate = float(prompt["extra_info"]["pass_rate"])
         step = int(self.trainer.global_steps)
-        rng = np.random.default_rng([row + 1, step])  # no state: a resumed run sees what an unbroken one does
+        rng = np.random.default_rng(
+            [row + 1, step]
+        )  # no state: a resumed run sees what an unbroken one does
         keys, fields, tags = [], [], []
         for session in range(size):
             right = bool(rng.random() < rate)
             keys.append(f"{uid}_{session}_0")
             fields.append(prompt | self._completion(row, right, session))
             tags.append(
-                {"status": "success", "prompt_len": 3, "response_len": 2, "seq_len": 5, "global_steps": step}
+                {
+                    "status": "success",
+                    "prompt_len": 3,
+                    "response_len": 2,
+                    "seq_len": 5,
+                    "global_steps": step,
+                }
                 | {"min_global_steps": step - 1, "max_global_steps": step - 1}
             )
         self.sizes.append(size)
         self.rolled_out[row] += 1
-        tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id=partition)
+        tq.kv_batch_put(
+            keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id=partition
+        )
         tq.kv_put(key=uid, partition_id=partition, tag={"status": "finished"})
 
     def _completion(self, row: int, right: bool, session: int) -> dict[str, Any]:
@@ -145,7 +175,8 @@ def overrides(folder: Path, mode: str, output: Path) -> list[str]:
         "data.custom_cls.path=pkg://depo_rl.engines.verl.dataset",
         "data.custom_cls.name=CurriculumDataset",
         "trainer.v1.sampler.custom_sampler.path=pkg://depo_rl.engines.verl.replay",
-        "trainer.v1.sampler.custom_sampler.name=CurriculumReplayBuffer" + ("" if mode == "sync" else "Async"),
+        "trainer.v1.sampler.custom_sampler.name=CurriculumReplayBuffer"
+        + ("" if mode == "sync" else "Async"),
         "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.02",
         *SEPARATE[mode == "separate_async"],
     ]
@@ -163,7 +194,9 @@ SEPARATE = {
 }
 
 
-def make_config(folder: Path, output: Path, mode: str = "sync", extra: Any = (), method: str = "depo") -> Any:
+def make_config(
+    folder: Path, output: Path, mode: str = "sync", extra: Any = (), method: str = "depo"
+) -> Any:
     from hydra import compose, initialize_config_module
 
     with initialize_config_module("verl.trainer.config", version_base=None):
@@ -179,7 +212,8 @@ def make_trainer(
     method: str = "depo",
     config: Any = None,
 ) -> Any:
-    """verl's real trainer up to the data loader: real constructor, dataset, loader, replay buffer, TransferQueue."""
+    """verl's real trainer up to the data loader: real constructor, dataset, loader, replay buffer,
+    TransferQueue."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     trainer = get_trainer_cls(mode)(config or make_config(folder, output, mode, extra, method))
@@ -203,7 +237,9 @@ def step(trainer: Any) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for _ in range(trainer.parameter_sync_step):
         batch, told = trainer.replay_buffer.sample(
-            global_steps=trainer.global_steps, partition_id="train", batch_size=BATCH // trainer.parameter_sync_step
+            global_steps=trainer.global_steps,
+            partition_id="train",
+            batch_size=BATCH // trainer.parameter_sync_step,
         )
         metrics |= told
         tq.kv_clear(keys=batch.keys, partition_id="train")
@@ -212,7 +248,8 @@ def step(trainer: Any) -> dict[str, Any]:
 
 
 class _Workers:
-    """The part of the worker group that saving and loading call; the weights are not of this world."""
+    """The part of the worker group that saving and loading call; the weights are not of this
+    world."""
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -228,7 +265,8 @@ def save(trainer: Any) -> None:
 
 
 def resume(trainer: Any) -> None:
-    """verl's own load and what ``fit`` does before its first step, in a process whose queue is empty."""
+    """verl's own load and what ``fit`` does before its first step, in a process whose queue is
+    empty."""
     empty_queue()
     trainer.actor_rollout_wg = _Workers()
     trainer._load_checkpoint()

@@ -1,6 +1,8 @@
-"""What a policy can do on the whole of a pool: accuracy by source, weighted as the sources are in the pool.
+"""What a policy can do on the whole of a pool: accuracy by source, weighted as the sources are in
+the pool.
 
-One number over the sources that a method likes to train on would hide what it forgets of the others.
+One number over the sources that a method likes to train on would hide what it forgets of the
+others.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ _K = 8  # of pass@k: the usual group size
 
 
 def dead_share(rate_P: FloatArray, group_size: int) -> float:
-    """Expected share, in [0, 1], of groups that are all right or all wrong, for pass rates of shape (P,)."""
+    """Expected share, in [0, 1], of groups that are all right or all wrong, for pass rates of shape
+    (P,)."""
     return float((rate_P**group_size + (1 - rate_P) ** group_size).mean())
 
 
@@ -24,10 +27,10 @@ def dead_share(rate_P: FloatArray, group_size: int) -> float:
 class Evaluation:
     """One evaluation on held-out problems.
 
-    accuracy: source -> mean pass rate in [0, 1]. weight: source -> its share of the pool, of the same
-    sources; any positive numbers, what counts is their proportion. pass_at_8: source -> mean of
-    1 - (1 - p)^8 over problems whose exact pass rates p are known, or None where they were sampled.
-    Raises ValueError if the sources are not the same.
+    accuracy: source -> mean pass rate in [0, 1]. weight: source -> its share of the pool, of the
+    same sources; any positive numbers, what counts is their proportion. pass_at_8: source -> mean
+    of 1 - (1 - p)^8 over problems whose exact pass rates p are known, or None where they were
+    sampled. Raises ValueError if the sources are not the same.
     """
 
     accuracy: Mapping[str, float]
@@ -42,7 +45,9 @@ class Evaluation:
             )
 
     @classmethod
-    def exact(cls, rate_P: FloatArray, source_P: Sequence[str], weight: Mapping[str, float]) -> Evaluation:
+    def exact(
+        cls, rate_P: FloatArray, source_P: Sequence[str], weight: Mapping[str, float]
+    ) -> Evaluation:
         """From each problem's exact pass rate in [0, 1], shape (P,), and its source."""
         at = {source: np.array(source_P) == source for source in dict.fromkeys(source_P)}
         right_P = 1.0 - (1.0 - rate_P) ** _K

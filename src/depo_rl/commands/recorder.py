@@ -1,4 +1,5 @@
-"""Watches a TRL run and turns it into a ``RunResult``: what was spent, what was reached, and one row per step."""
+"""Watches a TRL run and turns it into a ``RunResult``: what was spent, what was reached, and one
+row per step."""
 
 from __future__ import annotations
 
@@ -18,9 +19,10 @@ from .runs import HistoryRow, history_row, rollouts_of, trl_result
 class Recorder(TrainerCallback):  # type: ignore[misc]
     """Add it to a ``DEPOTrainer`` with ``logging_steps=1``.
 
-    evaluate: gives the present policy's accuracy in [0, 1], as one number, or by source as an ``Evaluation``, of which
-    it is the accuracy on the whole pool; called before the first step, every ``every`` steps and after the last. Its
-    seconds are left out of the run's. target: accuracy whose first crossing is noted. on_change: told after each step.
+    evaluate: gives the present policy's accuracy in [0, 1], as one number, or by source as an
+    ``Evaluation``, of which it is the accuracy on the whole pool; called before the first step,
+    every ``every`` steps and after the last. Its seconds are left out of the run's. target:
+    accuracy whose first crossing is noted. on_change: told after each step.
     """
 
     def __init__(
@@ -37,7 +39,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self.trainer: DEPOTrainer | None = None
         self.history: list[HistoryRow] = []
         self.accuracy: list[AccuracyPoint] = []
-        self.evaluations: list[Evaluation] = []  # where ``evaluate`` tells the sources, as many as ``accuracy``
+        self.evaluations: list[
+            Evaluation
+        ] = []  # where ``evaluate`` tells the sources, as many as ``accuracy``
         self._started = time.perf_counter()
         self._away = 0.0
 
@@ -74,11 +78,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         seconds = self.seconds
         started = time.perf_counter()
         tokens = self.trainer.completion_tokens_generated
-        rollouts = rollouts_of(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
+        rollouts = (
+            rollouts_of(self.trainer.curriculum)["rollouts"] if self.trainer.curriculum else None
+        )
         found = self._evaluate()
         accuracy = found.whole if isinstance(found, Evaluation) else found
         self.accuracy.append(
-            AccuracyPoint(rollouts=rollouts, tokens=tokens, seconds=seconds, accuracy=accuracy, step=step)
+            AccuracyPoint(
+                rollouts=rollouts, tokens=tokens, seconds=seconds, accuracy=accuracy, step=step
+            )
         )
         if isinstance(found, Evaluation):
             self.evaluations.append(found)
@@ -87,15 +95,24 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def _tell_sources(self) -> None:
         """Adds the latest evaluation to its step's row: whichever of the two comes later calls."""
-        if not (self.history and self.evaluations and self.history[-1]["step"] == self.accuracy[-1].step):
+        if not (
+            self.history and self.evaluations and self.history[-1]["step"] == self.accuracy[-1].step
+        ):
             return
-        self.history[-1] |= {f"accuracy_{name}": value for name, value in self.evaluations[-1].accuracy.items()}
+        self.history[-1] |= {
+            f"accuracy_{name}": value for name, value in self.evaluations[-1].accuracy.items()
+        }
 
     def result(self) -> RunResult:
         """The run so far."""
         assert self.trainer is not None and self.trainer.curriculum is not None
         crossed = next(
-            (p for p in self.accuracy if self._target is not None and (p.accuracy or 0) >= self._target), None
+            (
+                p
+                for p in self.accuracy
+                if self._target is not None and (p.accuracy or 0) >= self._target
+            ),
+            None,
         )
         return trl_result(
             self.trainer,
@@ -109,12 +126,16 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         )
 
     def _by_source(self) -> dict[str, Any]:
-        """What is known of the whole pool and of each source of it; nothing if ``evaluate`` gives one number."""
+        """What is known of the whole pool and of each source of it; nothing if ``evaluate`` gives
+        one number."""
         if not self.evaluations:
             return {}
         first = self.evaluations[0]
         last = self.evaluations[-1]
-        by_source = {name: SourceAccuracy(start=first.accuracy[name], end=end) for name, end in last.accuracy.items()}
+        by_source = {
+            name: SourceAccuracy(start=first.accuracy[name], end=end)
+            for name, end in last.accuracy.items()
+        }
         return {
             "accuracy_whole": last.whole,
             "accuracy_by_source": by_source,

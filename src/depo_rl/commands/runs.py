@@ -1,7 +1,7 @@
 """What a run was, as a ``RunResult``: what its curriculum knows of itself, and a whole run on TRL.
 
-Of a run on TRL everything comes from what checkpoints carry (the trainer's log, the curriculum, the outcome log), so
-that a resumed run sums up to the same as one that never stopped.
+Of a run on TRL everything comes from what checkpoints carry (the trainer's log, the curriculum, the
+outcome log), so that a resumed run sums up to the same as one that never stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from ..outcomes import LogRow
 from ..report import ReliabilityBin, RunResult
 from ..types import finite
 
-OF_A_STEP = ("sources_in_batch", "distinct_share", "unseen_share", "effective_prompts", "most_visits")
+OF_A_STEP = (
+    "sources_in_batch",
+    "distinct_share",
+    "unseen_share",
+    "effective_prompts",
+    "most_visits",
+)
 """Figures of breadth that a row of the history has."""
 
 _OF_A_RUN = (
@@ -54,7 +60,8 @@ def predicts(curriculum: Curriculum) -> bool:
 
 
 def own_figures(curriculum: Curriculum) -> dict[str, Any]:
-    """The fields of ``RunResult`` that a curriculum knows of itself, but how good its predictions were."""
+    """The fields of ``RunResult`` that a curriculum knows of itself, but how good its predictions
+    were."""
     metrics = curriculum.metrics()
     return {
         "method": curriculum.method,
@@ -65,7 +72,8 @@ def own_figures(curriculum: Curriculum) -> dict[str, Any]:
 
 
 def judgement(track: PredictionTrack) -> dict[str, Any]:
-    """The fields of ``RunResult`` about the predictions of the groups in ``track``; none if there is no group."""
+    """The fields of ``RunResult`` about the predictions of the groups in ``track``; none if there
+    is no group."""
     if not len(track):
         return {}
     _, p_mixed_P, _, mixed_P = track.columns()
@@ -84,7 +92,8 @@ def rollouts_of(curriculum: Curriculum) -> dict[str, Any]:
 
 
 def history_row(entry: Mapping[str, Any], step: int) -> HistoryRow | None:
-    """One entry of ``log_history`` as a row; None if it is not of a training step. What was not measured is None."""
+    """One entry of ``log_history`` as a row; None if it is not of a training step. What was not
+    measured is None."""
     if "depo/rollouts" not in entry:
         return None
     entry = {new: entry[old] for new, old in _OLD_NAMES.items() if old in entry} | dict(entry)
@@ -92,23 +101,37 @@ def history_row(entry: Mapping[str, Any], step: int) -> HistoryRow | None:
 
 
 def trl_result(
-    trainer: Any, outcomes: Sequence[LogRow] = (), history: list[HistoryRow] | None = None, **measured: Any
+    trainer: Any,
+    outcomes: Sequence[LogRow] = (),
+    history: list[HistoryRow] | None = None,
+    **measured: Any,
 ) -> RunResult:
-    """The record of a ``DEPOTrainer``'s run so far; main process only. A value that was not measured is None.
+    """The record of a ``DEPOTrainer``'s run so far; main process only. A value that was not
+    measured is None.
 
-    outcomes: the run's outcome log, where there is one, for exact shares of groups. history: its rows, if they are
-    more than what the trainer logged. measured: further fields.
+    outcomes: the run's outcome log, where there is one, for exact shares of groups. history: its
+    rows, if they are more than what the trainer logged. measured: further fields.
     """
     if history is None:
-        found = (history_row(entry, entry["step"]) for entry in trainer.state.log_history if "step" in entry)
+        found = (
+            history_row(entry, entry["step"])
+            for entry in trainer.state.log_history
+            if "step" in entry
+        )
         history = [row for row in found if row is not None]
     curriculum = trainer.curriculum
     args = trainer.args
-    per_generation = args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+    per_generation = (
+        args.steps_per_generation * args.num_iterations / args.gradient_accumulation_steps
+    )
     sums: dict[str, Any] = {
-        f"{name}_share": _share(name, outcomes, history) for name in ("mixed", "all_pass", "all_fail")
+        f"{name}_share": _share(name, outcomes, history)
+        for name in ("mixed", "all_pass", "all_fail")
     }
-    sums |= {f"seconds_{name}": _seconds(name, history, per_generation) for name in ("selecting", "learning")}
+    sums |= {
+        f"seconds_{name}": _seconds(name, history, per_generation)
+        for name in ("selecting", "learning")
+    }
     return RunResult(
         **own_figures(curriculum),
         **rollouts_of(curriculum),
@@ -123,7 +146,8 @@ def trl_result(
 
 
 def _share(name: str, outcomes: Sequence[LogRow], history: Sequence[HistoryRow]) -> float | None:
-    """Of the scored groups; without an outcome log, each step's share weighs by the rollouts of that step."""
+    """Of the scored groups; without an outcome log, each step's share weighs by the rollouts of
+    that step."""
     if outcomes:
         scored = [row.to_outcome() for row in outcomes if row.n_scored]
         return sum(getattr(outcome, name) for outcome in scored) / len(scored) if scored else None

@@ -1,4 +1,5 @@
-"""``depo verl-config``: one YAML file becomes the complete verl command, so that nobody writes overrides by hand.
+"""``depo verl-config``: one YAML file becomes the complete verl command, so that nobody writes
+overrides by hand.
 
     method: depo                  # and the other settings of ``data.depo`` (engines/verl/settings.py)
     curriculum: {band: auto}
@@ -6,11 +7,12 @@
       data: {train_files: train.parquet}
       actor_rollout_ref: {rollout: {n: 8}}
 
-What a curriculum needs of verl is added: dataset, replay buffer, no data workers, the filter of groups for methods that
-drop them. What verl or the dataset would refuse on the cluster is refused here. Needs neither verl nor ray.
+What a curriculum needs of verl is added: dataset, replay buffer, no data workers, the filter of
+groups for methods that drop them. What verl or the dataset would refuse on the cluster is refused
+here. Needs neither verl nor ray.
 
-Variables of the shell ($HOME, ${DATA}) and a leading ~ mean what they mean where the command runs; everything else of a
-value, OmegaConf's ${trainer.project_name} among it, reaches verl as it stands.
+Variables of the shell ($HOME, ${DATA}) and a leading ~ mean what they mean where the command runs;
+everything else of a value, OmegaConf's ${trainer.project_name} among it, reaches verl as it stands.
 """
 
 from __future__ import annotations
@@ -42,11 +44,20 @@ OWNED = {
     "data.depo": "the settings above section verl",
     "trainer.v1.sampler.custom_sampler": "the replay buffer that observes",
 }
-_NEEDED = ("data.train_files", "data.val_files", "data.train_batch_size", "actor_rollout_ref.model.path")
+_NEEDED = (
+    "data.train_files",
+    "data.val_files",
+    "data.train_batch_size",
+    "actor_rollout_ref.model.path",
+)
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@\-]+")
-_NOT_TEXT = re.compile(r"[-+]?([0-9._]+([eE][-+]?[0-9]+)?|inf|nan)|true|false|null|none", re.IGNORECASE)
+_NOT_TEXT = re.compile(
+    r"[-+]?([0-9._]+([eE][-+]?[0-9]+)?|inf|nan)|true|false|null|none", re.IGNORECASE
+)
 _NO_BOOL = re.compile(r"yes|no|on|off", re.IGNORECASE)
-_SHELL_VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Z_][A-Z0-9_]*(?::?[-=?+][\w./:-]*)?\})", re.ASCII)
+_SHELL_VARIABLE = re.compile(
+    r"\$(?:[A-Za-z_]\w*|\{[A-Z_][A-Z0-9_]*(?::?[-=?+][\w./:-]*)?\})", re.ASCII
+)
 _UNKNOWN_HERE = re.compile(r"\$|\?\?\?$")
 _USUAL_GROUP = 8  # where the group size is known on the cluster only
 
@@ -55,7 +66,9 @@ class VerlRun(VerlSettings):
     """A file of ``depo verl-config``."""
 
     verl: dict[str, Any] = Field(description="verl's own configuration, as a tree")
-    environment: dict[str, str] = Field(default_factory=dict, description="variables of the command")
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="variables of the command"
+    )
 
     @field_validator("environment", mode="before")
     @classmethod
@@ -63,16 +76,20 @@ class VerlRun(VerlSettings):
         """Variables are texts, and 1 in YAML is a number."""
         if not isinstance(value, Mapping):
             return {} if value is None else value
-        if bad := [name for name in value if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII)]:
+        if bad := [
+            name for name in value if not re.fullmatch(r"[A-Za-z_]\w*", str(name), re.ASCII)
+        ]:
             raise ValueError(f"{bad[0]!r} is no name of a variable")
         return {
-            name: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v for name, v in value.items()
+            name: str(v) if isinstance(v, (int, float)) and not isinstance(v, bool) else v
+            for name, v in value.items()
         }
 
 
 @dataclass(frozen=True)
 class VerlCommand:
-    """environment: variables to set. arguments: overrides of ``python -m verl.trainer.main_ppo``, in order.
+    """environment: variables to set. arguments: overrides of ``python -m verl.trainer.main_ppo``,
+    in order.
 
     Both may hold variables of the shell, which ``script`` leaves to it.
     """
@@ -122,13 +139,17 @@ def _command(run: VerlRun) -> VerlCommand:
     root = _tree(given | added)
     check_run(root, config)
     check_gate(root, run, gate)
-    settings = run.model_dump(exclude_unset=True, exclude={"verl", "environment"}) | {"method": run.method}
+    settings = run.model_dump(exclude_unset=True, exclude={"verl", "environment"}) | {
+        "method": run.method
+    }
     depo = {f"+data.depo.{name}": _home(value) for name, value in _flat(settings)}
     left = {name: value for name, value in own.items() if not _owned(name.replace("+", ""))}
     arguments = [f"{name}={hydra_value(value)}" for name, value in (left | added | depo).items()]
     environment = {name: _home(value) for name, value in run.environment.items()}
     if mode == "separate_async" and given.get("actor_rollout_ref.hybrid_engine") is False:
-        environment.setdefault("VERL_LOGGING_LEVEL", "WARN")  # verl 0.9.1 fails in a log line of its own below that
+        environment.setdefault(
+            "VERL_LOGGING_LEVEL", "WARN"
+        )  # verl 0.9.1 fails in a log line of its own below that
     return VerlCommand(environment, arguments)
 
 
@@ -148,9 +169,13 @@ def _check(given: Mapping[str, Any]) -> None:
         )
     mode = given.get("trainer.v1.trainer_mode", "sync")
     if mode not in MODES:
-        raise ConfigError(f"verl.trainer.v1.trainer_mode = {mode!r}: must be one of {', '.join(MODES)}")
+        raise ConfigError(
+            f"verl.trainer.v1.trainer_mode = {mode!r}: must be one of {', '.join(MODES)}"
+        )
     if isinstance(given.get("trainer.use_v1"), str):
-        raise ConfigError(f"verl.trainer.use_v1 = {given['trainer.use_v1']!r}: must be true or false")
+        raise ConfigError(
+            f"verl.trainer.use_v1 = {given['trainer.use_v1']!r}: must be true or false"
+        )
     if _files(given, "data.train_files") == _files(given, "data.val_files"):
         raise ConfigError(
             f"verl.data.val_files = {given['data.val_files']!r}: is data.train_files, and verl does not tell a dataset "
@@ -181,7 +206,8 @@ def _seed(given: Mapping[str, Any]) -> int:
 
 
 def _whole(given: Mapping[str, Any], name: str, least: int, unknown: int) -> int:
-    """A whole number, or ``unknown`` where it is an interpolation or a variable, which the cluster resolves."""
+    """A whole number, or ``unknown`` where it is an interpolation or a variable, which the cluster
+    resolves."""
     value = given.get(name)
     if isinstance(value, str) and _UNKNOWN_HERE.match(value) and value != "???":
         return unknown
@@ -206,8 +232,8 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def _tree(settings: Mapping[str, Any]) -> _Tree:
-    """verl's configuration as far as the checks read it, with its hybrid engine: this command sets what the other
-    one needs of the environment."""
+    """verl's configuration as far as the checks read it, with its hybrid engine: this command sets
+    what the other one needs of the environment."""
     root = _Tree()
     for name, value in {**_DEFAULTS, **settings, "actor_rollout_ref.hybrid_engine": True}.items():
         *sections, last = name.split(".")
@@ -245,7 +271,9 @@ def _for_gate(run: VerlRun, gate: Gate, given: Mapping[str, Any]) -> dict[str, A
 
 def _for_estimator(config: CurriculumConfig, given: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder learns from the policy's confidence too, which verl computes on demand."""
-    wants = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
+    wants = (
+        config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
+    )
     name = "actor_rollout_ref.rollout.calculate_log_probs"
     return {name: True} if wants and name not in given else {}
 
@@ -274,7 +302,8 @@ def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _home(value: Any) -> Any:
-    """``$HOME`` for a leading ~: bash expands that at the start of a word only, and verl not everywhere."""
+    """``$HOME`` for a leading ~: bash expands that at the start of a word only, and verl not
+    everywhere."""
     if isinstance(value, str):
         return re.sub(r"\A~(?=/|\Z)", "$HOME", value)
     if isinstance(value, Mapping):
@@ -291,12 +320,22 @@ def hydra_value(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(hydra_value, value)) + "]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{_hydra_key(name)}:{hydra_value(inner)}" for name, inner in value.items()) + "}"
+        return (
+            "{"
+            + ",".join(f"{_hydra_key(name)}:{hydra_value(inner)}" for name, inner in value.items())
+            + "}"
+        )
     text = str(value)
     if _PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text):
         return text
-    quote = '"' if _SHELL_VARIABLE.search(text) else "'"  # for a reader too, whom single quotes tell: literal
-    return quote + re.sub(rf"(\\*)({quote}|$)", lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text) + quote
+    quote = (
+        '"' if _SHELL_VARIABLE.search(text) else "'"
+    )  # for a reader too, whom single quotes tell: literal
+    return (
+        quote
+        + re.sub(rf"(\\*)({quote}|$)", lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text)
+        + quote
+    )
 
 
 def _hydra_key(name: Any) -> str:
@@ -318,4 +357,6 @@ def shell_word(text: str) -> str:
 
 def _in_double_quotes(text: str) -> str:
     escaped = re.sub(r'([\\"$`])', r"\\\1", text)
-    return escaped.replace("!", "\"'!'\"")  # at a prompt ! is a command of the history, in double quotes too
+    return escaped.replace(
+        "!", "\"'!'\""
+    )  # at a prompt ! is a command of the history, in double quotes too

@@ -1,4 +1,5 @@
-"""YAML files of settings, for all commands: found by path or by name, read strictly, changed by ``key=value``."""
+"""YAML files of settings, for all commands: found by path or by name, read strictly, changed by
+``key=value``."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def ready_files(folder: Path) -> dict[str, Path]:
 def find_config(source: str | os.PathLike[str], ready: Mapping[str, Path]) -> tuple[Path, Path]:
     """The file, or the ready one of that name, and the folder its paths are relative to.
 
-    A ready one writes where the user is, not into the package. Raises ConfigError with the nearest right name.
+    A ready one writes where the user is, not into the package. Raises ConfigError with the nearest
+    right name.
     """
     path = Path(source)
     name = os.fspath(source)
@@ -39,10 +41,13 @@ def find_config(source: str | os.PathLike[str], ready: Mapping[str, Path]) -> tu
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a name given twice and reads ``no`` as text, ``1e-6`` as a number (YAML 1.2)."""
+    """SafeLoader that refuses a name given twice and reads ``no`` as text, ``1e-6`` as a number
+    (YAML 1.2)."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (as the base class declares it)
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+        first: [
+            (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -50,7 +55,9 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is given twice", key.start_mark
+                )
             if isinstance(key, yaml.ScalarNode):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -91,19 +98,26 @@ def yaml_value(text: str) -> Any:
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:
-    """The parts of the key and the value, which is YAML, of a dotted ``key=value``. Raises ConfigError."""
+    """The parts of the key and the value, which is YAML, of a dotted ``key=value``. Raises
+    ConfigError."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"{override!r}: an override must be key=value, for example trl.max_steps=10")
+        raise ConfigError(
+            f"{override!r}: an override must be key=value, for example trl.max_steps=10"
+        )
     try:
         return parts, yaml_value(text)
     except yaml.YAMLError:
-        raise ConfigError(f"{override!r}: the value is not valid YAML; put quotes around a text") from None
+        raise ConfigError(
+            f"{override!r}: the value is not valid YAML; put quotes around a text"
+        ) from None
 
 
 def apply_override(
-    raw: dict[str, Any], override: str, resolve: Callable[[Keys, Any], Any] = lambda keys, value: value
+    raw: dict[str, Any],
+    override: str,
+    resolve: Callable[[Keys, Any], Any] = lambda keys, value: value,
 ) -> None:
     """Sets one dotted ``key=value`` in ``raw``, in place; a number is a place in a list.
 
@@ -127,11 +141,15 @@ def _step(here: Any, section: str, override: str, path: str) -> Any:
     if here.get(section) is None:
         here[section] = {}
     if not isinstance(here[section], (dict, list)):
-        raise ConfigError(f"{override!r}: {path} = {here[section]!r} is a value, not a section: nothing is below it")
+        raise ConfigError(
+            f"{override!r}: {path} = {here[section]!r} is a value, not a section: nothing is below it"
+        )
     return here[section]
 
 
 def _place(items: list[Any], name: str, override: str, path: str) -> int:
     if not name.isdigit() or int(name) >= len(items):
-        raise ConfigError(f"{override!r}: {path} must be a place in a list of {len(items)}, 0 the first")
+        raise ConfigError(
+            f"{override!r}: {path} must be a place in a list of {len(items)}, 0 the first"
+        )
     return int(name)

@@ -1,1 +1,2 @@
-"""Engines: what rolls prompts out and trains. Thin adapters; the only importers of their frameworks."""
+"""Engines: what rolls prompts out and trains. Thin adapters; the only importers of their
+frameworks."""

@@ -1,10 +1,11 @@
-"""Engines that answer from what real models did, with no model: a labelled pool, or a history of groups.
+"""Engines that answer from what real models did, with no model: a labelled pool, or a history of
+groups.
 
-Labelled pool: k of n correct is Binomial(n, pass rate); the policy stands still.
-History: the group of the visit whose step is nearest the simulated step (of two equally near, the earlier), so that the
-policy improves as that run's did, whatever is chosen here. A smaller group is drawn from a recorded one without
-replacement. What cannot be answered comes back as a failed group and is counted: no recorded group is large enough, or
-the nearest is further away than ``max_gap``.
+Labelled pool: k of n correct is Binomial(n, pass rate); the policy stands still. History: the group
+of the visit whose step is nearest the simulated step (of two equally near, the earlier), so that
+the policy improves as that run's did, whatever is chosen here. A smaller group is drawn from a
+recorded one without replacement. What cannot be answered comes back as a failed group and is
+counted: no recorded group is large enough, or the nearest is further away than ``max_gap``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class LabelledPoolEngine:
         self.step = 1
 
     def rollout(self, prompts: Sequence[Prompt], group_size: int) -> list[GroupOutcome]:
-        """A group for each prompt, in order. Raises KeyError for a prompt that is not in the pool."""
+        """A group for each prompt, in order. Raises KeyError for a prompt that is not in the
+        pool."""
         rate_P = np.array([self._rate[p.key] for p in prompts])
         correct_P = self._rng.binomial(group_size, rate_P)
         return [
@@ -42,7 +44,9 @@ class LabelledPoolEngine:
         """Each group with ``n`` further completions, in order."""
         rate_P = np.array([self._rate[o.key] for o in outcomes])
         correct_P = self._rng.binomial(n, rate_P).tolist()
-        return [o.joined(GroupOutcome(o.key, k, n)) for o, k in zip(outcomes, correct_P, strict=True)]
+        return [
+            o.joined(GroupOutcome(o.key, k, n)) for o, k in zip(outcomes, correct_P, strict=True)
+        ]
 
     def advance(self, trained: Sequence[GroupOutcome]) -> None:
         """The next step begins; the labels stay as they are."""
@@ -58,7 +62,9 @@ class HistoryEngine:
     Raises ConfigError if no recorded group has ``group_size`` completions.
     """
 
-    def __init__(self, history: GroupHistory, group_size: int, seed: int = 0, max_gap: int | None = None) -> None:
+    def __init__(
+        self, history: GroupHistory, group_size: int, seed: int = 0, max_gap: int | None = None
+    ) -> None:
         largest = max(row.group_size for rows in history.visits.values() for row in rows)
         if largest < group_size:
             raise ConfigError(
@@ -75,7 +81,8 @@ class HistoryEngine:
         self._largest_gap = 0
 
     def rollout(self, prompts: Sequence[Prompt], group_size: int) -> list[GroupOutcome]:
-        """A group for each prompt, in order; one without a scored completion where there is no answer."""
+        """A group for each prompt, in order; one without a scored completion where there is no
+        answer."""
         return [self._answer(prompt.key, group_size) for prompt in prompts]
 
     def _answer(self, key: str, group_size: int) -> GroupOutcome:
@@ -88,19 +95,31 @@ class HistoryEngine:
         self._gaps, self._largest_gap = self._gaps + gap, max(self._largest_gap, gap)
         n_missing = row.group_size - row.n_scored
         if row.group_size == group_size:
-            return GroupOutcome(key, row.n_correct, row.n_scored, n_missing, n_tokens=row.tokens, policy_step=row.step)
+            return GroupOutcome(
+                key,
+                row.n_correct,
+                row.n_scored,
+                n_missing,
+                n_tokens=row.tokens,
+                policy_step=row.step,
+            )
         kinds = (row.n_correct, row.n_scored - row.n_correct, n_missing)
         return self._draw(key, kinds, group_size, row.step)
 
-    def _draw(self, key: str, kinds: tuple[int, int, int], n: int, step: int | None) -> GroupOutcome:
-        """``n`` of a recorded group's completions without replacement; kinds: how many are right, wrong, failed."""
+    def _draw(
+        self, key: str, kinds: tuple[int, int, int], n: int, step: int | None
+    ) -> GroupOutcome:
+        """``n`` of a recorded group's completions without replacement; kinds: how many are right,
+        wrong, failed."""
         right, wrong, failed = self._rng.multivariate_hypergeometric(kinds, n).tolist()
         return GroupOutcome(key, right, right + wrong, failed, policy_step=step)
 
     def extend(self, outcomes: Sequence[GroupOutcome], n: int) -> list[GroupOutcome]:
-        """Each group of this step with ``n`` further completions of the same recorded group, in order.
+        """Each group of this step with ``n`` further completions of the same recorded group, in
+        order.
 
-        Raises ValueError if one has none left: ask for no more than the ``group_size`` of the engine in all.
+        Raises ValueError if one has none left: ask for no more than the ``group_size`` of the
+        engine in all.
         """
         return [self._extend(outcome, n) for outcome in outcomes]
 
@@ -110,7 +129,9 @@ class HistoryEngine:
             raise ValueError(f"the group of {o.key!r} had no answer: there is nothing to extend")
         wrong = row.n_scored - row.n_correct - (o.n_scored - o.n_correct)
         missing = row.group_size - row.n_scored - o.n_failed
-        whole = o.joined(self._draw(o.key, (row.n_correct - o.n_correct, wrong, missing), n, row.step))
+        whole = o.joined(
+            self._draw(o.key, (row.n_correct - o.n_correct, wrong, missing), n, row.step)
+        )
         return replace(whole, n_tokens=row.tokens) if whole.group_size == row.group_size else whole
 
     def _nearest(self, key: str) -> LogRow | None:
@@ -129,7 +150,8 @@ class HistoryEngine:
         self.step += 1
 
     def metrics(self) -> dict[str, float]:
-        """unanswered: groups asked for in vain. mean_gap, largest_gap: steps between visits and simulated steps."""
+        """unanswered: groups asked for in vain. mean_gap, largest_gap: steps between visits and
+        simulated steps."""
         answered = self._n_asked - self._n_unanswered
         return {
             "unanswered": float(self._n_unanswered),
@@ -138,8 +160,12 @@ class HistoryEngine:
         }
 
 
-def _large_enough(visits: Mapping[str, Sequence[LogRow]], group_size: int) -> dict[str, list[LogRow]]:
-    return {key: [row for row in rows if row.group_size >= group_size] for key, rows in visits.items()}
+def _large_enough(
+    visits: Mapping[str, Sequence[LogRow]], group_size: int
+) -> dict[str, list[LogRow]]:
+    return {
+        key: [row for row in rows if row.group_size >= group_size] for key, rows in visits.items()
+    }
 
 
 ReplayEngine = LabelledPoolEngine | HistoryEngine

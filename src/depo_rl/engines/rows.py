@@ -13,7 +13,8 @@ SCALAR = (str, int, float, bool)
 
 
 def occurrence_keys(keys: Iterable[str]) -> list[str]:
-    """The keys in order, all different: the second occurrence of one is marked ``#2``, the third ``#3``, ..."""
+    """The keys in order, all different: the second occurrence of one is marked ``#2``, the third
+    ``#3``, ..."""
     seen: Counter[str] = Counter()
     marked = []
     for key in keys:
@@ -23,13 +24,15 @@ def occurrence_keys(keys: Iterable[str]) -> list[str]:
 
 
 def source_of(row: Mapping[str, Any], column: str) -> str:
-    """A row's source as text; "default" where the column is missing, None or an empty text. 0 and False are sources."""
+    """A row's source as text; "default" where the column is missing, None or an empty text. 0 and
+    False are sources."""
     source = row.get(column)
     return "default" if source is None or source == "" else str(source)
 
 
 def content_hash(row: Mapping[str, Any]) -> str:
-    """8 hex digits of all that a row holds but its place in the file, ``index`` there and in ``extra_info``."""
+    """8 hex digits of all that a row holds but its place in the file, ``index`` there and in
+    ``extra_info``."""
     own = {name: value for name, value in row.items() if name != "index"}
     extra = own.get("extra_info")
     if isinstance(extra, Mapping):
@@ -39,7 +42,8 @@ def content_hash(row: Mapping[str, Any]) -> str:
 
 
 def keys_by_content(keys: Sequence[str], content_of: Callable[[int], str]) -> list[str]:
-    """The keys in order, where rows of one key that differ in content get ``{key}-{content}``, all others their own.
+    """The keys in order, where rows of one key that differ in content get ``{key}-{content}``, all
+    others their own.
 
     content_of: hash of row i, asked of rows that share a key only.
     """

@@ -1,9 +1,10 @@
-"""What every engine does besides its trainer's own affairs. An adapter for a trainer is built on this.
+"""What every engine does besides its trainer's own affairs. An adapter for a trainer is built on
+this.
 
-    config = engine_config("depo+", given, {"group_size": ("num_generations", 8), "seed": ("seed", 0)}, "curriculum")
-    session = Session(live_curriculum("depo+", prompts, config), Patience(limit=10))
-    session.open_log(folder / "outcomes.jsonl", resume_after=None)
-    while training:
+    config = engine_config("depo+", given, {"group_size": ("num_generations", 8), "seed": ("seed",
+    0)}, "curriculum") session = Session(live_curriculum("depo+", prompts, config),
+    Patience(limit=10)) session.open_log(folder / "outcomes.jsonl", resume_after=None) while
+    training:
         prompts = session.propose(n)              # before the trainer generates
         outcomes = [GroupOutcome.of(...), ...]    # of what it generated and scored
         settled = session.settle(outcomes, step)  # train on the admitted ones
@@ -39,7 +40,8 @@ SO_FAR = (
     *("log_loss", "auc_mixed", "ece", "ece_floor", "rollouts_saved", "tokens_saved", "in_flight"),
     *BREADTH,
 )
-"""Names of what ``Session.figures`` tells of the curriculum: what a step added, and what stands since the start."""
+"""Names of what ``Session.figures`` tells of the curriculum: what a step added, and what stands
+since the start."""
 STATE = ("curriculum", "unscorable_streak")
 """Fields of a session's state."""
 
@@ -49,22 +51,29 @@ def engine_config(
 ) -> CurriculumConfig:
     """The curriculum's settings where some are the engine's own: the group size, the seed.
 
-    owned: of such a setting, what the engine calls it and its value there. where: what the engine calls the given ones.
-    Raises ConfigError, also where a given value contradicts the engine's.
+    owned: of such a setting, what the engine calls it and its value there. where: what the engine
+    calls the given ones. Raises ConfigError, also where a given value contradicts the engine's.
     """
     given = dict(given)
     for name, (home, value) in owned.items():
         if given.setdefault(name, value) != value:
-            raise ConfigError(f"{where}.{name} = {given[name]!r} contradicts {home} = {value!r}: set {home} only")
+            raise ConfigError(
+                f"{where}.{name} = {given[name]!r} contradicts {home} = {value!r}: set {home} only"
+            )
     return get_method(method).config(given, where=f"method {method!r}, {where}")
 
 
 def live_curriculum(
-    method: str, prompts: Sequence[Prompt], config: CurriculumConfig, make: MakeEstimator = make_estimator
+    method: str,
+    prompts: Sequence[Prompt],
+    config: CurriculumConfig,
+    make: MakeEstimator = make_estimator,
 ) -> Curriculum:
-    """As ``make_curriculum``, for a run that a failing estimator must not end (``SurvivingEstimator``).
+    """As ``make_curriculum``, for a run that a failing estimator must not end
+    (``SurvivingEstimator``).
 
-    config: of ``engine_config``. make: the estimator, in the place of what ``config.estimator`` describes.
+    config: of ``engine_config``. make: the estimator, in the place of what ``config.estimator``
+    describes.
     """
 
     def surviving(pool: PromptPool, config: CurriculumConfig) -> SurvivingEstimator:
@@ -74,7 +83,8 @@ def live_curriculum(
 
 
 def refuse_screening(method: str, gate: Gate, engine: str, but: Collection[str] = ()) -> None:
-    """Raises EngineError if the method extends groups, for an engine that cannot. but: what it cannot run either."""
+    """Raises EngineError if the method extends groups, for an engine that cannot. but: what it
+    cannot run either."""
     if isinstance(gate, ScreeningGate):
         able = ", ".join(name for name in sorted(METHODS) if name != method and name not in but)
         raise EngineError(
@@ -86,14 +96,18 @@ def refuse_screening(method: str, gate: Gate, engine: str, but: Collection[str] 
 def next_round(n: int, n_admitted: int, n_drawn: int) -> int:
     """Groups to draw for a batch of ``n`` next, at most ``n``, where a gate rejects some.
 
-    As many as should fill what is missing, by the share admitted so far: it wastes less than rounds of a whole batch.
+    As many as should fill what is missing, by the share admitted so far: it wastes less than rounds
+    of a whole batch.
     """
-    wanted = (n - n_admitted) * n_drawn  # times the share: in whole numbers, for a rounding error would be a group
+    wanted = (
+        n - n_admitted
+    ) * n_drawn  # times the share: in whole numbers, for a rounding error would be a group
     return min(n, -(-wanted // max(n_admitted, 1))) if n_drawn else n
 
 
 class Proposal(NamedTuple):
-    """What to roll out: rows of the training set, and in the same order the keys that their groups are settled by."""
+    """What to roll out: rows of the training set, and in the same order the keys that their groups
+    are settled by."""
 
     rows: list[int]
     keys: list[str]
@@ -102,7 +116,8 @@ class Proposal(NamedTuple):
 class Patience(NamedTuple):
     """How long a run goes on while nothing of it can be scored, and the engine's words for that.
 
-    limit: steps in a row. setting: what sets it. step: what a step is called. look_at: where the fault will lie.
+    limit: steps in a row. setting: what sets it. step: what a step is called. look_at: where the
+    fault will lie.
     """
 
     limit: int = 10
@@ -112,10 +127,11 @@ class Patience(NamedTuple):
 
 
 class Session:
-    """One run of a curriculum on some engine: times, figures, the outcome log, the state of a checkpoint.
+    """One run of a curriculum on some engine: times, figures, the outcome log, the state of a
+    checkpoint.
 
-    patience: when to end a run of which nothing can be scored; None: never. log: where groups are written; see also
-    ``open_log``. clocks: what the engine times itself, by ``timed``.
+    patience: when to end a run of which nothing can be scored; None: never. log: where groups are
+    written; see also ``open_log``. clocks: what the engine times itself, by ``timed``.
     """
 
     def __init__(
@@ -135,7 +151,7 @@ class Session:
         self._seconds = dict.fromkeys(("selecting", "learning", *clocks), 0.0)
         self._before: dict[str, float] = {}
 
-    # -- choose and observe -------------------------------------------------------------------------------------------
+    # -- choose and observe ------------------------------------------------------------------------
 
     def propose(self, n: int) -> list[Prompt]:
         """``n`` distinct prompts to roll out, none of them in flight. Raises PoolExhausted."""
@@ -145,17 +161,20 @@ class Session:
     def settle(self, outcomes: Iterable[GroupOutcome], step: int) -> list[Settlement]:
         """Receives finished groups and learns from them; one settlement per outcome, in order.
 
-        step: what the outcome log calls it; of the batch that the groups were rolled out for. Raises RewardError if
-        nothing could be scored for too long.
+        step: what the outcome log calls it; of the batch that the groups were rolled out for.
+        Raises RewardError if nothing could be scored for too long.
         """
         outcomes = list(outcomes)
         self.receive(outcomes)
         return self.learn(outcomes, step)
 
     def receive(self, outcomes: Sequence[GroupOutcome]) -> None:
-        """The first half of ``settle``, for an engine that learns later: this step's figures are of these groups."""
+        """The first half of ``settle``, for an engine that learns later: this step's figures are of
+        these groups."""
         scale = self.curriculum.config.reward_range
-        judged = list(outcomes) if scale is None else [outcome.graded(*scale) for outcome in outcomes]
+        judged = (
+            list(outcomes) if scale is None else [outcome.graded(*scale) for outcome in outcomes]
+        )
         scored = [outcome for outcome in judged if outcome.n_scored]
         self._received += judged
         self._predicted += self.curriculum.predicted(outcome.key for outcome in scored)
@@ -182,8 +201,8 @@ class Session:
     ) -> list[Settlement]:
         """The second half of ``settle``.
 
-        dropped: keys of the groups that an engine with a filter of its own does not train on, for the log; None: the
-        curriculum's gate admits.
+        dropped: keys of the groups that an engine with a filter of its own does not train on, for
+        the log; None: the curriculum's gate admits.
         """
         with self.timed("learning"):
             settled = self.curriculum.settle(outcomes)
@@ -193,10 +212,12 @@ class Session:
 
     def _row(self, s: Settlement, step: int, dropped: Collection[str] | None) -> LogRow:
         key = s.outcome.key
-        trained_on = s.admitted if dropped is None else s.outcome.n_scored > 0 and key not in dropped
+        trained_on = (
+            s.admitted if dropped is None else s.outcome.n_scored > 0 and key not in dropped
+        )
         return LogRow.from_settlement(self.curriculum.pool[key], s, step, trained_on)
 
-    # -- tell ---------------------------------------------------------------------------------------------------------
+    # -- tell --------------------------------------------------------------------------------------
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -208,12 +229,13 @@ class Session:
             self._seconds[what] += time.perf_counter() - started
 
     def figures(self) -> tuple[dict[str, float], dict[str, float]]:
-        """What this step came to, and what stands since the start; begins the next step. What is unknown is left out.
+        """What this step came to, and what stands since the start; begins the next step. What is
+        unknown is left out.
 
         Names and meanings are those of ``Curriculum.metrics``; besides:
 
-        groups: settled since the start. log_rows_dropped: rows that the outcome log had to give up. log_write_errors:
-        attempts at writing it that failed.
+        groups: settled since the start. log_rows_dropped: rows that the outcome log had to give up.
+        log_write_errors: attempts at writing it that failed.
         """
         now = self.curriculum.metrics()
         of_step = {name: now[name] - self._before.get(name, 0.0) for name in COUNTS}
@@ -236,10 +258,11 @@ class Session:
         self._predicted = []
         self._seconds = dict.fromkeys(self._seconds, 0.0)
 
-    # -- the log, save and resume -------------------------------------------------------------------------------------
+    # -- the log, save and resume ------------------------------------------------------------------
 
     def open_log(self, path: Path, resume_after: int | None) -> None:
-        """Starts ``path`` anew, an older file moved aside, or goes on with it after step ``resume_after``."""
+        """Starts ``path`` anew, an older file moved aside, or goes on with it after step
+        ``resume_after``."""
         if resume_after is None and path.exists() and path.stat().st_size:
             path.replace(path.with_name(f"{path.stem}.previous{path.suffix}"))
         self.log = OutcomeLogWriter(path)
@@ -252,10 +275,14 @@ class Session:
             self.log.close()
 
     def state_dict(self) -> State:
-        """For ``checkpoint.save_state``, or a checkpoint of the trainer's own; what is logged is on the disk before."""
+        """For ``checkpoint.save_state``, or a checkpoint of the trainer's own; what is logged is on
+        the disk before."""
         if self.log is not None:
             self.log.flush()
-        return {"curriculum": self.curriculum.state_dict(), "unscorable_streak": self._unscorable_streak}
+        return {
+            "curriculum": self.curriculum.state_dict(),
+            "unscorable_streak": self._unscorable_streak,
+        }
 
     def load_state_dict(self, state: State) -> None:
         """Strict: StateMismatch, with nothing changed, if the state is of another run."""

@@ -1,1 +1,2 @@
-"""Pass-rate estimators: each predicts a Beta per prompt before the rollout and learns from finished groups."""
+"""Pass-rate estimators: each predicts a Beta per prompt before the rollout and learns from finished
+groups."""

@@ -1,4 +1,5 @@
-"""History per prompt: a Beta whose evidence fades, by policy steps or by visits. Knows nothing of unseen prompts."""
+"""History per prompt: a Beta whose evidence fades, by policy steps or by visits. Knows nothing of
+unseen prompts."""
 
 from __future__ import annotations
 
@@ -15,16 +16,19 @@ from .beliefs import StepClock
 class HistoryEstimator:
     """Beta(prior + faded counts of correct and wrong) for each prompt.
 
-    ``fade_by="visits"`` is the posterior of MoPPS (arXiv 2507.04632): at each visit of a prompt
-    a <- discount * a + (1 - discount) * a0 + n_correct, and b alike with the wrong ones; without visits it stays.
-    ``fade_by="steps"`` fades with the time since, so that the belief goes back to the prior as the policy moves on.
-    A group that comes late counts by its own age. Only scored completions count, however few they are.
+    ``fade_by="visits"`` is the posterior of MoPPS (arXiv 2507.04632): at each visit of a prompt a
+    <- discount * a + (1 - discount) * a0 + n_correct, and b alike with the wrong ones; without
+    visits it stays. ``fade_by="steps"`` fades with the time since, so that the belief goes back to
+    the prior as the policy moves on. A group that comes late counts by its own age. Only scored
+    completions count, however few they are.
     """
 
     def __init__(self, settings: HistorySettings) -> None:
         self.settings = settings
         self._clock = StepClock()
-        self._seen: dict[str, tuple[float, float, int]] = {}  # key -> faded correct, faded wrong, as of which step
+        self._seen: dict[
+            str, tuple[float, float, int]
+        ] = {}  # key -> faded correct, faded wrong, as of which step
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         now = self._clock.now
@@ -63,11 +67,15 @@ class HistoryEstimator:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing is changed."""
+        """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing
+        is changed."""
         expect_fields("estimator", state, self.state_dict())
         now = int(state["now"])
         rows = np.asarray(state["rows"], dtype=np.float64).reshape(-1, 3).tolist()
-        seen = {str(key): (k, w, int(last)) for key, (k, w, last) in zip(state["keys"], rows, strict=True)}
+        seen = {
+            str(key): (k, w, int(last))
+            for key, (k, w, last) in zip(state["keys"], rows, strict=True)
+        }
         self._clock.now = now
         self._seen = seen
 

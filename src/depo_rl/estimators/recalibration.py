@@ -20,9 +20,11 @@ _PENALTY = np.eye(3) * _PRECISION / 4.0
 
 
 class Recalibration:
-    """logit(mended) = slope * logit(p) + offset, by penalised logistic regression on the judged groups of a window.
+    """logit(mended) = slope * logit(p) + offset, by penalised logistic regression on the judged
+    groups of a window.
 
-    Prompts with and without groups of their own have an offset each: the prior and the evidence err differently.
+    Prompts with and without groups of their own have an offset each: the prior and the evidence err
+    differently.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,8 @@ class Recalibration:
         self.coefficients_3 = _UNMENDED.copy()
 
     def apply(self, p_P: FloatArray, seen_P: NDArray[Any]) -> FloatArray:
-        """Probabilities of shape (P,) mended; seen_P: 1 for prompts with groups of their own, else 0."""
+        """Probabilities of shape (P,) mended; seen_P: 1 for prompts with groups of their own, else
+        0."""
         return _logistic(_design(p_P, seen_P) @ self.coefficients_3)
 
     def judge(self, p_P: FloatArray, seen_P: NDArray[Any], truth_P: NDArray[Any]) -> None:
@@ -44,13 +47,15 @@ class Recalibration:
             slope = design.T @ (truth - p) - _PENALTY @ (self.coefficients_3 - _UNMENDED)
             curvature = (design * (p * (1 - p))[:, None]).T @ design + _PENALTY
             self._step(np.linalg.solve(curvature, slope), design, truth)
-        # never the other way round, for which there is the guard; nor level, where rounding would choose
+        # never the other way round, for which there is the guard; nor level, where rounding would
+        # choose
         self.coefficients_3[0] = max(self.coefficients_3[0], _LEAST_SLOPE)
 
     def _step(self, step_3: FloatArray, design: FloatArray, truth: FloatArray) -> None:
         """Goes the whole way, or the largest half, quarter, ... of it that makes nothing worse.
 
-        Where nearly all groups are mixed and their probabilities near 1, whole Newton steps run off.
+        Where nearly all groups are mixed and their probabilities near 1, whole Newton steps run
+        off.
         """
         before = _loss(self.coefficients_3, design, truth)
         for halvings in range(_HALVINGS):
@@ -60,16 +65,23 @@ class Recalibration:
                 return
 
     def state_dict(self) -> State:
-        return {"judged": np.array(self._judged).reshape(-1, 3), "coefficients": self.coefficients_3.copy()}
+        return {
+            "judged": np.array(self._judged).reshape(-1, 3),
+            "coefficients": self.coefficients_3.copy(),
+        }
 
     def load_state_dict(self, state: State) -> None:
-        judged = [tuple(row) for row in np.asarray(state["judged"], dtype=np.float64).reshape(-1, 3).tolist()]
+        judged = [
+            tuple(row)
+            for row in np.asarray(state["judged"], dtype=np.float64).reshape(-1, 3).tolist()
+        ]
         self.coefficients_3 = np.array(state["coefficients"], dtype=np.float64).reshape(3)
         self._judged = deque(judged, _WINDOW)
 
 
 def _loss(coefficients_3: FloatArray, design: FloatArray, truth: FloatArray) -> float:
-    """What the fit makes least: negative log-likelihood of the judged groups and of the prior, in nats."""
+    """What the fit makes least: negative log-likelihood of the judged groups and of the prior, in
+    nats."""
     logit = design @ coefficients_3
     off_3 = coefficients_3 - _UNMENDED
     return float((np.logaddexp(0.0, logit) - truth * logit).sum() + 0.5 * off_3 @ _PENALTY @ off_3)

@@ -34,7 +34,8 @@ class ConstantEstimator:
 
 
 class OracleEstimator(ConstantEstimator):
-    """Reads each prompt's pass rate from ``fields[field]``; where it is missing or not a rate, 0.5 with strength 2."""
+    """Reads each prompt's pass rate from ``fields[field]``; where it is missing or not a rate, 0.5
+    with strength 2."""
 
     def __init__(self, field: str, strength: float) -> None:
         super().__init__()
@@ -44,5 +45,7 @@ class OracleEstimator(ConstantEstimator):
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         rates = [as_rate(prompt.fields.get(self.field)) for prompt in prompts]
         mean_P = np.array([self.mean if rate is None else rate for rate in rates], dtype=np.float64)
-        strength_P = np.array([self.strength if rate is None else self._label_strength for rate in rates])
+        strength_P = np.array(
+            [self.strength if rate is None else self._label_strength for rate in rates]
+        )
         return Prediction(np.clip(mean_P, 1e-6, 1 - 1e-6), strength_P)

@@ -1,7 +1,8 @@
-"""Loading Hugging Face encoders, by hub name or local folder, and reading texts for them. Imports torch.
+"""Loading Hugging Face encoders, by hub name or local folder, and reading texts for them. Imports
+torch.
 
-``tiny-random`` is a small BERT with random weights and a byte tokenizer, built here without a download, for tests and
-the demo.
+``tiny-random`` is a small BERT with random weights and a byte tokenizer, built here without a
+download, for tests and the demo.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ _TINY = {
 
 @contextmanager
 def private_rng(seed: int) -> Iterator[None]:
-    """Global-generator draws inside come from ``seed`` and leave no trace outside; modes of the caller do not leak in.
+    """Global-generator draws inside come from ``seed`` and leave no trace outside; modes of the
+    caller do not leak in.
 
-    The CPU generator is seeded directly: ``torch.manual_seed`` would also reseed every GPU, which fork_rng([]) does
-    not put back. Whatever is built inside is built on the CPU.
+    The CPU generator is seeded directly: ``torch.manual_seed`` would also reseed every GPU, which
+    fork_rng([]) does not put back. Whatever is built inside is built on the CPU.
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.inference_mode(False):
         torch.default_generator.manual_seed(seed)
@@ -47,7 +49,8 @@ def private_rng(seed: int) -> Iterator[None]:
 
 
 class TextReader:
-    """Prompt texts -> token ids, cut at ``max_length`` tokens. Counts what it read and what it had to cut."""
+    """Prompt texts -> token ids, cut at ``max_length`` tokens. Counts what it read and what it had
+    to cut."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self._tokenizer = tokenizer
@@ -64,14 +67,17 @@ class TextReader:
         ids = self._tokenizer(texts, truncation=False, verbose=False)["input_ids"]
         long = [i for i, row in enumerate(ids) if len(row) > self.max_length]
         for i in long:  # again with truncation, which keeps the closing special token
-            ids[i] = self._tokenizer(texts[i], truncation=True, max_length=self.max_length)["input_ids"]
+            ids[i] = self._tokenizer(texts[i], truncation=True, max_length=self.max_length)[
+                "input_ids"
+            ]
         self.n_read += len(texts)
         self.n_truncated += len(long)
         return [list(row) for row in ids]
 
 
 def load_backbone(name: str, seed: int = 0, setting: str = "estimator.backbone") -> tuple[Any, Any]:
-    """Tokenizer and model of ``name``, float32, on the CPU; what is random about either comes from ``seed``.
+    """Tokenizer and model of ``name``, float32, on the CPU; what is random about either comes from
+    ``seed``.
 
     Raises ConfigError, which names ``setting``, if it cannot be loaded.
     """
@@ -101,7 +107,11 @@ def _pretrained(name: str, setting: str) -> tuple[Any, Any]:
         # "auto" would keep a bfloat16 checkpoint in bfloat16, in which small updates vanish
         backbone = AutoModel.from_pretrained(name, dtype=torch.float32)
         return AutoTokenizer.from_pretrained(name), backbone
-    except (OSError, ValueError, ImportError) as error:  # the last: a tokenizer that needs a library of its own
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # the last: a tokenizer that needs a library of its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
             f"{setting} = {name!r}: cannot be loaded ({reason}); give a Hugging Face encoder's hub name, a "
@@ -110,26 +120,40 @@ def _pretrained(name: str, setting: str) -> tuple[Any, Any]:
 
 
 def own_pooling(name: str, setting: str = "estimator.pooling") -> str | None:
-    """ "cls" or "mean", as ``1_Pooling/config.json`` beside the weights says (sentence-transformers); None without it.
+    """ "cls" or "mean", as ``1_Pooling/config.json`` beside the weights says
+    (sentence-transformers); None without it.
 
-    Raises ConfigError, which names ``setting``, if the file asks for a pooling that is not offered or cannot be read.
+    Raises ConfigError, which names ``setting``, if the file asks for a pooling that is not offered
+    or cannot be read.
     """
     path = _beside(name, "1_Pooling/config.json")
     if path is None:
         return None
     try:
         told = json.loads(path.read_bytes())
-        known = {"cls": told.get("pooling_mode_cls_token"), "mean": told.get("pooling_mode_mean_tokens")}
-        modes = [told["pooling_mode"]] if "pooling_mode" in told else [mode for mode, on in known.items() if on]
+        known = {
+            "cls": told.get("pooling_mode_cls_token"),
+            "mean": told.get("pooling_mode_mean_tokens"),
+        }
+        modes = (
+            [told["pooling_mode"]]
+            if "pooling_mode" in told
+            else [mode for mode, on in known.items() if on]
+        )
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{setting} = 'auto': {path}: cannot be read ({error}); set it to cls or mean") from None
+        raise ConfigError(
+            f"{setting} = 'auto': {path}: cannot be read ({error}); set it to cls or mean"
+        ) from None
     if len(modes) != 1 or modes[0] not in known:
-        raise ConfigError(f"{setting} = 'auto': {path} asks for another pooling than one of cls, mean; set it to one")
+        raise ConfigError(
+            f"{setting} = 'auto': {path} asks for another pooling than one of cls, mean; set it to one"
+        )
     return str(modes[0])
 
 
 def _beside(name: str, file: str) -> Path | None:
-    """The path of one of a backbone's files, in its folder or on the hub; None if it has none or cannot be asked."""
+    """The path of one of a backbone's files, in its folder or on the hub; None if it has none or
+    cannot be asked."""
     if name == TINY_RANDOM:
         return None
     if Path(name).is_dir():
@@ -139,8 +163,16 @@ def _beside(name: str, file: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
-        kept = try_to_load_from_cache(name, file)  # a path; a mark that there is none; or None, not known
-        return Path(hf_hub_download(name, file)) if kept is None else Path(kept) if isinstance(kept, str) else None
+        kept = try_to_load_from_cache(
+            name, file
+        )  # a path; a mark that there is none; or None, not known
+        return (
+            Path(hf_hub_download(name, file))
+            if kept is None
+            else Path(kept)
+            if isinstance(kept, str)
+            else None
+        )
     except (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -159,12 +191,15 @@ def _positions(backbone: Any) -> int:
     """Longest text in tokens that the backbone has positions for."""
     limit = int(getattr(backbone.config, "max_position_embeddings", 2**31))
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)  # the RoBERTa family counts positions from padding_idx + 1
+    padding = getattr(
+        table, "padding_idx", None
+    )  # the RoBERTa family counts positions from padding_idx + 1
     return limit if padding is None else limit - padding - 1
 
 
 def tiny_random() -> tuple[Any, Any]:
-    """A byte tokenizer (no text is unknown to it) and a two-layer BERT of width 64, from the current generator."""
+    """A byte tokenizer (no text is unknown to it) and a two-layer BERT of width 64, from the
+    current generator."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -174,7 +209,8 @@ def tiny_random() -> tuple[Any, Any]:
     bytes_tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="[UNK]"))
     bytes_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")]
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, vocab[token]) for token in ("[CLS]", "[SEP]")],
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bytes_tokenizer,
@@ -189,12 +225,14 @@ def tiny_random() -> tuple[Any, Any]:
 
 
 def backbone_identity(name: str) -> str:
-    """What a checkpoint calls its backbone: the hub name, or a local folder's last part, so that folders may move."""
+    """What a checkpoint calls its backbone: the hub name, or a local folder's last part, so that
+    folders may move."""
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def micro_batches(ids: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Rows of at most ``size`` texts at a time, texts of like length together so that little is padded."""
+    """Rows of at most ``size`` texts at a time, texts of like length together so that little is
+    padded."""
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -207,40 +245,57 @@ def usable_device(name: str, setting: str = "estimator.device") -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(f"{setting} = {name!r}: cannot be used here ({reason}); take 'cpu'") from error
+        raise ConfigError(
+            f"{setting} = {name!r}: cannot be used here ({reason}); take 'cpu'"
+        ) from error
     return device
 
 
 def padded(ids: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> dict[str, Tensor]:
-    """Inputs of a forward, each (P, T): token ids of P texts, padded on the right, and the mask of what is text."""
+    """Inputs of a forward, each (P, T): token ids of P texts, padded on the right, and the mask of
+    what is text."""
     longest = max(len(row) for row in ids)
     rows = [list(row) + [pad_id] * (longest - len(row)) for row in ids]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in ids]
-    return {"input_ids": torch.tensor(rows, device=device), "attention_mask": torch.tensor(mask, device=device)}
+    return {
+        "input_ids": torch.tensor(rows, device=device),
+        "attention_mask": torch.tensor(mask, device=device),
+    }
 
 
 class FrozenEncoder:
-    """Texts -> masked means of the last hidden states. name: the encoder in words. digest: of all that makes its
-    numbers: weights, configuration, vocabulary. width: D. max_length: tokens read, no more than it has positions for.
+    """Texts -> masked means of the last hidden states. name: the encoder in words. digest: of all
+    that makes its numbers: weights, configuration, vocabulary. width: D. max_length: tokens read,
+    no more than it has positions for.
 
     setting: what an error names. Raises ConfigError if the encoder or the device cannot be had.
     """
 
     def __init__(self, backbone: str, max_length: int, device: str, setting: str) -> None:
-        self._setting, self._device = f"{setting}.backbone = {backbone!r}", usable_device(device, f"{setting}.device")
+        self._setting, self._device = (
+            f"{setting}.backbone = {backbone!r}",
+            usable_device(device, f"{setting}.device"),
+        )
         tokenizer, model = load_backbone(backbone, setting=f"{setting}.backbone")
         model = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
         self._reader = text_reader(tokenizer, model, max_length)
         self.max_length, self.width = self._reader.max_length, int(model.config.hidden_size)
         self.digest = _content(tokenizer, model)
-        self.name = f"{backbone_identity(backbone)} ({self.digest.hex()[:12]}), {self.max_length} tokens"
+        self.name = (
+            f"{backbone_identity(backbone)} ({self.digest.hex()[:12]}), {self.max_length} tokens"
+        )
         self._model = model.eval().to(self._device)
 
-    def embed(self, texts: Sequence[str], advance: Callable[[int], None] = lambda n: None) -> Vectors:
-        """Shape (P, D), float32; ``advance(n)`` after each n texts. Raises ConfigError if a number is not finite."""
+    def embed(
+        self, texts: Sequence[str], advance: Callable[[int], None] = lambda n: None
+    ) -> Vectors:
+        """Shape (P, D), float32; ``advance(n)`` after each n texts. Raises ConfigError if a number
+        is not finite."""
         vectors_P_D = np.zeros((len(texts), self.width), np.float32)
         pad_id = self._reader.pad_id
-        ids = [row or [pad_id] for row in self._reader.read(texts)]  # some tokenizers make nothing of an empty text
+        ids = [
+            row or [pad_id] for row in self._reader.read(texts)
+        ]  # some tokenizers make nothing of an empty text
         # the caller's modes (a training loop under autocast, say) must not leak in
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
             for rows in micro_batches(ids, _TEXTS_PER_FORWARD):
@@ -250,21 +305,29 @@ class FrozenEncoder:
                 vectors_P_D[rows] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
                 advance(len(rows))
         if broken := int((~np.isfinite(vectors_P_D).all(axis=1)).sum()):
-            raise ConfigError(f"{self._setting}: gives {broken} of {len(texts)} texts NaN or infinity; take another")
+            raise ConfigError(
+                f"{self._setting}: gives {broken} of {len(texts)} texts NaN or infinity; take another"
+            )
         return vectors_P_D
 
 
 def _content(tokenizer: Any, model: Any) -> bytes:
-    """Hash of weights, configuration and vocabulary, and of how a sample is read; not of names, paths or versions."""
+    """Hash of weights, configuration and vocabulary, and of how a sample is read; not of names,
+    paths or versions."""
     told = {
         name: value
         for name, value in model.config.to_diff_dict().items()
-        if not name.startswith("_") and name not in ("transformers_version", "dtype", "torch_dtype", "architectures")
+        if not name.startswith("_")
+        and name not in ("transformers_version", "dtype", "torch_dtype", "architectures")
     }
-    reading = json.dumps([told, tokenizer.get_vocab(), tokenizer(_SAMPLE)["input_ids"]], sort_keys=True, default=str)
+    reading = json.dumps(
+        [told, tokenizer.get_vocab(), tokenizer(_SAMPLE)["input_ids"]], sort_keys=True, default=str
+    )
     weights = sorted(model.state_dict().items())
     # a pooler, which nothing reads, is random where the encoder came without one
-    used = (digest(name.encode(), _bytes(w)) for name, w in weights if not name.startswith("pooler."))
+    used = (
+        digest(name.encode(), _bytes(w)) for name, w in weights if not name.startswith("pooler.")
+    )
     return digest(reading.encode(), *used)
 
 

@@ -1,4 +1,5 @@
-"""A block of features: its rows, what they are multiplied by, and the weights that a model of them begins with.
+"""A block of features: its rows, what they are multiplied by, and the weights that a model of them
+begins with.
 
 A new one is a class or a function in a file of its own, and a line of ``table.make_blocks``.
 """
@@ -22,8 +23,9 @@ CHUNK = 2048  # prompts at a time; never changes the result
 class FeatureBlock(Protocol):
     """Some dense features of every prompt of a pool.
 
-    width: number of features. nbytes: of what is kept. scale: what the rows are multiplied by, where a row's words
-    have norm 1. origin: what the features come from beside the prompts, which a checkpoint must agree with.
+    width: number of features. nbytes: of what is kept. scale: what the rows are multiplied by,
+    where a row's words have norm 1. origin: what the features come from beside the prompts, which a
+    checkpoint must agree with.
     """
 
     @property
@@ -76,6 +78,9 @@ def chunks(n: int) -> Iterator[slice]:
         yield slice(start, start + CHUNK)
 
 
-def in_chunks(prompts: Sequence[Prompt], make: Callable[[Sequence[Prompt]], NDArray[Any]]) -> NDArray[np.float16]:
-    """``make`` of all prompts, a chunk at a time: in full precision the whole would be several times as large."""
+def in_chunks(
+    prompts: Sequence[Prompt], make: Callable[[Sequence[Prompt]], NDArray[Any]]
+) -> NDArray[np.float16]:
+    """``make`` of all prompts, a chunk at a time: in full precision the whole would be several
+    times as large."""
     return np.concatenate([make(prompts[part]).astype(np.float16) for part in chunks(len(prompts))])

@@ -21,13 +21,20 @@ SCALE = 0.5
 MAX_LEVELS = 64
 MIN_REPEATS = 20  # of a level, on average: below that a string column is free text or a name
 MAX_KNOTS = 9
-_TURNED_ROUND = ("difficult", "hard", "fail", "error", "wrong")  # in the name of a column that falls as pass rates rise
+_TURNED_ROUND = (
+    "difficult",
+    "hard",
+    "fail",
+    "error",
+    "wrong",
+)  # in the name of a column that falls as pass rates rise
 Block = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class NumericColumn:
-    """[standardised, hat basis, logit if a rate, missing]; knots: (K,) increasing, K >= 2 or none if constant."""
+    """[standardised, hat basis, logit if a rate, missing]; knots: (K,) increasing, K >= 2 or none
+    if constant."""
 
     name: str
     mean: float
@@ -40,10 +47,13 @@ class NumericColumn:
         return 2 + len(self.knots) + self.is_rate
 
     def start(self, slope: float) -> NDArray[np.float64]:
-        """Weights of the block: ``slope`` for the logit of a published rate; 0 for what is no rate, or only 0 and 1."""
+        """Weights of the block: ``slope`` for the logit of a published rate; 0 for what is no rate,
+        or only 0 and 1."""
         weights = np.zeros(self.width)
         if self.is_rate and len(self.knots) > 2:
-            weights[1 + len(self.knots)] = -slope if any(w in self.name.lower() for w in _TURNED_ROUND) else slope
+            weights[1 + len(self.knots)] = (
+                -slope if any(w in self.name.lower() for w in _TURNED_ROUND) else slope
+            )
         return weights
 
     def standardised(self, value_P: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -90,7 +100,8 @@ class CategoricalColumn:
 
 @dataclass(frozen=True)
 class ColumnFeatures:
-    """What ``fit`` found; ``transform`` gives (P, width) float32, ``numeric`` (P, number of numeric columns)."""
+    """What ``fit`` found; ``transform`` gives (P, width) float32, ``numeric`` (P, number of numeric
+    columns)."""
 
     columns: tuple[NumericColumn | CategoricalColumn, ...]
 
@@ -104,11 +115,15 @@ class ColumnFeatures:
 
     @classmethod
     def fit(
-        cls, prompts: Sequence[Prompt], columns: Literal["auto"] | Sequence[str] = "auto", exclude: Iterable[str] = ()
+        cls,
+        prompts: Sequence[Prompt],
+        columns: Literal["auto"] | Sequence[str] = "auto",
+        exclude: Iterable[str] = (),
     ) -> ColumnFeatures:
         """Chooses ("auto") or takes the named columns, never those in ``exclude``.
 
-        Raises ConfigError if a named column is in no prompt, holds no usable value or is excluded too.
+        Raises ConfigError if a named column is in no prompt, holds no usable value or is excluded
+        too.
         """
         known = {name: None for prompt in prompts for name in prompt.fields}
         excluded = set(exclude)
@@ -118,20 +133,27 @@ class ColumnFeatures:
         fitted = []
         for name in dict.fromkeys(columns):
             if name in excluded:
-                raise ConfigError(f"column {name!r} is both named and excluded: take it out of one list")
+                raise ConfigError(
+                    f"column {name!r} is both named and excluded: take it out of one list"
+                )
             if name not in known:
                 hint = nearest(name, known) if known else " The prompts have no columns."
-                raise ConfigError(f"column {name!r} is in none of the {len(prompts)} prompts.{hint}")
+                raise ConfigError(
+                    f"column {name!r} is in none of the {len(prompts)} prompts.{hint}"
+                )
             column = _fit(prompts, name, named=True)
             if column is None:
                 others = [other for other in known if other != name]
                 hint = nearest(name, others) if others else ""
-                raise ConfigError(f"column {name!r} holds no number or text that could be a feature.{hint}")
+                raise ConfigError(
+                    f"column {name!r} holds no number or text that could be a feature.{hint}"
+                )
             fitted.append(column)
         return cls(tuple(fitted))
 
     def start(self, slope: float) -> NDArray[np.float64]:
-        """Weights, shape (width,), of the mean of slope * logit(rate) over the columns that hold published pass rates.
+        """Weights, shape (width,), of the mean of slope * logit(rate) over the columns that hold
+        published pass rates.
 
         How other models did is the best guess at how this one will, before anything was learnt.
         """
@@ -141,7 +163,9 @@ class ColumnFeatures:
 
     def transform(self, prompts: Sequence[Prompt]) -> Block:
         blocks = [
-            column.transform(numbers(values)) if isinstance(column, NumericColumn) else column.transform(values)
+            column.transform(numbers(values))
+            if isinstance(column, NumericColumn)
+            else column.transform(values)
             for column in self.columns
             for values in [[prompt.fields.get(column.name) for prompt in prompts]]
         ]
@@ -150,7 +174,10 @@ class ColumnFeatures:
     def numeric(self, prompts: Sequence[Prompt]) -> Block:
         """The standardised numeric columns alone, within +-3."""
         found = [column for column in self.columns if isinstance(column, NumericColumn)]
-        block = [c.standardised(numbers([prompt.fields.get(c.name) for prompt in prompts])) for c in found]
+        block = [
+            c.standardised(numbers([prompt.fields.get(c.name) for prompt in prompts]))
+            for c in found
+        ]
         return np.array(block, np.float32).reshape(len(found), len(prompts)).T
 
 
@@ -167,7 +194,9 @@ class ColumnBlock(StoredBlock):
 def column_block(prompts: Sequence[Prompt], settings: FeatureSettings) -> ColumnBlock:
     """Raises ConfigError as ``ColumnFeatures.fit``."""
     exclude = set(settings.exclude)
-    if settings.columns == "auto":  # the answer has features of its own; as a number it would be read twice
+    if (
+        settings.columns == "auto"
+    ):  # the answer has features of its own; as a number it would be read twice
         exclude.add(settings.answer_field)
     columns = ColumnFeatures.fit(prompts, settings.columns, exclude)
     return ColumnBlock(in_chunks(prompts, columns.transform), SCALE, columns=columns)
@@ -191,8 +220,11 @@ def _absent(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and value != value)
 
 
-def _fit(prompts: Sequence[Prompt], name: str, named: bool = False) -> NumericColumn | CategoricalColumn | None:
-    """The column, or None if it cannot be a feature. named: the user asked for it, so repeats are not required."""
+def _fit(
+    prompts: Sequence[Prompt], name: str, named: bool = False
+) -> NumericColumn | CategoricalColumn | None:
+    """The column, or None if it cannot be a feature. named: the user asked for it, so repeats are
+    not required."""
     values = [value for prompt in prompts if not _absent(value := prompt.fields.get(name))]
     if values and all(isinstance(value, (Real, np.bool_)) for value in values):
         value_P = numbers(values)

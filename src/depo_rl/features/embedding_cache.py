@@ -1,9 +1,10 @@
 """Embeddings on disk, by content: never wrong, at worst absent.
 
-A folder per encoder, in it files of some thousand rows each: the texts' keys (U, 16) uint8 and their vectors (U, D)
-float32, as safetensors. A file's name is the hash of its bytes, so that a torn or altered one is told by its name, and
-two processes that write at once write different files, or the same one twice. A disk that fails costs time, never a
-run: it is said in the log, and what cannot be read or kept is computed again.
+A folder per encoder, in it files of some thousand rows each: the texts' keys (U, 16) uint8 and
+their vectors (U, D) float32, as safetensors. A file's name is the hash of its bytes, so that a torn
+or altered one is told by its name, and two processes that write at once write different files, or
+the same one twice. A disk that fails costs time, never a run: it is said in the log, and what
+cannot be read or kept is computed again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class EmbeddingCache:
         self._writable = True
 
     def fill(self, row_of: Mapping[bytes, int], vectors_U_D: Vectors) -> NDArray[np.bool_]:
-        """Writes the vectors that are known to their rows of ``vectors_U_D``; which those are, shape (U,)."""
+        """Writes the vectors that are known to their rows of ``vectors_U_D``; which those are,
+        shape (U,)."""
         known_U = np.zeros(len(vectors_U_D), bool)
         for path in self._files():
             found = _read(path)
@@ -83,16 +85,23 @@ class EmbeddingCache:
 
     def _files(self) -> list[Path]:
         try:
-            return sorted(self._folder / name for name in os.listdir(self._folder) if name.endswith(_SUFFIX))
+            return sorted(
+                self._folder / name for name in os.listdir(self._folder) if name.endswith(_SUFFIX)
+            )
         except FileNotFoundError:
             return []
         except OSError as error:
-            _log.warning("embeddings cannot be read from %s (%s): computed again", self._folder, error.strerror)
+            _log.warning(
+                "embeddings cannot be read from %s (%s): computed again",
+                self._folder,
+                error.strerror,
+            )
             return []
 
 
 def _read(path: Path) -> tuple[list[bytes], Vectors] | None:
-    """Keys and vectors of a file; None, said in the log, if it is not what was written. A damaged one is removed."""
+    """Keys and vectors of a file; None, said in the log, if it is not what was written. A damaged
+    one is removed."""
     from safetensors.numpy import load
 
     try:

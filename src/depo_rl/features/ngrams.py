@@ -1,4 +1,5 @@
-"""The sparse part of a prompt's features: hashed n-grams of its text and answer, weighed by how rare they are."""
+"""The sparse part of a prompt's features: hashed n-grams of its text and answer, weighed by how
+rare they are."""
 
 from __future__ import annotations
 
@@ -17,16 +18,21 @@ IDF_PROMPTS = 100_000  # the first ones of the pool, from which document frequen
 
 
 class HashedNgrams:
-    """N-grams of every prompt. width: a power of two, the number of buckets. answer_field: column of the answer."""
+    """N-grams of every prompt. width: a power of two, the number of buckets. answer_field: column
+    of the answer."""
 
     def __init__(self, prompts: Sequence[Prompt], width: int, answer_field: str) -> None:
         self.width = width
         texts = [prompt.text for prompt in prompts]
-        hashed = hash_texts(texts, width, [answer_text(prompt.fields.get(answer_field)) for prompt in prompts])
+        hashed = hash_texts(
+            texts, width, [answer_text(prompt.fields.get(answer_field)) for prompt in prompts]
+        )
         idf = _inverse_frequencies(hashed, width)
         self._indptr = hashed.indptr
         self._buckets = hashed.buckets
-        self._values = np.concatenate([_weights(hashed, part, idf) for part in chunks(len(prompts))])
+        self._values = np.concatenate(
+            [_weights(hashed, part, idf) for part in chunks(len(prompts))]
+        )
 
     def __len__(self) -> int:
         return len(self._indptr) - 1
@@ -45,7 +51,9 @@ class HashedNgrams:
         take = np.repeat(begin_P - indptr[:-1], length_P) + np.arange(indptr[-1])
         values = self._values[take].astype(np.float32)
         buckets = self._buckets[take].astype(np.int32)
-        return csr_matrix((values, buckets, indptr.astype(np.int32)), shape=(len(index_P), self.width))
+        return csr_matrix(
+            (values, buckets, indptr.astype(np.int32)), shape=(len(index_P), self.width)
+        )
 
 
 def _inverse_frequencies(hashed: HashedTexts, width: int) -> Floats:
@@ -60,12 +68,15 @@ def _inverse_frequencies(hashed: HashedTexts, width: int) -> Floats:
 
 
 def _weights(hashed: HashedTexts, part: slice, idf: Floats) -> NDArray[np.float16]:
-    """(1 + log count) * idf of a part of the rows, each view's share of a row scaled to its own norm."""
+    """(1 + log count) * idf of a part of the rows, each view's share of a row scaled to its own
+    norm."""
     indptr = hashed.indptr[part.start : part.stop + 1]
     inside = slice(indptr[0], indptr[-1])
     view = hashed.view[inside]
     value = (1 + np.log(hashed.counts[inside].astype(np.float32))) * idf[hashed.buckets[inside]]
     n_rows = len(indptr) - 1
     group = np.repeat(np.arange(n_rows), np.diff(indptr)) * N_VIEWS + view
-    norm = np.sqrt(np.bincount(group, value.astype(np.float64) ** 2, n_rows * N_VIEWS)).astype(np.float32)
+    norm = np.sqrt(np.bincount(group, value.astype(np.float64) ** 2, n_rows * N_VIEWS)).astype(
+        np.float32
+    )
     return (value * VIEW_WEIGHTS[view] / norm[group]).astype(np.float16)

@@ -1,4 +1,5 @@
-"""Random Fourier features (Rahimi and Recht, 2007): what a linear model needs to be one of a Gaussian kernel."""
+"""Random Fourier features (Rahimi and Recht, 2007): what a linear model needs to be one of a
+Gaussian kernel."""
 
 from __future__ import annotations
 

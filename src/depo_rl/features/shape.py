@@ -1,4 +1,5 @@
-"""A few dozen numbers that describe a text and its answer: lengths, digits, notation. They carry much of the signal."""
+"""A few dozen numbers that describe a text and its answer: lengths, digits, notation. They carry
+much of the signal."""
 
 from __future__ import annotations
 
@@ -50,9 +51,14 @@ def shape_block(prompts: Sequence[Prompt], answer_field: str) -> StoredBlock:
 
 
 def shape_features(texts: Sequence[str], answers: Sequence[str | None]) -> NDArray[np.float32]:
-    """Shape (P, len(NAMES)), finite, each within [0, 64]. Texts are read to ``MAX_CHARS``; answers may be None."""
+    """Shape (P, len(NAMES)), finite, each within [0, 64]. Texts are read to ``MAX_CHARS``; answers
+    may be None."""
     raw_P_D = np.array(
-        [_text(text[:MAX_CHARS]) + _answer(answer) for text, answer in zip(texts, answers, strict=True)], np.float32
+        [
+            _text(text[:MAX_CHARS]) + _answer(answer)
+            for text, answer in zip(texts, answers, strict=True)
+        ],
+        np.float32,
     ).reshape(len(texts), len(NAMES))
     for name in (n for n in TEXT_NAMES if n.startswith("log_") and n != "log_largest_integer"):
         column_P = raw_P_D[:, NAMES.index(name)]
@@ -64,7 +70,9 @@ def _text(text: str) -> tuple[float, ...]:
     """Counts; those named log_... are logged for all prompts at once."""
     runs = _DIGITS.findall(text)
     longest = len(max(runs, key=len)) if runs else 0
-    largest = max((run for run in runs if len(run) == longest), default="0")  # of equal length: as text
+    largest = max(
+        (run for run in runs if len(run) == longest), default="0"
+    )  # of equal length: as text
     return (
         len(text), len(text.split()), len(runs), text.count("$"), text.count("\\"), min(text.count("?"), 8),
         min(longest, 32), "[asy]" in text, not text.isascii(), text.count("\n"), _log_integer(largest), len(set(runs)),
@@ -86,6 +94,7 @@ def _answer(answer: str | None) -> tuple[float, ...]:
 
 
 def _log_integer(digits: str) -> float:
-    """log(1 + integer), at most 30; of a long run from its first digits, for int() is quadratic in them."""
+    """log(1 + integer), at most 30; of a long run from its first digits, for int() is quadratic in
+    them."""
     rest = max(len(digits) - 15, 0)
     return min(math.log1p(int(digits[:15])) + rest * _LOG10, _MAX_LOG)

@@ -1,4 +1,5 @@
-"""The features of a whole pool, built once and kept compact: sparse n-grams, and blocks of dense numbers beside them.
+"""The features of a whole pool, built once and kept compact: sparse n-grams, and blocks of dense
+numbers beside them.
 
 Axes: ``_P`` prompts asked for, ``_D`` features, ``_K`` heads of a linear model.
 """
@@ -23,7 +24,8 @@ from .shape import shape_block
 
 
 def make_blocks(prompts: Sequence[Prompt], settings: FeatureSettings) -> list[FeatureBlock]:
-    """The dense blocks, in the order of a row. Raises ConfigError for a column or an encoder that cannot be used."""
+    """The dense blocks, in the order of a row. Raises ConfigError for a column or an encoder that
+    cannot be used."""
     shape = shape_block(prompts, settings.answer_field)
     columns = column_block(prompts, settings)
     numeric = in_chunks(prompts, columns.columns.numeric)
@@ -36,7 +38,8 @@ def make_blocks(prompts: Sequence[Prompt], settings: FeatureSettings) -> list[Fe
 
 
 class FeatureRows:
-    """Rows of a table: a sparse part (P, n_buckets) CSR and a dense part (P, rest), float32, side by side."""
+    """Rows of a table: a sparse part (P, n_buckets) CSR and a dense part (P, rest), float32, side
+    by side."""
 
     def __init__(self, sparse: Any, dense: Floats) -> None:
         self.sparse = sparse
@@ -95,11 +98,14 @@ class FeatureTable:
         return np.concatenate([np.zeros(self._ngrams.width), *dense])
 
     def index_of(self, keys: Iterable[str]) -> NDArray[np.int64]:
-        """Positions of prompts in the table, for ``rows``. Raises UnknownPrompt for a key that is not in the pool."""
+        """Positions of prompts in the table, for ``rows``. Raises UnknownPrompt for a key that is
+        not in the pool."""
         try:
             return np.array([self._position[key] for key in keys], np.int64)
         except KeyError as error:
-            raise UnknownPrompt(f"prompt {error.args[0]!r} is not in the feature table of {len(self)}") from None
+            raise UnknownPrompt(
+                f"prompt {error.args[0]!r} is not in the feature table of {len(self)}"
+            ) from None
 
     def rows(self, index_P: NDArray[Any]) -> FeatureRows:
         """Features of the prompts at ``index_P`` (P,), each in 0..len-1, repeats allowed."""

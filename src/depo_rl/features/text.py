@@ -1,4 +1,5 @@
-"""Hashed n-grams of many texts at once, in numpy alone: no Python loop over tokens, the same on every machine.
+"""Hashed n-grams of many texts at once, in numpy alone: no Python loop over tokens, the same on
+every machine.
 
 Arrays: ``_C`` characters of a chunk, ``_T`` tokens of a chunk, ``_N`` non-zeros of the result.
 """
@@ -20,14 +21,23 @@ WORDS = 0
 SHAPES = 1
 ANSWER = 2
 N_VIEWS = 3
-_SPACE, _LETTER, _DIGIT, _OTHER, _CJK = range(5)  # from _OTHER on, every character is a token of its own
-_CJK_RANGES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+_SPACE, _LETTER, _DIGIT, _OTHER, _CJK = range(
+    5
+)  # from _OTHER on, every character is a token of its own
+_CJK_RANGES = (
+    (0x3040, 0x30FF),
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
 _PRIME = 0x9E3779B97F4A7C15
 _LENGTHS = 0x200000  # beyond every code point: where the lengths of digit runs are hashed
 
 
 class HashedTexts(NamedTuple):
-    """indptr: (P+1,) int64. buckets, counts, view: (N,); in a row ordered by view, then bucket, each pair once."""
+    """indptr: (P+1,) int64. buckets, counts, view: (N,); in a row ordered by view, then bucket,
+    each pair once."""
 
     indptr: NDArray[np.int64]
     buckets: NDArray[np.uint16]
@@ -43,19 +53,26 @@ class _Tokens(NamedTuple):
 
 
 def hash_texts(
-    texts: Sequence[str], n_buckets: int, answers: Sequence[str | None] | None = None, chunk: int = 2048
+    texts: Sequence[str],
+    n_buckets: int,
+    answers: Sequence[str | None] | None = None,
+    chunk: int = 2048,
 ) -> HashedTexts:
-    """Counts of the hashed tokens of each text (words 1-2, shapes 1-3) and, if given, of its answer.
+    """Counts of the hashed tokens of each text (words 1-2, shapes 1-3) and, if given, of its
+    answer.
 
     n_buckets: a power of two, at most 65536. chunk: texts at a time; never changes the result.
-    Raises ValueError if n_buckets is not such a number or there is not one answer (or None) per text.
+    Raises ValueError if n_buckets is not such a number or there is not one answer (or None) per
+    text.
     """
     if not 1 < n_buckets <= 1 << 16 or n_buckets & (n_buckets - 1):
         raise ValueError(f"n_buckets must be a power of two in 2..65536, got {n_buckets}")
     if answers is not None and len(answers) != len(texts):
         raise ValueError(f"{len(texts)} texts need as many answers, got {len(answers)}")
     parts = [
-        _hash_chunk(texts[a : a + chunk], None if answers is None else answers[a : a + chunk], n_buckets)
+        _hash_chunk(
+            texts[a : a + chunk], None if answers is None else answers[a : a + chunk], n_buckets
+        )
         for a in range(0, len(texts), chunk)
     ] or [_hash_chunk([], None, n_buckets)]
     lengths_P = np.concatenate([np.diff(part.indptr) for part in parts])
@@ -63,7 +80,9 @@ def hash_texts(
     return HashedTexts(indptr, *(np.concatenate([part[i] for part in parts]) for i in (1, 2, 3)))
 
 
-def _hash_chunk(texts: Sequence[str], answers: Sequence[str | None] | None, n_buckets: int) -> HashedTexts:
+def _hash_chunk(
+    texts: Sequence[str], answers: Sequence[str | None] | None, n_buckets: int
+) -> HashedTexts:
     # lower() may lengthen a text, hence the second cut
     words = _tokenise([text[:MAX_CHARS].lower()[:MAX_CHARS] for text in texts])
     keys = [
@@ -80,14 +99,22 @@ def _hash_chunk(texts: Sequence[str], answers: Sequence[str | None] | None, n_bu
     first_N = np.flatnonzero(np.diff(key_N, prepend=-1))
     counts = np.diff(first_N, append=len(key_N))
     key_N = key_N[first_N]
-    indptr = np.searchsorted(key_N, np.arange(len(texts) + 1, dtype=np.int64) << 18).astype(np.int64)
+    indptr = np.searchsorted(key_N, np.arange(len(texts) + 1, dtype=np.int64) << 18).astype(
+        np.int64
+    )
     return HashedTexts(
-        indptr, (key_N & 0xFFFF).astype(np.uint16), counts.astype(np.uint16), (key_N >> 16 & 3).astype(np.uint8)
+        indptr,
+        (key_N & 0xFFFF).astype(np.uint16),
+        counts.astype(np.uint16),
+        (key_N >> 16 & 3).astype(np.uint8),
     )
 
 
-def _characters(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.bool_]]:
-    """Code points of all texts with a newline after each, the text each belongs to, and False at those newlines."""
+def _characters(
+    texts: Sequence[str],
+) -> tuple[NDArray[np.uint32], NDArray[np.int64], NDArray[np.bool_]]:
+    """Code points of all texts with a newline after each, the text each belongs to, and False at
+    those newlines."""
     lengths_P = np.fromiter(map(len, texts), np.int64, len(texts)) + 1
     joined = "\n".join([*texts, ""])
     code_C = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -97,20 +124,30 @@ def _characters(texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.in
 
 
 def _tokenise(texts: Sequence[str]) -> _Tokens:
-    """A token is a maximal run of letters or of digits, or one other character that is not a space."""
+    """A token is a maximal run of letters or of digits, or one other character that is not a
+    space."""
     code_C, row_C, _ = _characters(texts)
     kind_C = _kinds()[code_C]
     starts_C = kind_C != _SPACE
     starts_C[1:] &= (kind_C[1:] != kind_C[:-1]) | (kind_C[1:] >= _OTHER)
     start_T = np.flatnonzero(starts_C)
     if not len(start_T):
-        return _Tokens(np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.int64))
+        return _Tokens(
+            np.empty(0, np.uint64),
+            np.empty(0, np.int64),
+            np.empty(0, np.uint8),
+            np.empty(0, np.int64),
+        )
     filled_C = np.flatnonzero(kind_C != _SPACE)
-    first_T = np.searchsorted(filled_C, start_T)  # positions among the characters that are not spaces
+    first_T = np.searchsorted(
+        filled_C, start_T
+    )  # positions among the characters that are not spaces
     length_T = np.diff(first_T, append=len(filled_C))
     position_C = np.arange(len(filled_C)) - np.repeat(first_T, length_T)
     mixed_C = _mix(code_C[filled_C].astype(np.uint64)) * _powers()[position_C]
-    return _Tokens(_mix(np.add.reduceat(mixed_C, first_T)), row_C[start_T], kind_C[start_T], length_T)
+    return _Tokens(
+        _mix(np.add.reduceat(mixed_C, first_T)), row_C[start_T], kind_C[start_T], length_T
+    )
 
 
 def _shapes(tokens: _Tokens) -> tuple[U64, NDArray[np.int64]]:
@@ -135,14 +172,17 @@ def _ngrams(
         same = row == row_T[n - 1 :]
         # the high bits are the well mixed ones; the salt keeps views and lengths apart
         mixed = _mix(rolling[same] + np.uint64(8 * salt + n)) >> np.uint64(48)
-        keys.append(row[same] << 18 | view << 16 | (mixed & np.uint64(n_buckets - 1)).astype(np.int64))
+        keys.append(
+            row[same] << 18 | view << 16 | (mixed & np.uint64(n_buckets - 1)).astype(np.int64)
+        )
         if len(rolling) < 2:
             break
     return keys
 
 
 def _mix(x: U64) -> U64:
-    """A bijection of 64-bit words that spreads every bit (the finaliser of splitmix64, one round shorter)."""
+    """A bijection of 64-bit words that spreads every bit (the finaliser of splitmix64, one round
+    shorter)."""
     x = (x + np.uint64(_PRIME)) * np.uint64(0xBF58476D1CE4E5B9)
     x ^= x >> np.uint64(29)
     x *= np.uint64(0x94D049BB133111EB)
@@ -157,7 +197,8 @@ def _powers() -> U64:
 
 @lru_cache(maxsize=1)
 def _kinds() -> NDArray[np.uint8]:
-    """Class of every code point, (0x110000,). Beyond the basic plane: CJK or a single other character."""
+    """Class of every code point, (0x110000,). Beyond the basic plane: CJK or a single other
+    character."""
     kinds = np.full(0x110000, _OTHER, np.uint8)
     kinds[:0x10000] = [_kind(chr(code)) for code in range(0x10000)]
     for low, high in _CJK_RANGES:

@@ -15,18 +15,23 @@ _BLOCK = 1 << 16
 
 
 def encode_line(row: LogRow) -> bytes:
-    """The row as one JSON line in UTF-8, newline included. Values JSON has no word for are written as text or null."""
+    """The row as one JSON line in UTF-8, newline included. Values JSON has no word for are written
+    as text or null."""
     flat = plain(row.to_dict())
     try:
         return (json.dumps(flat, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode()
-    except UnicodeEncodeError:  # half a surrogate pair, as tokenisers cut them: escaped, it is valid JSON
+    except (
+        UnicodeEncodeError
+    ):  # half a surrogate pair, as tokenisers cut them: escaped, it is valid JSON
         return (json.dumps(flat, ensure_ascii=True, allow_nan=False, default=str) + "\n").encode()
 
 
 def heal(path: Path) -> int:
-    """Makes the last line whole after a crash; returns the bytes cut away (0 if there was nothing to heal).
+    """Makes the last line whole after a crash; returns the bytes cut away (0 if there was nothing
+    to heal).
 
-    A last line without its newline is cut off, unless it is a complete row that lacks nothing but the newline.
+    A last line without its newline is cut off, unless it is a complete row that lacks nothing but
+    the newline.
     """
     with open(path, "r+b") as file:
         end = file.seek(0, os.SEEK_END)
@@ -54,9 +59,11 @@ def _start_of_last_line(file: BinaryIO, end: int) -> int:
 
 
 def trim(path: Path, after_step: int) -> int:
-    """Removes rows whose step is above ``after_step``, all at once; returns how many. Other lines stay byte for byte.
+    """Removes rows whose step is above ``after_step``, all at once; returns how many. Other lines
+    stay byte for byte.
 
-    A line that is no row, or a row without a step, is kept: throwing away what one cannot judge helps nobody.
+    A line that is no row, or a row without a step, is kept: throwing away what one cannot judge
+    helps nobody.
     """
     removed = 0
     with open(path, "rb") as old:

@@ -1,4 +1,5 @@
-"""Rows of a file, JSONL or parquet, each with the place it came from; what a row means is decided elsewhere."""
+"""Rows of a file, JSONL or parquet, each with the place it came from; what a row means is decided
+elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _JSON_MARK = b"depo_json"  # metadata of a parquet column whose values are JSON 
 
 
 class TableRow(NamedTuple):
-    """file: the path. number: counted from 1; in JSONL the line. values: columns and values, as the file has them."""
+    """file: the path. number: counted from 1; in JSONL the line. values: columns and values, as the
+    file has them."""
 
     file: Path
     number: int
@@ -35,7 +37,9 @@ class TableRow(NamedTuple):
     def get(self, column: str) -> Any:
         """Raises DataError if this row has no such column."""
         if column not in self.values:
-            raise self.bad(f"no column {column!r}, which earlier rows have: one file, one kind of row")
+            raise self.bad(
+                f"no column {column!r}, which earlier rows have: one file, one kind of row"
+            )
         return self.values[column]
 
     def text(self, column: str) -> str:
@@ -47,10 +51,11 @@ class TableRow(NamedTuple):
 
 
 def read_rows(path: Path) -> tuple[list[TableRow], int]:
-    """Every row of a JSONL or parquet file, and the bytes of a last line torn by a crash, which is left out.
+    """Every row of a JSONL or parquet file, and the bytes of a last line torn by a crash, which is
+    left out.
 
-    Which of the two it is, is told by content, not by name. Raises DataError, naming file and row, for what is neither;
-    OSError if the disk fails.
+    Which of the two it is, is told by content, not by name. Raises DataError, naming file and row,
+    for what is neither; OSError if the disk fails.
     """
     with open(path, "rb") as file:
         is_parquet = file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
@@ -64,7 +69,9 @@ def _json_rows(path: Path) -> tuple[list[TableRow], int]:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 _expect_text(path, line)
-                line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that Windows tools put first
+                line = line.removeprefix(
+                    b"\xef\xbb\xbf"
+                )  # the byte-order mark that Windows tools put first
             if not line.strip():
                 continue
             if not line.endswith(b"\n") and not is_json(line) and _may_be_torn(line):
@@ -74,14 +81,17 @@ def _json_rows(path: Path) -> tuple[list[TableRow], int]:
 
 
 def _may_be_torn(line: bytes) -> bool:
-    """A row's first half, or the zeros that a file system leaves after a power cut; not any junk."""
+    """A row's first half, or the zeros that a file system leaves after a power cut; not any
+    junk."""
     return line.lstrip().startswith(b"{") or not line.strip(b"\0")
 
 
 def _expect_text(path: Path, line: bytes) -> None:
     for magic, kind in _COMPRESSED.items():
         if line.startswith(magic):
-            raise DataError(f"{path}: a {kind} file: unpack it first; JSON lines and parquet can be read")
+            raise DataError(
+                f"{path}: a {kind} file: unpack it first; JSON lines and parquet can be read"
+            )
 
 
 def _parse(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
@@ -89,15 +99,24 @@ def _parse(path: Path, number: int, line: bytes) -> Mapping[str, Any]:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
-        hint = "" if line.lstrip().startswith(b"{") else "; JSON lines and parquet can be read, not CSV or a JSON list"
-        raise DataError(f"{path}: row {number}: not a JSON object ({reason}): {show(line)}{hint}") from None
+        hint = (
+            ""
+            if line.lstrip().startswith(b"{")
+            else "; JSON lines and parquet can be read, not CSV or a JSON list"
+        )
+        raise DataError(
+            f"{path}: row {number}: not a JSON object ({reason}): {show(line)}{hint}"
+        ) from None
     if not isinstance(value, dict):
-        raise DataError(f"{path}: row {number}: {show(value)}: a row is a JSON object of columns and values, on a line")
+        raise DataError(
+            f"{path}: row {number}: {show(value)}: a row is a JSON object of columns and values, on a line"
+        )
     return value
 
 
 def is_json(line: bytes) -> bool:
-    """Whether the line is complete: no proper prefix of a JSON object is JSON, so a torn row never passes."""
+    """Whether the line is complete: no proper prefix of a JSON object is JSON, so a torn row never
+    passes."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -112,7 +131,9 @@ def _parquet_rows(path: Path) -> list[TableRow]:
     rows: list[TableRow] = []
     try:
         with pq.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]  # pandas' own
+            names = [
+                name for name in file.schema_arrow.names if not name.startswith("__index_level_")
+            ]  # pandas' own
             if twice := [name for name in names if names.count(name) > 1]:
                 raise DataError(f"{path}: column {show(twice[0])} is there twice: rename one")
             as_json = {f.name for f in file.schema_arrow if f.metadata and _JSON_MARK in f.metadata}
@@ -120,12 +141,15 @@ def _parquet_rows(path: Path) -> list[TableRow]:
                 for number, values in enumerate(batch.to_pylist(), start=len(rows) + 1):
                     rows.append(_decoded(TableRow(path, number, values), as_json))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path}: not a readable parquet file: {str(error).splitlines()[0]}"
+        ) from error
     return rows
 
 
 def _decoded(row: TableRow, as_json: set[str]) -> TableRow:
-    """With the JSON texts of version 0.1 as values; a field that this row never had is gone again."""
+    """With the JSON texts of version 0.1 as values; a field that this row never had is gone
+    again."""
     values = dict(row.values)
     for name in as_json:
         text = values.pop(name)

@@ -1,7 +1,8 @@
-"""One row of the outcome log: what a finished group was, what had been predicted, and why it was chosen.
+"""One row of the outcome log: what a finished group was, what had been predicted, and why it was
+chosen.
 
-A row is flat, so that JSONL and parquet hold the same columns: those of ``COLUMNS``, then the data set's own under
-``fields.<name>``. An unknown value is null, never 0.
+A row is flat, so that JSONL and parquet hold the same columns: those of ``COLUMNS``, then the data
+set's own under ``fields.<name>``. An unknown value is null, never 0.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of a row, in the order they are written."""
 
-_COMPLETIONS_BELOW = 10**9  # far more than a group has, and numpy's hypergeometric sampler takes no more
+_COMPLETIONS_BELOW = (
+    10**9
+)  # far more than a group has, and numpy's hypergeometric sampler takes no more
 _OTHERS_BELOW = 2**63  # what parquet can hold
 
 
@@ -44,15 +47,17 @@ _OTHERS_BELOW = 2**63  # what parquet can hold
 class LogRow:
     """One finished group.
 
-    key: the prompt's. prompt: its text. source: data set or domain. step: number of the training step the group was
-    rolled out for; resuming from step k keeps the rows of steps up to and including k. group_size: completions asked
-    for. n_correct, n_scored, n_failed: completions right, judged, not judged. reward_mean, reward_std: of the shaped
-    training reward. mean_logprob: nats per token. tokens: completion tokens of the whole group. predicted_mean: in
-    [0, 1], and predicted_strength: > 0, equivalent rollouts; the belief before the rollout. chosen_because: why the
-    prompt was proposed ("selected", "explored", ...: ``types.Flight``). suspicion: in [0, 1], the
-    probability that its verdicts are coin flips. inclusion: > 0, how many times likelier it was
-    to be in the batch than under uniform choice; None where the rule is no draw, and in older logs. admitted: whether
-    the gate let it train. fields: the data set's other columns, JSON values. None is "unknown".
+    key: the prompt's. prompt: its text. source: data set or domain. step: number of the training
+    step the group was rolled out for; resuming from step k keeps the rows of steps up to and
+    including k. group_size: completions asked for. n_correct, n_scored, n_failed: completions
+    right, judged, not judged. reward_mean, reward_std: of the shaped training reward. mean_logprob:
+    nats per token. tokens: completion tokens of the whole group. predicted_mean: in [0, 1], and
+    predicted_strength: > 0, equivalent rollouts; the belief before the rollout. chosen_because: why
+    the prompt was proposed ("selected", "explored", ...: ``types.Flight``). suspicion: in [0, 1],
+    the probability that its verdicts are coin flips. inclusion: > 0, how many times likelier it was
+    to be in the batch than under uniform choice; None where the rule is no draw, and in older logs.
+    admitted: whether the gate let it train. fields: the data set's other columns, JSON values. None
+    is "unknown".
     """
 
     key: str
@@ -89,9 +94,12 @@ class LogRow:
         inclusion: float | None = None,
         admitted: bool | None = None,
     ) -> LogRow:
-        """The row of a settled group; NaN and infinite numbers become None. Raises DataError if the keys differ."""
+        """The row of a settled group; NaN and infinite numbers become None. Raises DataError if the
+        keys differ."""
         if prompt.key != outcome.key:
-            raise DataError(f"outcome of {outcome.key!r} given with prompt {prompt.key!r}: a row needs both of one key")
+            raise DataError(
+                f"outcome of {outcome.key!r} given with prompt {prompt.key!r}: a row needs both of one key"
+            )
         return cls(
             key=prompt.key,
             prompt=prompt.text,
@@ -115,8 +123,11 @@ class LogRow:
         )
 
     @classmethod
-    def from_settlement(cls, prompt: Prompt, settled: Settlement, step: int | None, admitted: bool) -> LogRow:
-        """The row of a settled group; admitted: whether it was trained on. Raises DataError if the keys differ."""
+    def from_settlement(
+        cls, prompt: Prompt, settled: Settlement, step: int | None, admitted: bool
+    ) -> LogRow:
+        """The row of a settled group; admitted: whether it was trained on. Raises DataError if the
+        keys differ."""
         return cls.from_outcome(
             prompt,
             settled.outcome,
@@ -131,10 +142,12 @@ class LogRow:
 
     @classmethod
     def from_dict(cls, flat: Mapping[str, Any]) -> LogRow:
-        """The row in a flat mapping. Raises DataError, without naming a file, at the first rule that is broken.
+        """The row in a flat mapping. Raises DataError, without naming a file, at the first rule
+        that is broken.
 
-        Only ``prompt, n_correct, n_scored`` are required. ``key`` defaults to a hash of source and text, ``n_failed``
-        to what is missing from group_size (else 0), ``group_size`` to n_scored + n_failed. NaN counts as null.
+        Only ``prompt, n_correct, n_scored`` are required. ``key`` defaults to a hash of source and
+        text, ``n_failed`` to what is missing from group_size (else 0), ``group_size`` to n_scored +
+        n_failed. NaN counts as null.
         """
         _check_columns(flat)
         value: dict[str, Any] = {name: _text(name, flat.get(name)) for name in _TEXT}
@@ -153,7 +166,11 @@ class LogRow:
         if value["group_size"] is None:
             value["group_size"] = value["n_scored"] + value["n_failed"]
         _check_rules(value)
-        fields = {name.removeprefix(FIELD_PREFIX): v for name, v in flat.items() if name.startswith(FIELD_PREFIX)}
+        fields = {
+            name.removeprefix(FIELD_PREFIX): v
+            for name, v in flat.items()
+            if name.startswith(FIELD_PREFIX)
+        }
         return cls(**value, fields=fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +182,8 @@ class LogRow:
         return Prompt(self.key, self.prompt, self.source, self.fields)
 
     def to_outcome(self) -> GroupOutcome:
-        """The group's outcome; its ``policy_step`` is None: the log holds the step it was for, not the policy's."""
+        """The group's outcome; its ``policy_step`` is None: the log holds the step it was for, not
+        the policy's."""
         return GroupOutcome(
             self.key, self.n_correct, self.n_scored, self.n_failed, self.reward_mean, self.reward_std,
             self.mean_logprob, self.tokens,
@@ -181,19 +199,27 @@ def show(value: object, limit: int = 60) -> str:
 def _check_columns(flat: Mapping[str, Any]) -> None:
     missing = [name for name in REQUIRED if name not in flat]
     if missing == ["n_correct", "n_scored"] and "pass_rate" in flat:
-        raise DataError("column 'pass_rate' without n_correct: this is a labelled pool, not an outcome log")
+        raise DataError(
+            "column 'pass_rate' without n_correct: this is a labelled pool, not an outcome log"
+        )
     if missing:
         raise DataError(f"no column {missing[0]!r}: every row needs {', '.join(REQUIRED)}")
     for name in flat:
         if name not in COLUMNS and not name.startswith(FIELD_PREFIX):
             near = get_close_matches(name, COLUMNS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"a data set's own column is called '{FIELD_PREFIX}<name>'"
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"a data set's own column is called '{FIELD_PREFIX}<name>'"
+            )
             raise DataError(f"unknown column {show(name)}: {hint}")
 
 
 def _check_rules(value: Mapping[str, Any]) -> None:
     if value["n_correct"] > value["n_scored"]:
-        raise DataError(f"n_correct = {value['n_correct']}: must not exceed n_scored = {value['n_scored']}")
+        raise DataError(
+            f"n_correct = {value['n_correct']}: must not exceed n_scored = {value['n_scored']}"
+        )
     if value["n_scored"] + value["n_failed"] > value["group_size"]:
         raise DataError(
             f"group_size = {value['group_size']}: must not be below n_scored + n_failed = "
@@ -206,9 +232,13 @@ def _check_rules(value: Mapping[str, Any]) -> None:
     if strength is not None and not strength > 0:
         raise DataError(f"predicted_strength = {strength}: must be above 0 (equivalent rollouts)")
     if (suspicion := value["suspicion"]) is not None and not 0.0 <= suspicion <= 1.0:
-        raise DataError(f"suspicion = {suspicion}: must lie in [0, 1], the probability that verdicts are coin flips")
+        raise DataError(
+            f"suspicion = {suspicion}: must lie in [0, 1], the probability that verdicts are coin flips"
+        )
     if (inclusion := value["inclusion"]) is not None and not inclusion > 0:
-        raise DataError(f"inclusion = {inclusion}: must be above 0 (1: as likely as under uniform choice)")
+        raise DataError(
+            f"inclusion = {inclusion}: must be above 0 (1: as likely as under uniform choice)"
+        )
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -218,7 +248,8 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def count(name: str, value: Any) -> int | None:
-    """A whole number >= 0; 8.0 is one, because pandas turns a column of counts with a hole into floats."""
+    """A whole number >= 0; 8.0 is one, because pandas turns a column of counts with a hole into
+    floats."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())

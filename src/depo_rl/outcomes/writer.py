@@ -1,7 +1,9 @@
-"""The log's writer, which cannot hurt training: a bounded queue, a daemon thread, and no error that gets out.
+"""The log's writer, which cannot hurt training: a bounded queue, a daemon thread, and no error that
+gets out.
 
-What may go wrong is counted instead: rows that found the queue full are dropped; a disk that fails is tried again when
-the next row comes, and the row that failed is still first in line, so that a short outage loses nothing.
+What may go wrong is counted instead: rows that found the queue full are dropped; a disk that fails
+is tried again when the next row comes, and the row that failed is still first in line, so that a
+short outage loses nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ _log = logging.getLogger(__name__)
 class OutcomeLogWriter:
     """Appends rows to a JSONL file from a thread of its own; one writer per file.
 
-    path: created with its folders at the first row; an existing file is healed (a last line torn by a crash is cut
-    off) and appended to. queue_size: rows that may wait for the disk. No method raises because of the disk.
+    path: created with its folders at the first row; an existing file is healed (a last line torn by
+    a crash is cut off) and appended to. queue_size: rows that may wait for the disk. No method
+    raises because of the disk.
 
         with OutcomeLogWriter(folder / "outcomes.jsonl") as log:
             log.write(rows)           # returns at once
@@ -39,7 +42,9 @@ class OutcomeLogWriter:
         self.last_error: str | None = None
         self._queue_size = queue_size
         self._queue: deque[LogRow] = deque()
-        self._changed = threading.Condition()  # guards the queue and the counts; never held during input or output
+        self._changed = (
+            threading.Condition()
+        )  # guards the queue and the counts; never held during input or output
         self._disk = threading.Lock()  # held during input and output
         self._attempt_due = False
         self._closing = False
@@ -50,8 +55,11 @@ class OutcomeLogWriter:
         self._pid = os.getpid()
 
     def write(self, rows: Iterable[LogRow]) -> None:
-        """Queues the rows and returns at once. Rows that find the queue full, or the writer closed, are dropped."""
-        if os.getpid() != self._pid:  # a forked worker has neither the thread nor, perhaps, an unlocked lock
+        """Queues the rows and returns at once. Rows that find the queue full, or the writer closed,
+        are dropped."""
+        if (
+            os.getpid() != self._pid
+        ):  # a forked worker has neither the thread nor, perhaps, an unlocked lock
             return
         try:
             rows = list(rows)
@@ -70,7 +78,8 @@ class OutcomeLogWriter:
             self._changed.notify_all()
 
     def flush(self, timeout: float = 10.0) -> bool:
-        """Waits, at most ``timeout`` seconds, until every queued row is in the file; whether that is so."""
+        """Waits, at most ``timeout`` seconds, until every queued row is in the file; whether that
+        is so."""
         if os.getpid() != self._pid:
             return False
         with self._changed:
@@ -80,7 +89,8 @@ class OutcomeLogWriter:
             return not self._queue
 
     def close(self, timeout: float = 10.0) -> bool:
-        """Flushes and stops, within ``timeout`` seconds; rows that did not make it are dropped and counted.
+        """Flushes and stops, within ``timeout`` seconds; rows that did not make it are dropped and
+        counted.
 
         Returns whether all rows were written. Closing twice is allowed.
         """
@@ -101,18 +111,24 @@ class OutcomeLogWriter:
         return done
 
     def resume(self, after_step: int, timeout: float = 60.0) -> int:
-        """Training goes on from step ``after_step``: removes the rows of later steps, waiting ones too; how many.
+        """Training goes on from step ``after_step``: removes the rows of later steps, waiting ones
+        too; how many.
 
-        So a resumed run's log equals an uninterrupted one. The file is replaced all at once. If the disk fails, that
-        is counted and tried again before the next row is written; nothing is appended until it has worked.
+        So a resumed run's log equals an uninterrupted one. The file is replaced all at once. If the
+        disk fails, that is counted and tried again before the next row is written; nothing is
+        appended until it has worked.
         """
         idle = self._disk.acquire(timeout=timeout)
         with self._changed:
             self._trim_after = after_step
-            keep = 0 if idle else 1  # a row being written right now stays first in line; the file is trimmed after it
+            keep = (
+                0 if idle else 1
+            )  # a row being written right now stays first in line; the file is trimmed after it
             rows = list(self._queue)
             self._queue = deque(
-                row for i, row in enumerate(rows) if i < keep or row.step is None or row.step <= after_step
+                row
+                for i, row in enumerate(rows)
+                if i < keep or row.step is None or row.step <= after_step
             )
             removed = len(rows) - len(self._queue)
         if not idle:
@@ -136,20 +152,27 @@ class OutcomeLogWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     def _start(self) -> None:
         if self._thread is None and self._queue:
-            self._thread = threading.Thread(target=self._run, name=f"outcome log {self.path.name}", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, name=f"outcome log {self.path.name}", daemon=True
+            )
             self._thread.start()
             atexit.register(self.close)
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._attempt_due or (self._closing and not self._queue))
+                self._changed.wait_for(
+                    lambda: self._attempt_due or (self._closing and not self._queue)
+                )
                 if not self._queue:
                     self._attempt_due = False
                     self._changed.notify_all()
@@ -162,7 +185,8 @@ class OutcomeLogWriter:
             self._release_file()
 
     def _write_next(self) -> None:
-        """Writes the first waiting row. It leaves the queue if it was written, or if it can never be."""
+        """Writes the first waiting row. It leaves the queue if it was written, or if it can never
+        be."""
         with self._changed:
             if not self._queue:
                 return
@@ -186,7 +210,9 @@ class OutcomeLogWriter:
 
     def _settle(self, row: LogRow, outcome: str) -> None:
         with self._changed:
-            if self._queue and self._queue[0] is row:  # else close() gave up on it meanwhile, and has counted it
+            if (
+                self._queue and self._queue[0] is row
+            ):  # else close() gave up on it meanwhile, and has counted it
                 self._queue.popleft()
                 self._count[outcome] += 1
             elif outcome == "rows_written":
@@ -197,13 +223,21 @@ class OutcomeLogWriter:
     def _append(self, line: bytes) -> None:
         if self._fd is not None and not self._is_still_there():
             self._release_file()
-            self._note(OSError(f"{self.path} was removed or replaced while it was being written; starting it anew"))
+            self._note(
+                OSError(
+                    f"{self.path} was removed or replaced while it was being written; starting it anew"
+                )
+            )
         if self._trim_after is not None:
             self._release_file()
         if self._fd is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._repair()
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self._fd = os.open(
+                self.path,
+                os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0),
+                0o644,
+            )
         written = os.write(self._fd, line)
         if written != len(line):
             raise OSError(f"only {written} of {len(line)} bytes of a row fitted on the disk")
@@ -240,4 +274,8 @@ class OutcomeLogWriter:
             self.last_error = f"{type(error).__name__}: {error}"
         if first:  # once: a full disk must not also fill the console
             with suppress(Exception):  # a log handler of the user's may raise
-                _log.warning("outcome log %s: %s; training goes on, failures are counted", self.path, self.last_error)
+                _log.warning(
+                    "outcome log %s: %s; training goes on, failures are counted",
+                    self.path,
+                    self.last_error,
+                )

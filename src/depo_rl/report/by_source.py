@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .curves import Curve, as_curve
-from .drawing import Results, by_method, compact, draw_evaluations, legend_labels, methods_of, percent
+from .drawing import (
+    Results,
+    by_method,
+    compact,
+    draw_evaluations,
+    legend_labels,
+    methods_of,
+    percent,
+)
 from .results import RunResult
 from .style import LIGHT, Theme, add_legend, blank, new_figure, strokes, style_axes
 
@@ -21,7 +29,8 @@ _LEAST_HEIGHT = 0.06  # of a panel, in accuracy: noise must not look like news
 
 
 def source_curve(run: RunResult, source: str) -> Curve:
-    """Accuracy on ``source`` against completions sampled, from the start on; empty if it was not measured."""
+    """Accuracy on ``source`` against completions sampled, from the start on; empty if it was not
+    measured."""
     known = (run.accuracy_by_source or {}).get(source)
     points = [(0.0, known.start)] if known else []
     points += [(row.get("rollouts"), row.get(f"accuracy_{source}")) for row in run.history or ()]  # type: ignore[misc]
@@ -30,7 +39,8 @@ def source_curve(run: RunResult, source: str) -> Curve:
 
 
 def shown_sources(results: Results) -> list[str]:
-    """The sources to draw, in their order: at most eight, those whose accuracy changed most in some run."""
+    """The sources to draw, in their order: at most eight, those whose accuracy changed most in some
+    run."""
     moved: dict[str, float] = {}
     for run in results:
         for source, accuracy in (run.accuracy_by_source or {}).items():
@@ -57,7 +67,9 @@ def accuracy_by_source(results: Results, theme: Theme = LIGHT) -> Figure:
         _frame(axes, results, source, theme)
     for axes in list(grid.flat)[len(sources) :]:
         axes.set_visible(False)
-    figure.supxlabel("completions sampled (dashed: where all began)", color=theme.faint, fontsize=9.5)
+    figure.supxlabel(
+        "completions sampled (dashed: where all began)", color=theme.faint, fontsize=9.5
+    )
     figure.supylabel("held-out accuracy", color=theme.faint, fontsize=9.5)
     add_legend(figure, list(handles.values()), legend_labels(results, handles, theme), theme)
     return figure
@@ -65,10 +77,16 @@ def accuracy_by_source(results: Results, theme: Theme = LIGHT) -> Figure:
 
 def _frame(axes: Axes, results: Results, source: str, theme: Theme) -> None:
     """The line of the start, and limits that show a fall without blowing up noise."""
-    known = [run.accuracy_by_source[source] for run in results if source in (run.accuracy_by_source or {})]  # type: ignore[index]
+    known = [
+        run.accuracy_by_source[source]
+        for run in results
+        if source in (run.accuracy_by_source or {})
+    ]  # type: ignore[index]
     starts = [accuracy.start for accuracy in known if accuracy.start is not None]
     if starts:
-        axes.axhline(float(np.median(starts)), color=theme.ink, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
+        axes.axhline(
+            float(np.median(starts)), color=theme.ink, linewidth=1, linestyle=(0, (3, 3)), zorder=1
+        )
     low, high = axes.get_ylim()
     middle = (low + high) / 2
     half = max(high - low, _LEAST_HEIGHT) / 2

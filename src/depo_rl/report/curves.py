@@ -47,9 +47,11 @@ def band(curves: Sequence[Curve]) -> Band | None:
 
 
 def smooth(curve: Curve, window: int, keep_ends: bool = False) -> Curve:
-    """Rolling mean over ``window`` points (odd), over fewer at both ends; unchanged for a window of 1.
+    """Rolling mean over ``window`` points (odd), over fewer at both ends; unchanged for a window of
+    1.
 
-    keep_ends: as many points on either side everywhere, so that the first and the last point are as they were.
+    keep_ends: as many points on either side everywhere, so that the first and the last point are as
+    they were.
     """
     x, y = curve
     if window <= 1 or not len(y):
@@ -81,14 +83,17 @@ def as_curve(points: tuple[Sequence[float], Sequence[float]]) -> Curve:
 
 
 def accuracy_curve(run: RunResult, unit: str) -> Curve:
-    """Accuracy against ``unit``: rollouts, tokens, seconds or step; steps not given are derived from the rollouts."""
+    """Accuracy against ``unit``: rollouts, tokens, seconds or step; steps not given are derived
+    from the rollouts."""
     points = run.curve(unit)
     if unit != "step" or points[0]:
         return as_curve(points)
     rollouts, accuracies = as_curve(run.curve("rollouts"))
     steps, spent = as_curve(run.series("rollouts"))
     if len(steps):
-        return np.interp(rollouts, np.concatenate([[0.0], spent]), np.concatenate([[0.0], steps])), accuracies
+        return np.interp(
+            rollouts, np.concatenate([[0.0], spent]), np.concatenate([[0.0], steps])
+        ), accuracies
     if run.steps and run.rollouts:
         return rollouts * run.steps / run.rollouts, accuracies
     return as_curve(([], []))
@@ -104,13 +109,18 @@ def merge_bins(runs: Sequence[RunResult]) -> list[ReliabilityBin]:
     result = []
     for _, rows in sorted(merged.items()):
         n = sum(row.count for row in rows)
-        predicted, observed = (sum(getattr(r, k) * r.count for r in rows) / n for k in ("predicted", "observed"))
-        result.append(ReliabilityBin(predicted=min(predicted, 1.0), observed=min(observed, 1.0), count=n))
+        predicted, observed = (
+            sum(getattr(r, k) * r.count for r in rows) / n for k in ("predicted", "observed")
+        )
+        result.append(
+            ReliabilityBin(predicted=min(predicted, 1.0), observed=min(observed, 1.0), count=n)
+        )
     return result
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float] | tuple[None, None]:
-    """Wilson's score interval of a share, 95 % by default (E. B. Wilson, JASA 22, 1927); (None, None) for n = 0."""
+    """Wilson's score interval of a share, 95 % by default (E. B. Wilson, JASA 22, 1927); (None,
+    None) for n = 0."""
     if n == 0:
         return None, None
     share = successes / n

@@ -1,4 +1,5 @@
-"""What the figures have in common: a curve per run, a line and a band per method, axes in percent and in thousands."""
+"""What the figures have in common: a curve per run, a line and a band per method, axes in percent
+and in thousands."""
 
 from __future__ import annotations
 
@@ -36,9 +37,13 @@ def by_method(results: Results, curve: Callable[[RunResult], Curve]) -> dict[str
 
 
 def draw(
-    axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke], marked: Collection[str] = ()
+    axes: Axes,
+    curves: dict[str, list[Curve]],
+    looks: dict[str, Stroke],
+    marked: Collection[str] = (),
 ) -> dict[str, object]:
-    """Draws every method, those ``marked`` with their points; returns the line that stands for it in the legend."""
+    """Draws every method, those ``marked`` with their points; returns the line that stands for it
+    in the legend."""
     handles: dict[str, object] = {}
     for method, each in curves.items():
         look = looks[method]
@@ -46,30 +51,57 @@ def draw(
         thin = len(curves) <= MANY and len(each) > 1
         if thin or middle is None:
             for x, y in each:
-                (handles[method],) = axes.plot(x, y, color=look.color, linestyle=look.dash, linewidth=0.7, alpha=0.45)
+                (handles[method],) = axes.plot(
+                    x, y, color=look.color, linestyle=look.dash, linewidth=0.7, alpha=0.45
+                )
         if middle is None:
             continue
         if len(each) > 1:
             alpha = 0.16 if thin else 0.06
-            axes.fill_between(middle.x, middle.low, middle.high, color=look.color, alpha=alpha, linewidth=0)
-        dots = look.marker if len(middle.x) == 1 or (method in marked and len(middle.x) <= 40) else ""
+            axes.fill_between(
+                middle.x, middle.low, middle.high, color=look.color, alpha=alpha, linewidth=0
+            )
+        dots = (
+            look.marker if len(middle.x) == 1 or (method in marked and len(middle.x) <= 40) else ""
+        )
         (handles[method],) = axes.plot(
-            middle.x, middle.median, color=look.color, linestyle=look.dash, linewidth=1.9, marker=dots, markersize=4
+            middle.x,
+            middle.median,
+            color=look.color,
+            linestyle=look.dash,
+            linewidth=1.9,
+            marker=dots,
+            markersize=4,
         )
     return handles
 
 
-def draw_evaluations(axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke]) -> dict[str, object]:
-    """As ``draw``, for accuracies: of many evaluations, of a single run faint dots, the line is the rolling mean.
+def draw_evaluations(
+    axes: Axes, curves: dict[str, list[Curve]], looks: dict[str, Stroke]
+) -> dict[str, object]:
+    """As ``draw``, for accuracies: of many evaluations, of a single run faint dots, the line is the
+    rolling mean.
 
     From one evaluation to the next a policy moves about as much as methods differ.
     """
     many = [method for method, each in curves.items() if max(map(evaluation_window, each)) > 1]
     for method in many:
-        if len(curves[method]) == 1 and len(curves) <= MANY:  # of several seeds the band shows the spread
+        if (
+            len(curves[method]) == 1 and len(curves) <= MANY
+        ):  # of several seeds the band shows the spread
             look = looks[method]
-            axes.plot(*curves[method][0], color=look.color, linestyle="", marker=".", markersize=4, alpha=0.3)
-    smoothed = {m: [smooth(c, evaluation_window(c), keep_ends=True) for c in each] for m, each in curves.items()}
+            axes.plot(
+                *curves[method][0],
+                color=look.color,
+                linestyle="",
+                marker=".",
+                markersize=4,
+                alpha=0.3,
+            )
+    smoothed = {
+        m: [smooth(c, evaluation_window(c), keep_ends=True) for c in each]
+        for m, each in curves.items()
+    }
     return draw(axes, smoothed, looks, marked=[method for method in curves if method not in many])
 
 
@@ -86,7 +118,13 @@ def dashed(look: Stroke) -> Stroke:
 def time_unit(curves: dict[str, list[Curve]]) -> tuple[float, str]:
     """(seconds in the unit that suits these curves, what to add to the axis' label)."""
     longest = max(float(x[-1]) for each in curves.values() for x, _ in each)
-    scale, name = (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 180 else (1.0, "seconds")
+    scale, name = (
+        (3600.0, "hours")
+        if longest >= 7200
+        else (60.0, "minutes")
+        if longest >= 180
+        else (1.0, "seconds")
+    )
     return scale, f" ({name})"
 
 

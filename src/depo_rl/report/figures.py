@@ -1,6 +1,8 @@
-"""The figures of a report. Each function takes the runs and returns a matplotlib ``Figure``; ``FIGURES`` lists them.
+"""The figures of a report. Each function takes the runs and returns a matplotlib ``Figure``;
+``FIGURES`` lists them.
 
-A line is the median over seeds, a band reaches from the lowest seed to the highest, thin lines are the seeds.
+A line is the median over seeds, a band reaches from the lowest seed to the highest, thin lines are
+the seeds.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _UNITS = {
 
 
 def accuracy_over(results: Results, unit: str = "rollouts", theme: Theme = LIGHT) -> Figure:
-    """Held-out accuracy against ``unit`` (rollouts, tokens, seconds or step), with a line at the target accuracy."""
+    """Held-out accuracy against ``unit`` (rollouts, tokens, seconds or step), with a line at the
+    target accuracy."""
     curves = by_method(results, lambda run: accuracy_curve(run, unit))
     if not curves:
         return blank(theme, f"Accuracy against {_UNITS[unit]} was not measured.")
@@ -66,28 +69,55 @@ def accuracy_over(results: Results, unit: str = "rollouts", theme: Theme = LIGHT
 
 
 def group_shares(results: Results, theme: Theme = LIGHT) -> Figure:
-    """Shares of mixed, all-right and all-wrong groups over steps: what the rollouts were spent on."""
-    panels = (("mixed_share", "mixed"), ("all_pass_share", "all right"), ("all_fail_share", "all wrong"))
-    return _over_steps(results, panels, "share of groups", "The shares of groups were not measured.", theme, True)
+    """Shares of mixed, all-right and all-wrong groups over steps: what the rollouts were spent
+    on."""
+    panels = (
+        ("mixed_share", "mixed"),
+        ("all_pass_share", "all right"),
+        ("all_fail_share", "all wrong"),
+    )
+    return _over_steps(
+        results, panels, "share of groups", "The shares of groups were not measured.", theme, True
+    )
 
 
 def breadth(results: Results, theme: Theme = LIGHT) -> Figure:
-    """How much of what was chosen lately were different prompts, and how much of the pool never was, over steps."""
-    panels = (("distinct_share", "different, of the last 20 batches"), ("unseen_share", "never chosen, of the pool"))
-    return _over_steps(results, panels, "share of prompts", "How widely was chosen was not measured.", theme, True)
+    """How much of what was chosen lately were different prompts, and how much of the pool never
+    was, over steps."""
+    panels = (
+        ("distinct_share", "different, of the last 20 batches"),
+        ("unseen_share", "never chosen, of the pool"),
+    )
+    return _over_steps(
+        results, panels, "share of prompts", "How widely was chosen was not measured.", theme, True
+    )
 
 
 def training_reward(results: Results, theme: Theme = LIGHT) -> Figure:
     """Mean training reward of the groups rolled out, over steps (the paper's figure 8)."""
-    return _over_steps(results, (("reward", ""),), "training reward", "The training reward was not measured.", theme)
+    return _over_steps(
+        results,
+        (("reward", ""),),
+        "training reward",
+        "The training reward was not measured.",
+        theme,
+    )
 
 
 def _over_steps(
-    results: Results, panels: Sequence[tuple[str, str]], ylabel: str, empty: str, theme: Theme, shares: bool = False
+    results: Results,
+    panels: Sequence[tuple[str, str]],
+    ylabel: str,
+    empty: str,
+    theme: Theme,
+    shares: bool = False,
 ) -> Figure:
     """One panel for each (series of the history, title), side by side with one scale."""
     window = window_for(results)
-    data = {name: by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window)) for name, _ in panels}  # type: ignore[misc]
+    data = {
+        name: by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window))
+        for name, _ in panels
+    }  # type: ignore[misc]
     if not any(data.values()):
         return blank(theme, empty)
     figure = new_figure(theme, 7.2 if len(panels) == 1 else 9.6, 4.2 if len(panels) == 1 else 3.9)
@@ -106,7 +136,8 @@ def _over_steps(
 
 
 def predicted_against_observed(results: Results, theme: Theme = LIGHT) -> Figure:
-    """Mean predicted and mean observed pass rate over steps, a panel per method (the paper's figure 4)."""
+    """Mean predicted and mean observed pass rate over steps, a panel per method (the paper's figure
+    4)."""
     window = window_for(results)
     series = {
         name: by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window))  # type: ignore[misc]
@@ -120,13 +151,19 @@ def predicted_against_observed(results: Results, theme: Theme = LIGHT) -> Figure
     figure = new_figure(theme, max(2.6 * columns, 6.0), 0.9 + 2.3 * n_rows if n_rows > 1 else 3.4)
     grid = figure.subplots(n_rows, columns, sharex=True, sharey=True, squeeze=False)
     looks = strokes(methods_of(results), theme)
-    highest = max(float(y.max()) for each in series.values() for m in methods for _, y in each.get(m, ()))
+    highest = max(
+        float(y.max()) for each in series.values() for m in methods for _, y in each.get(m, ())
+    )
     for axes, method in zip(grid.flat, methods, strict=False):
         style_axes(axes, theme, title=looks[method].label)
         for name, faded in (("observed_mean", False), ("predicted_mean", True)):
             if method in series[name]:
                 look = looks[method]
-                draw(axes, {method: series[name][method]}, {method: dashed(look) if faded else solid(look)})
+                draw(
+                    axes,
+                    {method: series[name][method]},
+                    {method: dashed(look) if faded else solid(look)},
+                )
         axes.set_ylim(0, min(1.0, 1.15 * highest + 0.01))
         percent(axes)
         compact(axes)
@@ -140,7 +177,8 @@ def predicted_against_observed(results: Results, theme: Theme = LIGHT) -> Figure
 
 
 def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
-    """Predicted probability of a mixed group against how often one came, and how many groups each point stands for."""
+    """Predicted probability of a mixed group against how often one came, and how many groups each
+    point stands for."""
     bins = {m: merge_bins([r for r in results if r.method == m]) for m in methods_of(results)}
     bins = {method: rows for method, rows in bins.items() if rows}
     if not bins:
@@ -150,7 +188,15 @@ def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
     style_axes(top, theme, ylabel="share that was mixed")
     style_axes(bottom, theme, "predicted probability of a mixed group", "groups")
     top.plot([0, 1], [0, 1], color=theme.faint, linewidth=1, linestyle=(0, (3, 3)), zorder=1)
-    top.annotate("perfect", (1, 1), (0, 3), textcoords="offset points", ha="right", color=theme.faint, fontsize=8.5)
+    top.annotate(
+        "perfect",
+        (1, 1),
+        (0, 3),
+        textcoords="offset points",
+        ha="right",
+        color=theme.faint,
+        fontsize=8.5,
+    )
     looks = strokes(methods_of(results), theme)
     handles = {}
     most = max(row.count for rows in bins.values() for row in rows)
@@ -162,7 +208,9 @@ def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
             markersize=4,
         )  # fmt: skip
         sizes = [12 + 160 * row.count / most for row in rows]
-        top.scatter(x, [row.observed for row in rows], s=sizes, color=look.color, alpha=0.25, linewidths=0)
+        top.scatter(
+            x, [row.observed for row in rows], s=sizes, color=look.color, alpha=0.25, linewidths=0
+        )
         bottom.plot(x, [row.count for row in rows], color=look.color, linestyle=look.dash, linewidth=1.4,
                     marker=look.marker, markersize=3.5)  # fmt: skip
     top.set_xlim(-0.02, 1.02)
@@ -176,7 +224,8 @@ def reliability_diagram(results: Results, theme: Theme = LIGHT) -> Figure:
 
 @dataclass(frozen=True, slots=True)
 class FigureSpec:
-    """A figure of the report: file name, heading, what to see in it, how it is drawn, whether there is data for it."""
+    """A figure of the report: file name, heading, what to see in it, how it is drawn, whether there
+    is data for it."""
 
     name: str
     title: str
@@ -291,7 +340,8 @@ FIGURES = (
 
 
 def save_figures(results: Results, out_dir: str | os.PathLike[str]) -> list[Path]:
-    """Writes ``<name>.png`` for every figure there is data for, each all at once; returns the paths.
+    """Writes ``<name>.png`` for every figure there is data for, each all at once; returns the
+    paths.
 
     Raises ConfigError without matplotlib, CheckpointError if the disk fails.
     """

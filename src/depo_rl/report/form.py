@@ -35,7 +35,9 @@ def _form_seconds(value: float) -> str:
     if value < 60:
         return f"{value:.3g} s"
     whole = round(value)
-    large, small = (whole // 60, whole % 60) if whole < 3600 else (whole // 3600, whole % 3600 // 60)
+    large, small = (
+        (whole // 60, whole % 60) if whole < 3600 else (whole // 3600, whole % 3600 // 60)
+    )
     names = ("min", "s") if whole < 3600 else ("h", "min")
     return f"{large} {names[0]}" + (f" {small} {names[1]}" if small else "")
 
@@ -53,7 +55,8 @@ def form_median(spread: Spread, unit: str) -> str:
 
 
 def form_range(spread: Spread, unit: str) -> str:
-    """low-high, each with its bound; empty for one seed and where the seeds agree to the digits shown."""
+    """low-high, each with its bound; empty for one seed and where the seeds agree to the digits
+    shown."""
     low = _bounded(spread.low, spread.low_bound, unit)
     high = _bounded(spread.high, spread.high_bound, unit)
     if spread.n < 2 or low == high:
@@ -83,8 +86,13 @@ def form_points(value: float | None) -> str:
 
 
 def form_changes(sources: Mapping[str, SourceSummary]) -> str:
-    """add2 -9.0, add3 +13.3: the change of each source in points; of many, those that changed most."""
-    known = {name: found.change.median for name, found in sources.items() if found.change.median is not None}
+    """add2 -9.0, add3 +13.3: the change of each source in points; of many, those that changed
+    most."""
+    known = {
+        name: found.change.median
+        for name, found in sources.items()
+        if found.change.median is not None
+    }
     most = sorted(known, key=lambda name: -abs(known[name]))[:_SOURCES_NAMED]
     texts = [f"{name} {form_points(change)}" for name, change in known.items() if name in most]
     more = [f"{len(known) - len(most)} more"] if len(known) > len(most) else []

@@ -1,7 +1,8 @@
-"""One self-contained HTML page: table, figures, explanations, configuration, and what was not measured.
+"""One self-contained HTML page: table, figures, explanations, configuration, and what was not
+measured.
 
-Nothing is loaded from elsewhere and nothing runs: images are inlined (one per theme), and the page's own content
-security policy forbids everything else.
+Nothing is loaded from elsewhere and nothing runs: images are inlined (one per theme), and the
+page's own content security policy forbids everything else.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ def write_page(
     notes: str | Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the page under ``path``, all at once, and returns it. Titles, notes and names are text, never markup.
+    """Writes the page under ``path``, all at once, and returns it. Titles, notes and names are
+    text, never markup.
 
-    notes: paragraphs. config: the settings used, nested mappings allowed. Raises DataError if there are no runs,
-    ConfigError if jinja2 or matplotlib is not installed, CheckpointError if the disk fails.
+    notes: paragraphs. config: the settings used, nested mappings allowed. Raises DataError if there
+    are no runs, ConfigError if jinja2 or matplotlib is not installed, CheckpointError if the disk
+    fails.
     """
     page = render_page(results, title, notes, config)
     write_atomically(path, page.encode("utf-8", "replace"))
@@ -70,7 +73,8 @@ def render_page(
             runs_head=[m.label for m in summary.measured],
             runs=[_run_row(run, summary) for run in results],
             config=list(_flatten(config or {})),
-            unmeasured=unmeasured(summary) + [f"Figure “{s.title}”: no data." for s in FIGURES if s not in shown],
+            unmeasured=unmeasured(summary)
+            + [f"Figure “{s.title}”: no data." for s in FIGURES if s not in shown],
         )
     )
 
@@ -79,9 +83,13 @@ def _template() -> Any:
     try:
         from jinja2 import Environment, StrictUndefined
     except ImportError:
-        raise ConfigError("the page needs jinja2, which is not installed: pip install './depo-rl[report]'") from None
+        raise ConfigError(
+            "the page needs jinja2, which is not installed: pip install './depo-rl[report]'"
+        ) from None
     source = resources.files(__package__).joinpath("page.html.j2").read_text("utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(source)
 
 
@@ -91,20 +99,29 @@ def _plural(n: int, word: str) -> str:
 
 def _subtitle(results: Sequence[RunResult], summary: Summary) -> str:
     seeds = {run.seed for run in results}
-    parts = [_plural(len(summary.rows), "method"), _plural(len(seeds), "seed"), _plural(len(results), "run")]
+    parts = [
+        _plural(len(summary.rows), "method"),
+        _plural(len(seeds), "seed"),
+        _plural(len(results), "run"),
+    ]
     return ", ".join(parts)
 
 
 def takeaways(summary: Summary) -> list[str]:
-    """What the numbers say of each method against each baseline, in words; at most ``_MAX_TAKEAWAYS`` sentences."""
+    """What the numbers say of each method against each baseline, in words; at most
+    ``_MAX_TAKEAWAYS`` sentences."""
     rows = {row.method: row for row in summary.rows}
     known = [row for row in summary.rows if row.method in KNOWN_ORDER]
     others = [row for row in summary.rows if row.method not in KNOWN_ORDER]
     pairs = [
         (row, rows[base])
-        for row in [*reversed(known), *others]  # depo, last of the known in the table, comes first here
+        for row in [
+            *reversed(known),
+            *others,
+        ]  # depo, last of the known in the table, comes first here
         for base in summary.baselines
-        if base != row.method and not (row.method in summary.baselines and base == summary.baselines[-1])
+        if base != row.method
+        and not (row.method in summary.baselines and base == summary.baselines[-1])
     ]
     said = [
         _sentence(row, base, measure, row.ratios[base.method].get(measure.name, Ratio()))
@@ -115,7 +132,8 @@ def takeaways(summary: Summary) -> list[str]:
 
 
 def _compared_by(summary: Summary) -> list[Measure]:
-    """The headline; under accuracy on the whole pool also what the target cost, if a method reached it."""
+    """The headline; under accuracy on the whole pool also what the target cost, if a method reached
+    it."""
     headline = summary.headline
     cost = BY_NAME["rollouts_to_target"]
     if headline is None:
@@ -126,7 +144,8 @@ def _compared_by(summary: Summary) -> list[Measure]:
 
 
 def forgetting(summary: Summary) -> list[tuple[str, bool]]:
-    """(what a method forgot, in words; whether it did) for each method that was evaluated by source."""
+    """(what a method forgot, in words; whether it did) for each method that was evaluated by
+    source."""
     said = []
     for row in summary.rows:
         lost = {name: found for name, found in row.sources.items() if found.forgotten}
@@ -138,7 +157,9 @@ def forgetting(summary: Summary) -> list[tuple[str, bool]]:
         if fell:
             said.append((f"{row.method} forgot {'; '.join(fell)}.", True))
         elif row.sources:
-            said.append((f"{row.method} forgot nothing: no source fell by more than a point.", False))
+            said.append(
+                (f"{row.method} forgot nothing: no source fell by more than a point.", False)
+            )
     return said
 
 
@@ -172,7 +193,9 @@ def cautions(summary: Summary) -> list[str]:
     """Why a reader should not trust the table more than it deserves."""
     found = []
     if all(len(row.seeds) == 1 for row in summary.rows):
-        found.append("Each method ran once: nothing is known of the spread, so a small difference may be chance.")
+        found.append(
+            "Each method ran once: nothing is known of the spread, so a small difference may be chance."
+        )
     elif min(len(row.seeds) for row in summary.rows) < 3:
         found.append("Some methods have fewer than three seeds: their spread is hardly known.")
     if len({row.seeds for row in summary.rows}) > 1:
@@ -180,11 +203,15 @@ def cautions(summary: Summary) -> list[str]:
     to_target = [row.spreads["rollouts_to_target"] for row in summary.rows]
     if missed := sum(spread.censored for spread in to_target):
         n = sum(spread.n for spread in to_target)
-        found.append(f"{missed} of {n} runs did not reach the target: they count as “more than” what they spent.")
+        found.append(
+            f"{missed} of {n} runs did not reach the target: they count as “more than” what they spent."
+        )
     spent = [row.spreads["rollouts"].median for row in summary.rows]
     known = [value for value in spent if value is not None]
     if known and max(known) > 1.05 * min(known):
-        found.append("The methods did not sample equally many completions: compare at equal cost, not at the end.")
+        found.append(
+            "The methods did not sample equally many completions: compare at equal cost, not at the end."
+        )
     return found
 
 
@@ -218,7 +245,8 @@ def _table(summary: Summary) -> list[dict[str, Any]]:
 
 
 def _source_rows(summary: Summary) -> list[dict[str, Any]]:
-    """A row per source, of many those that changed most: start and end of each method, and what was forgotten."""
+    """A row per source, of many those that changed most: start and end of each method, and what was
+    forgotten."""
     moved: dict[str, float] = {}
     for row in summary.rows:
         for source, found in row.sources.items():
@@ -247,7 +275,8 @@ def _source_cell(row: MethodSummary, source: str) -> dict[str, Any]:
 
 
 def _table_row(summary: Summary, measure: Measure) -> dict[str, Any]:
-    """A measure with a cell per method: the median, and under it the spread, seeds counted and ratios."""
+    """A measure with a cell per method: the median, and under it the spread, seeds counted and
+    ratios."""
     cells = []
     for row in summary.rows:
         spread = row.spreads[measure.name]
@@ -259,12 +288,23 @@ def _table_row(summary: Summary, measure: Measure) -> dict[str, Any]:
         ratios = [
             f"{form_ratio(row.ratios[base][measure.name])} {base}"
             for base in summary.baselines
-            if measure.ratio and base != row.method and row.ratios[base][measure.name].value is not None
+            if measure.ratio
+            and base != row.method
+            and row.ratios[base][measure.name].value is not None
         ]
         if measure.name == "accuracy_whole":
-            bases = [other for other in summary.rows if other.method in summary.baselines and other is not row]
-            apart = {other.method: difference(spread.median, other.spreads[measure.name].median) for other in bases}
-            ratios = [f"{form_points(value)} {base}" for base, value in apart.items() if value is not None]
+            bases = [
+                other
+                for other in summary.rows
+                if other.method in summary.baselines and other is not row
+            ]
+            apart = {
+                other.method: difference(spread.median, other.spreads[measure.name].median)
+                for other in bases
+            }
+            ratios = [
+                f"{form_points(value)} {base}" for base, value in apart.items() if value is not None
+            ]
         cells.append({"main": form_median(spread, measure.unit), "small": small, "ratios": ratios})
     return {"label": measure.label, "meaning": measure.meaning, "cells": cells}
 
@@ -272,13 +312,21 @@ def _table_row(summary: Summary, measure: Measure) -> dict[str, Any]:
 def _run_row(run: RunResult, summary: Summary) -> list[str]:
     own = next(row for row in summarise([run]).rows)
     if summary.target is not None and run.target is None:
-        own = next(row for row in summarise([run.model_copy(update={"target": summary.target})]).rows)
-    return [run.method, str(run.seed), *(form_median(own.spreads[m.name], m.unit) for m in summary.measured)]
+        own = next(
+            row for row in summarise([run.model_copy(update={"target": summary.target})]).rows
+        )
+    return [
+        run.method,
+        str(run.seed),
+        *(form_median(own.spreads[m.name], m.unit) for m in summary.measured),
+    ]
 
 
 def _figure(spec: FigureSpec, results: Sequence[RunResult]) -> dict[str, Any]:
     light, dark = (to_png(spec.draw(results, theme)) for theme in (LIGHT, DARK))
-    width, height = (int.from_bytes(light[i : i + 4], "big") for i in (16, 20))  # a PNG says its size in its header
+    width, height = (
+        int.from_bytes(light[i : i + 4], "big") for i in (16, 20)
+    )  # a PNG says its size in its header
     return {
         "name": spec.name, "title": spec.title, "explanation": spec.explanation, "light": _data_uri(light),
         "dark": _data_uri(dark), "width": width, "height": height,

@@ -9,7 +9,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import DataError
 from ..files import plain, write_atomically
@@ -25,7 +33,8 @@ Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 
 FORGOTTEN_BELOW = 0.01
-"""A source counts as forgotten if its accuracy fell by more than this: less is the noise of an evaluation."""
+"""A source counts as forgotten if its accuracy fell by more than this: less is the noise of an
+evaluation."""
 
 
 class _Record(BaseModel):
@@ -42,8 +51,8 @@ class _Record(BaseModel):
 class AccuracyPoint(_Record):
     """One evaluation during training.
 
-    rollouts, tokens, seconds: spent up to it, by this run. accuracy: in [0, 1], on held-out problems. step: optimiser
-    steps done; where it is null the figures derive it from the rollouts.
+    rollouts, tokens, seconds: spent up to it, by this run. accuracy: in [0, 1], on held-out
+    problems. step: optimiser steps done; where it is null the figures derive it from the rollouts.
     """
 
     rollouts: Count | None = None
@@ -54,7 +63,8 @@ class AccuracyPoint(_Record):
 
 
 class SourceAccuracy(_Record):
-    """start, end: accuracy in [0, 1] on held-out problems of one source, at the first and at the last evaluation."""
+    """start, end: accuracy in [0, 1] on held-out problems of one source, at the first and at the
+    last evaluation."""
 
     start: Share | None = None
     end: Share | None = None
@@ -66,13 +76,19 @@ class SourceAccuracy(_Record):
 
 
 def forgotten_sources(by_source: Mapping[str, SourceAccuracy]) -> list[str]:
-    """The sources whose accuracy at the end is more than ``FORGOTTEN_BELOW`` below that at the start."""
+    """The sources whose accuracy at the end is more than ``FORGOTTEN_BELOW`` below that at the
+    start."""
     changes = {source: accuracy.change for source, accuracy in by_source.items()}
-    return [source for source, change in changes.items() if change is not None and change < -FORGOTTEN_BELOW]
+    return [
+        source
+        for source, change in changes.items()
+        if change is not None and change < -FORGOTTEN_BELOW
+    ]
 
 
 class ReliabilityBin(_Record):
-    """predicted, observed: mean predicted P(mixed) and share of mixed groups among the bin's ``count`` groups."""
+    """predicted, observed: mean predicted P(mixed) and share of mixed groups among the bin's
+    ``count`` groups."""
 
     predicted: Share
     observed: Share
@@ -82,10 +98,11 @@ class ReliabilityBin(_Record):
 class SkipAudit(_Record):
     """What the explored groups, chosen whatever the prediction, say about what a selector skips.
 
-    explored: such groups after the warm-up; explored_mixed: those of them that were mixed. skipped: those that the
-    selector would have skipped; skipped_mixed: those of these that were mixed, that is false skips. low, high: Wilson's
-    95 % interval of the false-skip rate; None if nothing would have been skipped. auc_mixed: of the predicted P(mixed)
-    over the explored groups, a fair sample of the pool, which the chosen groups are not.
+    explored: such groups after the warm-up; explored_mixed: those of them that were mixed. skipped:
+    those that the selector would have skipped; skipped_mixed: those of these that were mixed, that
+    is false skips. low, high: Wilson's 95 % interval of the false-skip rate; None if nothing would
+    have been skipped. auc_mixed: of the predicted P(mixed) over the explored groups, a fair sample
+    of the pool, which the chosen groups are not.
     """
 
     explored: Count
@@ -105,34 +122,41 @@ class SkipAudit(_Record):
 class RunResult(_Record):
     """What one run of one method with one seed did. A value that was not measured is None.
 
-    Learnt: accuracy_whole: in [0, 1], at the last evaluation, on held-out problems of all sources, weighted by the
-    sources' shares of the pool. accuracy_by_source: source -> its accuracies at the first and the last evaluation, each
-    in [0, 1]. forgotten: the sources that ended more than .01 below their start. pass_at_8_whole: in [0, 1], weighted
-    like accuracy_whole, mean of 1 - (1 - p)^8: that one of 8 answers is right; only where exact rates p are known.
-    accuracy: all evaluations, of the whole pool where accuracy_whole is known. target: accuracy to be reached.
-    rollouts_to_target, seconds_to_target: spent when it was first reached; None if it never was, too.
+    Learnt: accuracy_whole: in [0, 1], at the last evaluation, on held-out problems of all sources,
+    weighted by the sources' shares of the pool. accuracy_by_source: source -> its accuracies at the
+    first and the last evaluation, each in [0, 1]. forgotten: the sources that ended more than .01
+    below their start. pass_at_8_whole: in [0, 1], weighted like accuracy_whole, mean of 1 - (1 -
+    p)^8: that one of 8 answers is right; only where exact rates p are known. accuracy: all
+    evaluations, of the whole pool where accuracy_whole is known. target: accuracy to be reached.
+    rollouts_to_target, seconds_to_target: spent when it was first reached; None if it never was,
+    too.
 
-    Spent: steps: optimiser steps. groups, rollouts, tokens: rolled out in the whole run (completion tokens), groups
-    that were then discarded included, and those screened out after a few completions as these. seconds_selecting,
-    seconds_learning, seconds_total: of wall-clock, in the selector, in the estimator's updates, in all.
-    candidates_scored: prompts whose pass rate was predicted.
+    Spent: steps: optimiser steps. groups, rollouts, tokens: rolled out in the whole run (completion
+    tokens), groups that were then discarded included, and those screened out after a few
+    completions as these. seconds_selecting, seconds_learning, seconds_total: of wall-clock, in the
+    selector, in the estimator's updates, in all. candidates_scored: prompts whose pass rate was
+    predicted.
 
-    Chosen: mixed_share, all_pass_share, all_fail_share: of the groups rolled out, in [0, 1]. explored_share,
-    fallback_share, guarded_share: of the groups chosen, in [0, 1]. skip_audit: what was skipped and would have been
-    mixed. unanswered: groups that a replayed history could not answer.
+    Chosen: mixed_share, all_pass_share, all_fail_share: of the groups rolled out, in [0, 1].
+    explored_share, fallback_share, guarded_share: of the groups chosen, in [0, 1]. skip_audit: what
+    was skipped and would have been mixed. unanswered: groups that a replayed history could not
+    answer.
 
-    Breadth, as ``Breadth.metrics`` has it at the end: distinct_prompts: different prompts that were chosen.
-    distinct_share: different prompts among the places of the last 20 batches, in (0, 1]. unseen_share: of the pool, in
-    [0, 1], never chosen. effective_prompts: as many, visited equally often, would be as varied; from 1 to the size of
-    the pool. most_visits: of one prompt. sources_per_batch: different sources in a batch, mean of the run, from 1 on.
+    Breadth, as ``Breadth.metrics`` has it at the end: distinct_prompts: different prompts that were
+    chosen. distinct_share: different prompts among the places of the last 20 batches, in (0, 1].
+    unseen_share: of the pool, in [0, 1], never chosen. effective_prompts: as many, visited equally
+    often, would be as varied; from 1 to the size of the pool. most_visits: of one prompt.
+    sources_per_batch: different sources in a batch, mean of the run, from 1 on.
 
-    Predicted: auc_mixed, log_loss (nats), ece: of the predicted P(mixed). ece_floor: what the ece of perfectly
-    calibrated predictions would be on as many groups. reliability: bins of the predicted P(mixed).
+    Predicted: auc_mixed, log_loss (nats), ece: of the predicted P(mixed). ece_floor: what the ece
+    of perfectly calibrated predictions would be on as many groups. reliability: bins of the
+    predicted P(mixed).
 
-    history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative), mixed_share, all_pass_share,
-    all_fail_share, predicted_mean, observed_mean, reward, grad_norm, seconds_selecting, seconds_learning, seconds_step,
-    sources_in_batch, distinct_share, unseen_share, effective_prompts, most_visits, and where a policy was evaluated by
-    source, ``accuracy_<source>``.
+    history: a dict per step, of ``step`` and any of rollouts, tokens (cumulative), mixed_share,
+    all_pass_share, all_fail_share, predicted_mean, observed_mean, reward, grad_norm,
+    seconds_selecting, seconds_learning, seconds_step, sources_in_batch, distinct_share,
+    unseen_share, effective_prompts, most_visits, and where a policy was evaluated by source,
+    ``accuracy_<source>``.
     """
 
     method: Annotated[str, Field(min_length=1)]
@@ -176,20 +200,28 @@ class RunResult(_Record):
 
     @field_validator("history")
     @classmethod
-    def _steps_are_known(cls, history: list[dict[str, float | None]] | None) -> list[dict[str, float | None]] | None:
+    def _steps_are_known(
+        cls, history: list[dict[str, float | None]] | None
+    ) -> list[dict[str, float | None]] | None:
         for i, row in enumerate(history or ()):
             if row.get("step") is None:
                 raise ValueError(f"entry {i} has no step")
         return history
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """(steps, values) of ``name`` in the history, without the steps at which it was not measured."""
+        """(steps, values) of ``name`` in the history, without the steps at which it was not
+        measured."""
         rows = [(row["step"], row.get(name)) for row in self.history or ()]
-        known = sorted((float(step), float(value)) for step, value in rows if step is not None and value is not None)
+        known = sorted(
+            (float(step), float(value))
+            for step, value in rows
+            if step is not None and value is not None
+        )
         return [step for step, _ in known], [value for _, value in known]
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
-        """(spent, accuracies): the evaluations against ``name``, one of rollouts, tokens, seconds, step."""
+        """(spent, accuracies): the evaluations against ``name``, one of rollouts, tokens, seconds,
+        step."""
         rows = [(getattr(point, name), point.accuracy) for point in self.accuracy or ()]
         known = sorted((float(x), float(y)) for x, y in rows if x is not None and y is not None)
         return [x for x, _ in known], [y for _, y in known]
@@ -207,13 +239,18 @@ class RunResult(_Record):
 
 
 def parse_results(values: Any, where: str = "results") -> list[RunResult]:
-    """Runs from a list of mappings. Raises DataError naming entry, field and value, or a repeated (method, seed)."""
+    """Runs from a list of mappings. Raises DataError naming entry, field and value, or a repeated
+    (method, seed)."""
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
-        raise DataError(f"{where}: must be a list of one object per (method, seed), not {type(values).__name__}")
+        raise DataError(
+            f"{where}: must be a list of one object per (method, seed), not {type(values).__name__}"
+        )
     results = []
     for i, value in enumerate(values):
         try:
-            results.append(value if isinstance(value, RunResult) else RunResult.model_validate(value))
+            results.append(
+                value if isinstance(value, RunResult) else RunResult.model_validate(value)
+            )
         except ValidationError as error:
             raise DataError(f"{where}: entry {i}: {_explain(error)}") from None
     check_distinct(results, where)
@@ -221,11 +258,14 @@ def parse_results(values: Any, where: str = "results") -> list[RunResult]:
 
 
 def check_distinct(results: Sequence[RunResult], where: str = "results") -> None:
-    """Raises DataError if two runs have the same method and seed: they would be counted as two seeds."""
+    """Raises DataError if two runs have the same method and seed: they would be counted as two
+    seeds."""
     seen: set[tuple[str, int]] = set()
     for run in results:
         if (run.method, run.seed) in seen:
-            raise DataError(f"{where}: method {run.method!r} with seed {run.seed} is there twice: keep one of them")
+            raise DataError(
+                f"{where}: method {run.method!r} with seed {run.seed} is there twice: keep one of them"
+            )
         seen.add((run.method, run.seed))
 
 
@@ -254,8 +294,12 @@ def read_results(path: str | os.PathLike[str]) -> list[RunResult]:
 def write_results(results: Sequence[RunResult], path: str | os.PathLike[str]) -> None:
     """Writes the runs as JSON, one a line, all at once; every field is there, null if not measured.
 
-    Raises DataError for a repeated (method, seed), CheckpointError if the disk fails (an earlier file is untouched).
+    Raises DataError for a repeated (method, seed), CheckpointError if the disk fails (an earlier
+    file is untouched).
     """
     check_distinct(results, str(path))
-    lines = [json.dumps(run.model_dump(mode="json"), ensure_ascii=False, allow_nan=False) for run in results]
+    lines = [
+        json.dumps(run.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+        for run in results
+    ]
     write_atomically(path, ("[\n" + ",\n".join(lines) + "\n]\n").encode())

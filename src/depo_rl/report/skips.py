@@ -1,4 +1,5 @@
-"""The figure of false skips: what the explored groups say about the prompts that a method leaves out."""
+"""The figure of false skips: what the explored groups say about the prompts that a method leaves
+out."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def pooled_audit(runs: Sequence[RunResult]) -> SkipAudit | None:
 
 
 def skipped_groups(results: Sequence[RunResult], theme: Theme = LIGHT) -> Figure:
-    """Mixed share of the explored groups that a method would have skipped, and of those it would have rolled out."""
+    """Mixed share of the explored groups that a method would have skipped, and of those it would
+    have rolled out."""
     methods = method_order(run.method for run in results)
     pooled = {m: pooled_audit([run for run in results if run.method == m]) for m in methods}
     audits = {method: audit for method, audit in pooled.items() if audit is not None}
@@ -39,7 +41,9 @@ def skipped_groups(results: Sequence[RunResult], theme: Theme = LIGHT) -> Figure
     axes.grid(axis="x", color=theme.grid, linewidth=0.8)
     for y, (method, audit) in enumerate(audits.items()):
         _draw_audit(axes, -y, audit, strokes(methods, theme)[method].color, theme)
-    axes.set_yticks([-y for y in range(len(audits))], [strokes(methods, theme)[m].label for m in audits])
+    axes.set_yticks(
+        [-y for y in range(len(audits))], [strokes(methods, theme)[m].label for m in audits]
+    )
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
         label.set_color(theme.ink)
@@ -55,7 +59,15 @@ def _draw_audit(axes: Axes, y: float, audit: SkipAudit, color: str, theme: Theme
     n_kept = audit.explored - audit.skipped
     if n_kept:
         kept = (audit.explored_mixed - audit.skipped_mixed) / n_kept
-        axes.plot([kept], [y], marker="o", markersize=7, markerfacecolor=theme.paper, color=color, zorder=3)
+        axes.plot(
+            [kept],
+            [y],
+            marker="o",
+            markersize=7,
+            markerfacecolor=theme.paper,
+            color=color,
+            zorder=3,
+        )
     if audit.rate is not None and audit.low is not None and audit.high is not None:
         axes.plot([audit.low, audit.high], [y, y], color=color, linewidth=2, zorder=3)
         axes.plot([audit.rate], [y], marker="o", markersize=7, color=color, zorder=4)

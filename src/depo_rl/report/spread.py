@@ -1,4 +1,5 @@
-"""A measure over the seeds of a method: median and extent, with what is only known as a bound told apart."""
+"""A measure over the seeds of a method: median and extent, with what is only known as a bound told
+apart."""
 
 from __future__ import annotations
 
@@ -20,9 +21,9 @@ Observation = tuple[float, bool] | None
 class Spread:
     """A measure over the seeds of one method.
 
-    median, low, high: None if no seed has it. bound, low_bound, high_bound: how the true value relates to each of
-    them; "=" unless runs were censored. n: seeds that have it; censored: those of them known as a lower bound only;
-    missing: seeds without it.
+    median, low, high: None if no seed has it. bound, low_bound, high_bound: how the true value
+    relates to each of them; "=" unless runs were censored. n: seeds that have it; censored: those
+    of them known as a lower bound only; missing: seeds without it.
     """
 
     median: float | None = None
@@ -38,7 +39,8 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """A method's median over a baseline's; value: None if it cannot be said, as when both are censored."""
+    """A method's median over a baseline's; value: None if it cannot be said, as when both are
+    censored."""
 
     value: float | None = None
     bound: Bound = "="
@@ -48,7 +50,8 @@ class Ratio:
 class SourceSummary:
     """Accuracy on one source over the seeds of one method.
 
-    start, end: in [0, 1]. change: end - start, in [-1, 1]. forgotten: seeds in which it fell by more than .01.
+    start, end: in [0, 1]. change: end - start, in [-1, 1]. forgotten: seeds in which it fell by
+    more than .01.
     """
 
     start: Spread
@@ -60,8 +63,9 @@ class SourceSummary:
 def spread_of(observations: Sequence[Observation]) -> Spread:
     """The spread of one method's observations.
 
-    The true median lies between the median with every censored run just above where it stopped and the median with
-    every censored run at infinity. Where the two agree it is exact; where a censored run is in the middle it is above.
+    The true median lies between the median with every censored run just above where it stopped and
+    the median with every censored run at infinity. Where the two agree it is exact; where a
+    censored run is in the middle it is above.
     """
     known = sorted(o for o in observations if o is not None)
     if not known:
@@ -86,7 +90,8 @@ def spread_of(observations: Sequence[Observation]) -> Spread:
 
 
 def ratio_of(own: Spread, base: Spread) -> Ratio:
-    """``own`` over ``base``; a lower bound over a number is a lower bound, a number over one an upper bound."""
+    """``own`` over ``base``; a lower bound over a number is a lower bound, a number over one an
+    upper bound."""
     if own.median is None or not base.median or (own.bound != "=" and base.bound != "="):
         return Ratio()  # a baseline of 0 has no ratio either
     flipped: dict[Bound, Bound] = {"=": "=", ">": "<", ">=": "<="}
@@ -104,8 +109,12 @@ def sources_of(runs: Sequence[Mapping[str, SourceAccuracy]]) -> dict[str, Source
     for source in dict.fromkeys(name for run in runs for name in run):
         known = [run[source] for run in runs if source in run]
         start, end, change = (
-            spread_of([None if (value := getattr(a, name)) is None else (value, False) for a in known])
+            spread_of(
+                [None if (value := getattr(a, name)) is None else (value, False) for a in known]
+            )
             for name in ("start", "end", "change")
         )
-        found[source] = SourceSummary(start, end, change, sum(bool(forgotten_sources({source: a})) for a in known))
+        found[source] = SourceSummary(
+            start, end, change, sum(bool(forgotten_sources({source: a})) for a in known)
+        )
     return found

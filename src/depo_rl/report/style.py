@@ -1,6 +1,7 @@
 """How figures look: two themes, one colour, dash and marker per method, and axes without clutter.
 
-matplotlib is imported inside the functions: a report is an extra, and reading results must not need it.
+matplotlib is imported inside the functions: a report is an extra, and reading results must not need
+it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Theme:
 LIGHT = Theme(dark=False, paper="#ffffff", ink="#1c2430", faint="#5b6676", grid="#e3e7ec")
 DARK = Theme(dark=True, paper="#171b22", ink="#e6e9ee", faint="#9aa4b2", grid="#2c333d")
 
-# After Okabe and Ito: told apart by colour-blind readers. (on white, on dark), both at least 3:1 against their paper.
+# After Okabe and Ito: told apart by colour-blind readers. (on white, on dark), both at least 3:1
+# against their paper.
 _KNOWN = {
     "grpo": ("#6b7280", "#a3acb9"),
     "dapo": ("#d55e00", "#f28a4b"),
@@ -51,8 +53,19 @@ _KNOWN = {
     "dps": ("#7c5cbf", "#b9a3ea"),
     "pcl": ("#00798c", "#56c7d8"),
 }
-_OTHERS = (("#7a2e2e", "#e58f8f"), ("#3f3fae", "#9c9cf2"), ("#3b7a1a", "#93cf6d"), ("#111827", "#f3f4f6"))
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (8, 2, 2, 2, 2, 2)))
+_OTHERS = (
+    ("#7a2e2e", "#e58f8f"),
+    ("#3f3fae", "#9c9cf2"),
+    ("#3b7a1a", "#93cf6d"),
+    ("#111827", "#f3f4f6"),
+)
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.5, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (8, 2, 2, 2, 2, 2)),
+)
 _MARKERS = "osD^vPX*<>"
 
 
@@ -67,7 +80,8 @@ class Stroke:
 
 
 def strokes(methods: Iterable[str], theme: Theme) -> dict[str, Stroke]:
-    """A stroke per method. Known names always look the same; others take what is free, then other dashes."""
+    """A stroke per method. Known names always look the same; others take what is free, then other
+    dashes."""
     names = method_order(methods)
     free = list(_OTHERS) + [pair for name, pair in _KNOWN.items() if name not in names]
     result = {}
@@ -89,21 +103,27 @@ def strokes(methods: Iterable[str], theme: Theme) -> dict[str, Stroke]:
 
 
 def _label(method: str) -> str:
-    """A legend's text: cut where it is too long; matplotlib hides labels that begin with an underscore."""
+    """A legend's text: cut where it is too long; matplotlib hides labels that begin with an
+    underscore."""
     text = method if len(method) <= 28 else f"{method[:27]}…"
     return f" {text}" if text.startswith("_") else text
 
 
 def new_figure(theme: Theme, width: float = 7.2, height: float = 4.2) -> Figure:
-    """An empty figure, width and height in inches. Raises ConfigError if matplotlib is not installed."""
+    """An empty figure, width and height in inches. Raises ConfigError if matplotlib is not
+    installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("figures need matplotlib, which is not installed: pip install './depo-rl[report]'") from None
+        raise ConfigError(
+            "figures need matplotlib, which is not installed: pip install './depo-rl[report]'"
+        ) from None
     return Figure(figsize=(width, height), facecolor=theme.paper, layout="constrained")
 
 
-def style_axes(axes: Axes, theme: Theme, xlabel: str = "", ylabel: str = "", title: str = "") -> Axes:
+def style_axes(
+    axes: Axes, theme: Theme, xlabel: str = "", ylabel: str = "", title: str = ""
+) -> Axes:
     """Quiet axes: a horizontal grid, no box, labels in words."""
     axes.set_facecolor(theme.paper)
     axes.spines[["top", "right"]].set_visible(False)
@@ -119,7 +139,8 @@ def style_axes(axes: Axes, theme: Theme, xlabel: str = "", ylabel: str = "", tit
 
 
 def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], theme: Theme) -> None:
-    """A legend outside of the axes, so that it never covers data: above for a few, on the right for many."""
+    """A legend outside of the axes, so that it never covers data: above for a few, on the right for
+    many."""
     if not handles:
         return
     few = len(handles) <= 6
@@ -136,7 +157,16 @@ def blank(theme: Theme, message: str) -> Figure:
     figure = new_figure(theme, 7.2, 1.6)
     axes = figure.add_subplot()
     axes.axis("off")
-    axes.text(0.5, 0.5, message, ha="center", va="center", color=theme.faint, fontsize=11, parse_math=False)
+    axes.text(
+        0.5,
+        0.5,
+        message,
+        ha="center",
+        va="center",
+        color=theme.faint,
+        fontsize=11,
+        parse_math=False,
+    )
     return figure
 
 
@@ -144,6 +174,8 @@ def to_png(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as a PNG: the same bytes for the same figure."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a method named in a script without a font
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from"
+        )  # a method named in a script without a font
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

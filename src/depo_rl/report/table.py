@@ -1,7 +1,9 @@
-"""Results over seeds: median [min-max] per method, ratios to baselines, and honest treatment of unreached targets.
+"""Results over seeds: median [min-max] per method, ratios to baselines, and honest treatment of
+unreached targets.
 
-A run that stopped before it reached the target is *censored*: all that is known is that the target costs more than the
-run spent. It counts as "> N", not as N and not as missing, and a median that rests on such a run is "> N" as well.
+A run that stopped before it reached the target is *censored*: all that is known is that the target
+costs more than the run spent. It counts as "> N", not as N and not as missing, and a median that
+rests on such a run is "> N" as well.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from .form import form, form_changes, form_points, form_ratio, form_spread
 from .measures import BY_NAME, CHANGES, MEASURES, SHORT, Measure
 from .results import RunResult, check_distinct
-from .spread import Observation, Ratio, SourceSummary, Spread, difference, ratio_of, sources_of, spread_of
+from .spread import (
+    Observation,
+    Ratio,
+    SourceSummary,
+    Spread,
+    difference,
+    ratio_of,
+    sources_of,
+    spread_of,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,14 +34,28 @@ BASELINES = ("grpo", "dapo")
 _GAP = 2  # characters after each column of a terminal's table
 _NARROWEST = 60  # characters, for the caption below it
 KNOWN_ORDER = (
-    *("grpo", "dapo", "vcrl", "speed", "polaris", "adarft", "greso", "pools", "mopps", "bots", "dps", "pcl"),
+    *(
+        "grpo",
+        "dapo",
+        "vcrl",
+        "speed",
+        "polaris",
+        "adarft",
+        "greso",
+        "pools",
+        "mopps",
+        "bots",
+        "dps",
+        "pcl",
+    ),
     *("oracle", "depo", "depo+"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class MethodSummary:
-    """One method over its seeds; spreads by measure name, ratios by baseline, then measure name, and by source."""
+    """One method over its seeds; spreads by measure name, ratios by baseline, then measure name,
+    and by source."""
 
     method: str
     seeds: tuple[int, ...]
@@ -43,8 +68,9 @@ class MethodSummary:
 class Summary:
     """All methods, baselines first.
 
-    target: the accuracy that "to target" means, or None. budget: the cost at which accuracies are compared, the most
-    that every run with a policy spent, in budget_unit (tokens, or rollouts if some run's tokens are unknown), or None.
+    target: the accuracy that "to target" means, or None. budget: the cost at which accuracies are
+    compared, the most that every run with a policy spent, in budget_unit (tokens, or rollouts if
+    some run's tokens are unknown), or None.
     """
 
     rows: tuple[MethodSummary, ...]
@@ -60,9 +86,13 @@ class Summary:
 
     @property
     def headline(self) -> Measure | None:
-        """What methods are compared by: accuracy on the whole pool; else the first of the rest that says something."""
+        """What methods are compared by: accuracy on the whole pool; else the first of the rest that
+        says something."""
         for name in ("accuracy_whole", "rollouts_to_target", "mixed_share", "accuracy_at_budget"):
-            if any(row.spreads[name].median is not None and row.spreads[name].bound == "=" for row in self.rows):
+            if any(
+                row.spreads[name].median is not None and row.spreads[name].bound == "="
+                for row in self.rows
+            ):
                 return BY_NAME[name]
         return None
 
@@ -78,15 +108,23 @@ class Summary:
                     "method": row.method,
                     "seeds": list(row.seeds),
                     "measures": {name: _as_dict(spread) for name, spread in row.spreads.items()},
-                    "ratios": {base: {n: _as_dict(r) for n, r in each.items()} for base, each in row.ratios.items()},
-                    "sources": {source: _source_dict(found) for source, found in row.sources.items()},
+                    "ratios": {
+                        base: {n: _as_dict(r) for n, r in each.items()}
+                        for base, each in row.ratios.items()
+                    },
+                    "sources": {
+                        source: _source_dict(found) for source, found in row.sources.items()
+                    },
                 }
                 for row in self.rows
             ],
         }
 
-    def to_rich(self, names: Iterable[str] | None = None, width: int | None = None, caption: bool = True) -> Table:
-        """The table of ``cells`` for a terminal; a spread stands under its median, each source on a line.
+    def to_rich(
+        self, names: Iterable[str] | None = None, width: int | None = None, caption: bool = True
+    ) -> Table:
+        """The table of ``cells`` for a terminal; a spread stands under its median, each source on a
+        line.
 
         width: of the terminal in characters, to break no word where there is room for all of them.
         """
@@ -95,7 +133,13 @@ class Summary:
         from rich.text import Text
 
         head, body = self.cells(names)
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, min_width=_NARROWEST)
+        table = Table(
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+            min_width=_NARROWEST,
+        )
         table.caption = Text(f"\n{self.caption()}") if caption else None
         table.caption_justify = "left"
         stacked = [[method, *map(_stacked, cells)] for method, *cells in body]
@@ -111,16 +155,27 @@ class Summary:
 
     def caption(self) -> str:
         """What the cells mean, in one line."""
-        target = f" Target: {form(self.target, 'share')} accuracy." if self.target is not None else ""
-        points = " Changes and differences are in percentage points." if any(row.sources for row in self.rows) else ""
-        cost = f" Equal cost: {form(self.budget, 'count')} {self.budget_unit}." if self.budget is not None else ""
+        target = (
+            f" Target: {form(self.target, 'share')} accuracy." if self.target is not None else ""
+        )
+        points = (
+            " Changes and differences are in percentage points."
+            if any(row.sources for row in self.rows)
+            else ""
+        )
+        cost = (
+            f" Equal cost: {form(self.budget, 'count')} {self.budget_unit}."
+            if self.budget is not None
+            else ""
+        )
         return (
             "Median [min-max] over seeds, one number where they agree; > N: stopped at N without reaching the target"
             f"; -: not measured.{points}{target}{cost}"
         )
 
     def cells(self, names: Iterable[str] | None = None) -> tuple[list[str], list[list[str]]]:
-        """(head, body) as texts: method, seeds, the measured ones of ``names`` (``SHORT``) in their order.
+        """(head, body) as texts: method, seeds, the measured ones of ``names`` (``SHORT``) in their
+        order.
 
         Beside the headline, if it is among them, stands how it compares with each baseline.
         """
@@ -133,8 +188,13 @@ class Summary:
             elif name in measured:
                 columns = [*columns, _column(BY_NAME[name])]
                 if versus and name == versus.name:
-                    columns = [*columns, *((f"vs {base}", self._versus(base, versus)) for base in self.baselines)]
-        return [title for title, _ in columns], [[text(row) for _, text in columns] for row in self.rows]
+                    columns = [
+                        *columns,
+                        *((f"vs {base}", self._versus(base, versus)) for base in self.baselines),
+                    ]
+        return [title for title, _ in columns], [
+            [text(row) for _, text in columns] for row in self.rows
+        ]
 
     def _versus(self, base: str, measure: Measure) -> Callable[[MethodSummary], str]:
         own = next(row for row in self.rows if row.method == base).spreads[measure.name].median
@@ -144,7 +204,10 @@ class Summary:
 
 
 _Column = tuple[str, Callable[[MethodSummary], str]]
-_FIRST_COLUMNS: list[_Column] = [("method", lambda row: row.method), ("seeds", lambda row: str(len(row.seeds)))]
+_FIRST_COLUMNS: list[_Column] = [
+    ("method", lambda row: row.method),
+    ("seeds", lambda row: str(len(row.seeds))),
+]
 
 
 def _column(measure: Measure) -> _Column:
@@ -176,11 +239,14 @@ def summarise(results: Sequence[RunResult], baselines: Sequence[str] = BASELINES
         seeds = tuple(sorted(run.seed for run in results if run.method == method))
         by_source = [run.accuracy_by_source or {} for run in results if run.method == method]
         rows.append(MethodSummary(method, seeds, own, ratios, sources_of(by_source)))
-    return Summary(tuple(rows), present, targets[0] if len(set(targets)) == 1 else None, budget, unit)
+    return Summary(
+        tuple(rows), present, targets[0] if len(set(targets)) == 1 else None, budget, unit
+    )
 
 
 def method_order(methods: Iterable[str]) -> list[str]:
-    """Distinct names: known ones in their usual order, each followed by its variants ("depo-x"), then the others."""
+    """Distinct names: known ones in their usual order, each followed by its variants ("depo-x"),
+    then the others."""
     rank = {name: i for i, name in enumerate(KNOWN_ORDER)}
 
     def place(name: str) -> int:
@@ -190,7 +256,8 @@ def method_order(methods: Iterable[str]) -> list[str]:
 
 
 def _budget(results: Sequence[RunResult]) -> tuple[float | None, str]:
-    """The largest cost that every run with evaluations has spent, in tokens if all know them, else in rollouts."""
+    """The largest cost that every run with evaluations has spent, in tokens if all know them, else
+    in rollouts."""
     runs = [run for run in results if run.final_accuracy is not None]
     for unit in ("tokens", "rollouts"):
         spent = [run.curve(unit)[0] for run in runs]
@@ -208,7 +275,8 @@ def _value(run: RunResult, name: str, has_target: bool) -> Observation:
 
 
 def _accuracy_at(run: RunResult, budget: float | None, unit: str) -> Observation:
-    """Accuracy when the run had spent ``budget``, between two evaluations on the straight line through them."""
+    """Accuracy when the run had spent ``budget``, between two evaluations on the straight line
+    through them."""
     if budget is None:
         return None
     return _between(list(zip(*run.curve(unit), strict=True)), budget)
@@ -217,7 +285,8 @@ def _accuracy_at(run: RunResult, budget: float | None, unit: str) -> Observation
 def _to_target(run: RunResult, unit: str, has_target: bool) -> Observation:
     """What the target cost in ``unit`` (rollouts, tokens or seconds).
 
-    Tokens, and seconds if the run does not say, are read off the evaluations at its ``rollouts_to_target``.
+    Tokens, and seconds if the run does not say, are read off the evaluations at its
+    ``rollouts_to_target``.
     """
     given = getattr(run, f"{unit}_to_target", None)
     if given is not None:

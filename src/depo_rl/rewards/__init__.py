@@ -1,4 +1,5 @@
-"""Verifiable rewards, judged in worker processes that are killed at a wall-clock limit and replaced.
+"""Verifiable rewards, judged in worker processes that are killed at a wall-clock limit and
+replaced.
 
 Importing this starts nothing and imports neither torch nor trl nor math-verify.
 

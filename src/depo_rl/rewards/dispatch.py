@@ -16,7 +16,9 @@ from .worker import KINDS, Job, Reply
 logger = logging.getLogger("depo_rl.rewards")
 
 ENDS_WORKER = frozenset({"timed_out", "crashed", "out_of_memory"})
-MAX_CHUNK = 16  # items per message: enough to hide the round trip, few enough to keep all workers busy
+MAX_CHUNK = (
+    16  # items per message: enough to hide the round trip, few enough to keep all workers busy
+)
 MAX_FAILED_STARTS = 3  # in a row, over all workers, before the pool gives up
 WARNINGS_PER_KIND = 3
 
@@ -75,21 +77,27 @@ class Dispatcher:
             if self._threads or self._stopped_by:
                 return
             self._threads = [
-                threading.Thread(target=self._serve, name=f"depo-reward-{self._name}-{index}", daemon=True)
+                threading.Thread(
+                    target=self._serve, name=f"depo-reward-{self._name}-{index}", daemon=True
+                )
                 for index in range(self._n_workers)
             ]
             for thread in self._threads:
                 thread.start()
 
     def wait_all_ready(self, timeout_s: float | None) -> None:
-        """Wait until every worker is ready. Raises RewardError if that cannot be or takes too long."""
+        """Wait until every worker is ready. Raises RewardError if that cannot be or takes too
+        long."""
         with self._changed:
             done = self._changed.wait_for(
-                lambda: self._stopped_by is not None or len(self._ready) == self._n_workers, timeout_s
+                lambda: self._stopped_by is not None or len(self._ready) == self._n_workers,
+                timeout_s,
             )
             self._refuse_if_stopped()
             if not done:
-                raise RewardError(f"reward {self._name}: the workers were not ready within {timeout_s:g} s")
+                raise RewardError(
+                    f"reward {self._name}: the workers were not ready within {timeout_s:g} s"
+                )
 
     def run(self, payloads: Sequence[bytes]) -> list[float | None]:
         """Queue the items and wait for their results, in order."""
@@ -97,7 +105,9 @@ class Dispatcher:
         with self._changed:
             self._refuse_if_stopped()
             self._batches.add(batch)
-            self._queue.extend(_Item(batch, index, payload) for index, payload in enumerate(payloads))
+            self._queue.extend(
+                _Item(batch, index, payload) for index, payload in enumerate(payloads)
+            )
             self._changed.notify_all()
         try:
             batch.done.wait()
@@ -180,7 +190,8 @@ class Dispatcher:
             self._retire(worker)
 
     def _launch(self) -> WorkerProcess | None:
-        """Start one worker and wait until it is ready. None if that failed; the last allowed failure stops the pool."""
+        """Start one worker and wait until it is ready. None if that failed; the last allowed
+        failure stops the pool."""
         worker: WorkerProcess | None = None
         try:
             with self._changed:  # so that a stop either sees this worker or comes first
@@ -206,9 +217,13 @@ class Dispatcher:
             self._failed_starts += 1
             n_failed = self._failed_starts
         if final or n_failed >= MAX_FAILED_STARTS:
-            self._stop(RewardError(f"reward {self._name}: its worker processes cannot start: {error}"))
+            self._stop(
+                RewardError(f"reward {self._name}: its worker processes cannot start: {error}")
+            )
         else:
-            logger.warning("reward %s: a worker failed to start (%d in a row): %s", self._name, n_failed, error)
+            logger.warning(
+                "reward %s: a worker failed to start (%d in a row): %s", self._name, n_failed, error
+            )
 
     def _take(self) -> list[_Item]:
         """Wait for items and take a share of them; empty when the dispatcher stops."""
@@ -218,7 +233,8 @@ class Dispatcher:
             return [self._queue.popleft() for _ in range(size)]
 
     def _run_chunk(self, worker: WorkerProcess, chunk: list[_Item]) -> bool:
-        """Have the items judged. False if the worker is spent; the items it did not get to are queued again."""
+        """Have the items judged. False if the worker is spent; the items it did not get to are
+        queued again."""
         try:
             worker.send([item.payload for item in chunk])
         except OSError as error:  # it ended while idle: not the fault of these items
@@ -231,7 +247,8 @@ class Dispatcher:
             reply = worker.receive(self._limits.timeout_s, self._limits.memory_bytes)
             spent = reply[0] in ENDS_WORKER
             if spent:
-                # The rest goes back before the caller hears of this item, and to whichever worker is free first.
+                # The rest goes back before the caller hears of this item, and to whichever worker
+                # is free first.
                 self._requeue(chunk[position + 1 :])
             self._finish(item, reply, worker if spent else None)
             if spent:
@@ -241,11 +258,14 @@ class Dispatcher:
     def _requeue(self, items: list[_Item]) -> None:
         with self._changed:
             if self._stopped_by is None:
-                self._queue.extendleft(item for item in reversed(items) if item.batch in self._batches)
+                self._queue.extendleft(
+                    item for item in reversed(items) if item.batch in self._batches
+                )
                 self._changed.notify_all()
 
     def _finish(self, item: _Item, reply: Reply, spent: WorkerProcess | None) -> None:
-        """Count one reply, hand it to the waiting caller, and strike off a worker that is to be replaced."""
+        """Count one reply, hand it to the waiting caller, and strike off a worker that is to be
+        replaced."""
         kind, value, message = reply
         with self._changed:
             if self._stopped_by is not None:

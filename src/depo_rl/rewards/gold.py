@@ -1,6 +1,7 @@
 """Gold answers, in whatever form a data set holds them: texts, numbers, lists, and texts of lists.
 
-A gold answer is read as data and a completion as a completion: what a policy writes is never parsed by this module.
+A gold answer is read as data and a completion as a completion: what a policy writes is never parsed
+by this module.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .latex import last_boxed
 _LONGEST_LITERAL = 100_000  # characters; beyond it a text is no list of answers
 _SCIENTIFIC = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]{1,3}")
 _BARE_LIST = re.compile(r"\[[-+0-9.eE,\s]{1,1000}\]")
-_ARRAY = re.compile(r"(?:(?:np|numpy)\.)?(?:array|tensor)\((?P<inner>\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_ARRAY = re.compile(
+    r"(?:(?:np|numpy)\.)?(?:array|tensor)\((?P<inner>\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL
+)
 _SCALAR = re.compile(r"\b(?:(?:np|numpy)\.\w+|Decimal)\(([^()]*)\)")
 _NEIGHBOURS = re.compile(r"""(?<=['"])\s+(?=['"])""")  # numpy writes no commas: ['3' '4'], [3 4]
 _NEIGHBOUR_NUMBERS = re.compile(r"(?<=[0-9.])\s+(?=[-+0-9.])")
@@ -35,8 +38,9 @@ _NO_LITERAL = object()
 class Gold:
     """A gold answer that can be compared.
 
-    text: the answer as a policy would write it, several joined by commas. parts: the answers of a list, else empty. A
-    text such as [1, 2] or [3] may be mathematics or a list: it has parts, and the text itself is right as well.
+    text: the answer as a policy would write it, several joined by commas. parts: the answers of a
+    list, else empty. A text such as [1, 2] or [3] may be mathematics or a list: it has parts, and
+    the text itself is right as well.
     """
 
     text: str
@@ -48,10 +52,12 @@ class _Unreadable(ValueError):
 
 
 def read_gold(answer: Any) -> Gold | None:
-    """A gold answer, or None if it is empty, or nothing that a completion could say: a mapping, lists in a list.
+    """A gold answer, or None if it is empty, or nothing that a completion could say: a mapping,
+    lists in a list.
 
-    A list of one is its element. The text of a list, as JSON or Python write it, is that list. Numbers are written out
-    (1e-05 is 0.00001). Of a whole solution the answer counts: its last ``\\boxed{}``, else what follows ``####``.
+    A list of one is its element. The text of a list, as JSON or Python write it, is that list.
+    Numbers are written out (1e-05 is 0.00001). Of a whole solution the answer counts: its last
+    ``\\boxed{}``, else what follows ``####``.
     """
     try:
         parts = _answers(answer)
@@ -86,14 +92,23 @@ def _answers(value: Any) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """A scalar or array of numpy, pyarrow, pandas or torch as Python's own; anything else as it is."""
+    """A scalar or array of numpy, pyarrow, pandas or torch as Python's own; anything else as it
+    is."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
-    if isinstance(value, (str, int, float, list, tuple, dict)) and type(value).__module__ == "builtins":
+    if (
+        isinstance(value, (str, int, float, list, tuple, dict))
+        and type(value).__module__ == "builtins"
+    ):
         return value
     if hasattr(value, "as_py"):
-        # Through its text a float of 32 bits stays the number that was meant: 0.3, not 0.30000001192092896.
-        return value.cast("string").as_py() if str(value.type) in ("float", "halffloat") else value.as_py()
+        # Through its text a float of 32 bits stays the number that was meant: 0.3, not
+        # 0.30000001192092896.
+        return (
+            value.cast("string").as_py()
+            if str(value.type) in ("float", "halffloat")
+            else value.as_py()
+        )
     if getattr(getattr(value, "dtype", None), "kind", "") == "f" and value.dtype.itemsize < 8:
         return value.astype(str).tolist()
     if hasattr(value, "tolist"):
@@ -117,7 +132,9 @@ def number_text(value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return "\\infty" if value > 0 else "-\\infty"
-    return format(Decimal(repr(value)) if isinstance(value, float) else value, "f").removesuffix(".0")
+    return format(Decimal(repr(value)) if isinstance(value, float) else value, "f").removesuffix(
+        ".0"
+    )
 
 
 def _of_text(text: str) -> list[str]:
@@ -139,7 +156,8 @@ def _bare_numbers(text: str) -> list[Any]:
 
 
 def _is_data(text: str) -> bool:
-    """Whether a program wrote the text. Brackets alone are mathematics, as in [0, 1], (1, 2) or {3}; [[3]] is not."""
+    """Whether a program wrote the text. Brackets alone are mathematics, as in [0, 1], (1, 2) or
+    {3}; [[3]] is not."""
     if len(text) > _LONGEST_LITERAL:
         return False
     if text[0] in _QUOTES:
@@ -150,11 +168,14 @@ def _is_data(text: str) -> bool:
 
 
 def _literal(text: str) -> Any:
-    """What JSON or Python read the text as, or _NO_LITERAL. Backslashes that nobody escaped are LaTeX's."""
+    """What JSON or Python read the text as, or _NO_LITERAL. Backslashes that nobody escaped are
+    LaTeX's."""
     if match := _ARRAY.fullmatch(text):
         text = match["inner"]
     text = _SCALAR.sub(r"\1", text)
-    text = (_NEIGHBOURS if any(quote in text for quote in _QUOTES) else _NEIGHBOUR_NUMBERS).sub(", ", text)
+    text = (_NEIGHBOURS if any(quote in text for quote in _QUOTES) else _NEIGHBOUR_NUMBERS).sub(
+        ", ", text
+    )
     for form in (text, text.replace("\\", "\\\\")):
         for read in (json.loads, _python):
             try:
@@ -180,7 +201,8 @@ def _has_control_characters(found: Any) -> bool:
 
 
 def _final(text: str) -> str:
-    r"""The answer itself where the column holds a whole solution, of MATH (``\boxed{}``) or of GSM8K (``####``)."""
+    r"""The answer itself where the column holds a whole solution, of MATH (``\boxed{}``) or of
+    GSM8K (``####``)."""
     boxed = last_boxed(text)
     final = (text.rpartition("####")[2] if boxed is None else boxed).strip()
     return format(Decimal(final), "f").removesuffix(".0") if _SCIENTIFIC.fullmatch(final) else final

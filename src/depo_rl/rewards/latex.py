@@ -1,11 +1,13 @@
-"""Reading final answers in LaTeX: boxes, tidying, several answers in one text, numbers. Cheap to import, no state."""
+"""Reading final answers in LaTeX: boxes, tidying, several answers in one text, numbers. Cheap to
+import, no state."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal
 
-# Thousands groups first; a minus only where it cannot be a hyphen or a subtraction ("10-12", "x-3").
+# Thousands groups first; a minus only where it cannot be a hyphen or a subtraction ("10-12",
+# "x-3").
 NUMBER = re.compile(
     r"(?P<minus>(?<![\w.)\]}])[-\u2212])?[$\u20ac\u00a3]?"
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
@@ -15,8 +17,12 @@ _TIMES_POWER = re.compile(
     r"(?P<sign>[-\u2212]?)(?:(?P<digits>[0-9]+(?:\.[0-9]+)?)(?:\\times|\\cdot|\u00d7|\*))?"
     r"10\^(?:\{(?P<braced>[-+]?[0-9]{1,3})\}|(?P<bare>[-+]?[0-9]))"
 )
-_UNIT_AT_END = re.compile(r"(?<=[0-9})])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?[\s.$]*\Z")
-_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # "\\." also steps over the escaped \{ and \}
+_UNIT_AT_END = re.compile(
+    r"(?<=[0-9})])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?[\s.$]*\Z"
+)
+_BRACE = re.compile(
+    r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL
+)  # "\\." also steps over the escaped \{ and \}
 _OPENING = ("(", "[", "{", "\\{")
 _CLOSING = (")", "]", "}", "\\}")
 _BETWEEN = re.compile(
@@ -28,11 +34,14 @@ _GROUP_OF_THREE = re.compile(r"[0-9]{3}(?![0-9])")
 
 
 def all_boxed(text: str) -> list[str]:
-    r"""Contents of the ``\boxed{}`` (or ``\fbox{}``) whose braces close, in order; of two nested ones the inner.
+    r"""Contents of the ``\boxed{}`` (or ``\fbox{}``) whose braces close, in order; of two nested
+    ones the inner.
 
     One pass, so linear in the text's length whatever a model writes. Escaped braces do not count.
     """
-    opened: list[tuple[int, bool]] = []  # (where the content starts, is it a box) of braces not closed yet
+    opened: list[
+        tuple[int, bool]
+    ] = []  # (where the content starts, is it a box) of braces not closed yet
     found: list[tuple[int, int]] = []
     for match in _BRACE.finditer(text):
         token = match.group()
@@ -52,10 +61,13 @@ def last_boxed(text: str) -> str | None:
 
 
 def bare_latex(text: str) -> str:
-    r"""Remove what does not change an answer, but no space: dollar and percent signs, degrees, sizes, a final unit."""
+    r"""Remove what does not change an answer, but no space: dollar and percent signs, degrees,
+    sizes, a final unit."""
     text = _UNIT_AT_END.sub("", text.replace("{,}", ","))
     text = re.sub(r"\\(?:text|mbox|mathrm)\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;: ]|\^\s*\{?\\circ\}?|\\?[%$]", "", text)
+    text = re.sub(
+        r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;: ]|\^\s*\{?\\circ\}?|\\?[%$]", "", text
+    )
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     return re.sub(r"\\frac\s*([0-9])\s*([0-9])", r"\\frac{\1}{\2}", text)
 
@@ -67,7 +79,8 @@ def tidy_latex(text: str) -> str:
 
 
 def split_answers(text: str, grouped: bool = True) -> list[str]:
-    r"""The answers in one text, at commas, semicolons, "and" and "or" outside of all brackets; of a set its members.
+    r"""The answers in one text, at commas, semicolons, "and" and "or" outside of all brackets; of a
+    set its members.
 
     grouped: a comma before three digits ("1,000") stands in a number and not between two.
     """
@@ -103,7 +116,8 @@ def _groups_digits(text: str, comma: int) -> bool:
 
 
 def canonical(text: str) -> Decimal | str:
-    """What equal answers share: a number's value, else the tidied text; of true and false however they are written."""
+    """What equal answers share: a number's value, else the tidied text; of true and false however
+    they are written."""
     tidy = tidy_latex(text)
     number = as_number(tidy)
     if number is not None:
@@ -112,7 +126,8 @@ def canonical(text: str) -> Decimal | str:
 
 
 def as_number(text: str) -> Decimal | None:
-    r"""The value of a text that is a decimal number and nothing else: 1,234.50, 1e-05, 3\times10^{8}; else None."""
+    r"""The value of a text that is a decimal number and nothing else: 1,234.50, 1e-05,
+    3\times10^{8}; else None."""
     if match := NUMBER.fullmatch(text):
         return decimal_of(match)
     if match := _TIMES_POWER.fullmatch(text):
@@ -124,4 +139,6 @@ def as_number(text: str) -> Decimal | None:
 def decimal_of(match: re.Match[str]) -> Decimal:
     """The value of a match of ``NUMBER``."""
     # The sign belongs into the text: a unary minus would round to the context's 28 digits.
-    return Decimal(f"{'-' if match['minus'] else ''}{match['digits'].replace(',', '')}{match['exponent'] or ''}")
+    return Decimal(
+        f"{'-' if match['minus'] else ''}{match['digits'].replace(',', '')}{match['exponent'] or ''}"
+    )

@@ -1,13 +1,14 @@
 """Reward functions behind worker processes that are killed at a wall-clock limit and replaced.
 
-A SymPy expression can hang for ever, in C code that no Python time-out interrupts, and ``signal.alarm`` works in the
-main thread alone. Only killing a process always works. One thread per worker hands it items and enforces the limit:
+A SymPy expression can hang for ever, in C code that no Python time-out interrupts, and
+``signal.alarm`` works in the main thread alone. Only killing a process always works. One thread per
+worker hands it items and enforces the limit:
 
     any thread: score(batch) --> queue --> thread 1 <-> worker process 1
                                        `-> thread 2 <-> worker process 2
 
-What cannot be judged (time-out, crash, exception, too much memory, NaN) is *unscorable*: ``None``, counted by kind and
-never 0, because a 0 teaches the policy that the answer was wrong.
+What cannot be judged (time-out, crash, exception, too much memory, NaN) is *unscorable*: ``None``,
+counted by kind and never 0, because a 0 teaches the policy that the answer was wrong.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ from .dispatch import Dispatcher, Limits
 from .worker import Job
 
 RewardFunction = Callable[..., float | bool | None]
-"""``f(completion: str, answer, **extras)``: a finite number, or None when the item cannot be judged."""
+"""``f(completion: str, answer, **extras)``: a finite number, or None when the item cannot be
+judged."""
 
-ALARM_GRACE_S = 5.0  # the kernel's alarm in a worker is only for when the parent is no longer there to kill it
+ALARM_GRACE_S = (
+    5.0  # the kernel's alarm in a worker is only for when the parent is no longer there to kill it
+)
 _pools: weakref.WeakSet[VerifierPool] = weakref.WeakSet()
 
 
 class VerifierPool:
-    """Scores completions in worker processes, with one wall-clock limit per item. Usable from any thread.
+    """Scores completions in worker processes, with one wall-clock limit per item. Usable from any
+    thread.
 
-    Workers start on first use (:meth:`start` does it earlier) and end with :meth:`close`, the ``with`` block, the last
-    reference to the pool, or the interpreter. They run in new interpreters: the function's module is imported there, a
-    function that only exists in a script or notebook is sent by value. After a fork the child gets workers of its own.
-    A pickled copy of a pool is a new pool with the same settings. POSIX only.
+    Workers start on first use (:meth:`start` does it earlier) and end with :meth:`close`, the
+    ``with`` block, the last reference to the pool, or the interpreter. They run in new
+    interpreters: the function's module is imported there, a function that only exists in a script
+    or notebook is sent by value. After a fork the child gets workers of its own. A pickled copy of
+    a pool is a new pool with the same settings. POSIX only.
     """
 
     def __init__(
@@ -56,14 +62,18 @@ class VerifierPool:
 
         Args:
             function: ``f(completion, answer, **extras)``, see :data:`RewardFunction`.
-            n_workers: worker processes, at least 1. A hanging item occupies one of them for ``timeout_s``.
+            n_workers: worker processes, at least 1. A hanging item occupies one of them for
+                ``timeout_s``.
             timeout_s: wall-clock limit for one item, in seconds; starting a worker does not count.
-            memory_limit_mb: resident memory in MiB at which a worker is killed (Linux only); None for no limit.
-            start_timeout_s: limit for starting one worker, the function's imports included, in seconds.
+            memory_limit_mb: resident memory in MiB at which a worker is killed (Linux only); None
+                for no limit.
+            start_timeout_s: limit for starting one worker, the function's imports included, in
+                seconds.
             setup: called once in every worker before its first item, for slow imports.
 
         Raises:
-            ConfigError: a setting is out of range, or the function cannot be sent to another process.
+            ConfigError: a setting is out of range, or the function cannot be sent to another
+                process.
         """
         if not isinstance(n_workers, int):
             raise ConfigError(f"n_workers={n_workers!r}: must be a whole number")
@@ -80,7 +90,9 @@ class VerifierPool:
             "start_timeout_s": start_timeout_s,
             "setup": setup,
         }
-        self._limits = Limits(timeout_s, start_timeout_s, None if memory_limit_mb is None else memory_limit_mb << 20)
+        self._limits = Limits(
+            timeout_s, start_timeout_s, None if memory_limit_mb is None else memory_limit_mb << 20
+        )
         self._job = Job(pickle_function(function, setup), backstop_s=timeout_s + ALARM_GRACE_S)
         self._name = callable_name(function)
         self._n_workers = n_workers
@@ -88,7 +100,8 @@ class VerifierPool:
         _pools.add(self)
 
     def start(self, timeout_s: float | None = None) -> None:
-        """Start the workers and wait until all are ready, at most ``timeout_s`` seconds (default: no limit).
+        """Start the workers and wait until all are ready, at most ``timeout_s`` seconds (default:
+        no limit).
 
         Raises:
             RewardError: the workers cannot start, or the pool is closed.
@@ -118,14 +131,17 @@ class VerifierPool:
         n_items = len(completions)
         extras = [{}] * n_items if extras is None else extras
         if not len(answers) == len(extras) == n_items:
-            raise DataError(f"{n_items} completions, {len(answers)} answers and {len(extras)} extras: must be as many")
+            raise DataError(
+                f"{n_items} completions, {len(answers)} answers and {len(extras)} extras: must be as many"
+            )
         items = zip(completions, answers, extras, strict=True)
         payloads = [_pickle_item(index, item) for index, item in enumerate(items)]
         return self._started().run(payloads) if payloads else []
 
     def metrics(self) -> dict[str, int]:
-        """Counts since the start: items per kind (scored, abstained, timed_out, crashed, out_of_memory, raised,
-        nonfinite; they add up to the items judged), and workers_replaced. "abstained" is the function's own None."""
+        """Counts since the start: items per kind (scored, abstained, timed_out, crashed,
+        out_of_memory, raised, nonfinite; they add up to the items judged), and workers_replaced.
+        "abstained" is the function's own None."""
         return self._dispatcher.metrics()
 
     def worker_pids(self) -> list[int]:
@@ -133,14 +149,18 @@ class VerifierPool:
         return self._dispatcher.worker_pids()
 
     def close(self) -> None:
-        """Kill the workers and end the threads; calls in progress raise RewardError. A second close does nothing."""
+        """Kill the workers and end the threads; calls in progress raise RewardError. A second close
+        does nothing."""
         self._dispatcher.close()
 
     def __enter__(self) -> VerifierPool:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -155,8 +175,8 @@ class VerifierPool:
     def _reset(self) -> None:
         self._start_lock = threading.Lock()
         self._dispatcher = Dispatcher(self._job, self._limits, self._n_workers, self._name)
-        # Its threads keep the dispatcher alive, so the end of the pool has to stop it. Without joining them: a garbage
-        # collection may run this in one of them.
+        # Its threads keep the dispatcher alive, so the end of the pool has to stop it. Without
+        # joining them: a garbage collection may run this in one of them.
         self._finalizer = weakref.finalize(self, self._dispatcher.stop)
 
     def _after_fork(self) -> None:
@@ -167,7 +187,8 @@ class VerifierPool:
 
 
 def pickle_function(function: RewardFunction, setup: Callable[[], None] | None) -> bytes:
-    """Pickle by name what a worker can import, and by value what lives in a script, a notebook or another function.
+    """Pickle by name what a worker can import, and by value what lives in a script, a notebook or
+    another function.
 
     Raises:
         ConfigError: neither works.
@@ -196,7 +217,8 @@ def _cloudpickle() -> Any:
 
 
 def callable_name(function: Callable[..., Any]) -> str:
-    """The name of a function, of what a ``functools.partial`` wraps, or of a callable object's class."""
+    """The name of a function, of what a ``functools.partial`` wraps, or of a callable object's
+    class."""
     while isinstance(function, partial):
         function = function.func
     return str(getattr(function, "__name__", type(function).__name__))

@@ -1,4 +1,5 @@
-"""The parent's handle on one worker process: start it, hand it items, wait with a limit, kill it."""
+"""The parent's handle on one worker process: start it, hand it items, wait with a limit, kill
+it."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ class WorkerStartError(Exception):
 class WorkerProcess:
     """One worker. All but :meth:`stop` belongs to the single thread that created it.
 
-    A new interpreter is executed rather than forked: safe with torch's threads in the parent, and nothing of the
-    parent's memory, GPU handles or sockets is carried over.
+    A new interpreter is executed rather than forked: safe with torch's threads in the parent, and
+    nothing of the parent's memory, GPU handles or sockets is carried over.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,8 @@ class WorkerProcess:
         """Send the job and wait until the function is loaded, at most ``timeout_s`` seconds.
 
         Raises:
-            WorkerStartError: it did not get there; ``final`` if the function could not be loaded or set up.
+            WorkerStartError: it did not get there; ``final`` if the function could not be loaded or
+                set up.
         """
         try:
             self._connection.send(job)
@@ -72,7 +74,9 @@ class WorkerProcess:
             kind, _, message = receive_reply(self._connection)
         except (EOFError, OSError, ValueError) as error:
             code = self.stop(grace_s=HANGUP_GRACE_S)
-            raise WorkerStartError(f"it ended with exit status {code} before it was ready", final=False) from error
+            raise WorkerStartError(
+                f"it ended with exit status {code} before it was ready", final=False
+            ) from error
         if kind != READY:
             raise WorkerStartError(f"the reward function cannot be loaded: {message}", final=True)
 
@@ -84,7 +88,8 @@ class WorkerProcess:
         """Wait for the reply to the next item, at most ``timeout_s`` seconds of wall clock.
 
         Returns:
-            The worker's reply, or one of kind timed_out, out_of_memory or crashed, after which the worker is of no
+            The worker's reply, or one of kind timed_out, out_of_memory or crashed, after which the
+                worker is of no
             more use and has to be stopped.
         """
         deadline = time.monotonic() + timeout_s
@@ -94,19 +99,25 @@ class WorkerProcess:
                 if self._connection.poll(max(0.0, min(left, MEMORY_CHECK_S))):
                     return receive_reply(self._connection)
             except (EOFError, OSError, ValueError):  # gone, or no longer makes sense
-                return ("crashed", None, f"the worker ended with exit status {self.stop(grace_s=HANGUP_GRACE_S)}")
+                return (
+                    "crashed",
+                    None,
+                    f"the worker ended with exit status {self.stop(grace_s=HANGUP_GRACE_S)}",
+                )
             if left <= 0:
                 return ("timed_out", None, f"no result within {timeout_s:g} s")
-            # Watched from outside because SymPy swallows the MemoryError that a limit set inside would raise, and
-            # math-verify then answers "wrong".
+            # Watched from outside because SymPy swallows the MemoryError that a limit set inside
+            # would raise, and math-verify then answers "wrong".
             if memory_limit_bytes is not None and resident_bytes(self.pid) > memory_limit_bytes:
                 return ("out_of_memory", None, f"more than {memory_limit_bytes >> 20} MiB in use")
 
     def stop(self, grace_s: float = 0.0) -> int:
-        """Kill the worker with everything in its process group and reap it. From any thread; twice does no harm.
+        """Kill the worker with everything in its process group and reap it. From any thread; twice
+        does no harm.
 
         Args:
-            grace_s: seconds left to a worker that hung up and is about to end by itself, to learn its real status.
+            grace_s: seconds left to a worker that hung up and is about to end by itself, to learn
+                its real status.
 
         Returns:
             The exit status; negative is the signal that ended it.
@@ -134,7 +145,8 @@ class WorkerProcess:
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident memory of a process in bytes; 0 where the system does not tell (no Linux, or it just ended)."""
+    """Resident memory of a process in bytes; 0 where the system does not tell (no Linux, or it just
+    ended)."""
     try:
         with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -143,11 +155,18 @@ def resident_bytes(pid: int) -> int:
 
 
 def _boot_code(descriptor: int) -> str:
-    # What the parent can import, the worker can: also a reward module beside a script or added to sys.path by hand.
+    # What the parent can import, the worker can: also a reward module beside a script or added to
+    # sys.path by hand.
     path = [os.path.abspath(entry) for entry in sys.path]
     return _BOOT.format(path=path, descriptor=descriptor)
 
 
 def _worker_environment() -> dict[str, str]:
-    # Workers are the parallelism; a BLAS thread pool in each would only compete with the trainer's threads.
-    return {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # Workers are the parallelism; a BLAS thread pool in each would only compete with the trainer's
+    # threads.
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }

@@ -1,12 +1,13 @@
 """The worker's side: one fresh interpreter that runs a reward function on one item at a time.
 
-Started by :mod:`depo_rl.rewards.process` as ``python -c``, so unlike a ``multiprocessing`` child it does not run the
-training script again (which would load the model once more when the script has no ``if __name__ == "__main__"`` guard)
-and imports only what the reward function itself needs.
+Started by :mod:`depo_rl.rewards.process` as ``python -c``, so unlike a ``multiprocessing`` child it
+does not run the training script again (which would load the model once more when the script has no
+``if __name__ == "__main__"`` guard) and imports only what the reward function itself needs.
 
-Over the connection, parent to worker: first one :class:`Job`, then lists of pickled items. Worker to parent: one
-``(kind, value, message)`` for the start, then one for each item, in order. Replies are JSON: what a worker may have
-been talked into by a completion must not be unpickled in the trainer.
+Over the connection, parent to worker: first one :class:`Job`, then lists of pickled items. Worker
+to parent: one ``(kind, value, message)`` for the start, then one for each item, in order. Replies
+are JSON: what a worker may have been talked into by a completion must not be unpickled in the
+trainer.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, get_args
 
-Kind = Literal["scored", "abstained", "timed_out", "crashed", "out_of_memory", "raised", "nonfinite"]
+Kind = Literal[
+    "scored", "abstained", "timed_out", "crashed", "out_of_memory", "raised", "nonfinite"
+]
 Reply = tuple[str, float | None, str]
 
 READY = "ready"
@@ -33,9 +36,11 @@ class Job:
     """What a worker does for all its life."""
 
     function: bytes
-    """Pickle of ``(function, setup)``; bytes, so that a failing import is caught here and reported by name."""
+    """Pickle of ``(function, setup)``; bytes, so that a failing import is caught here and reported
+    by name."""
     backstop_s: float
-    """Seconds after which the kernel ends a worker that is still on one item, in case the parent was killed."""
+    """Seconds after which the kernel ends a worker that is still on one item, in case the parent
+    was killed."""
 
 
 def main(descriptor: int) -> None:
@@ -65,7 +70,8 @@ def _serve(connection: Connection) -> None:
 
 def _score(function: Any, payload: bytes, backstop_s: float) -> Reply:
     """Run the function on one item. Never raises: a failure is a reply."""
-    # SIGALRM with its default action ends the process inside the kernel, so it also works while C code holds the GIL.
+    # SIGALRM with its default action ends the process inside the kernel, so it also works while C
+    # code holds the GIL.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, backstop_s)
     try:
@@ -73,7 +79,9 @@ def _score(function: Any, payload: bytes, backstop_s: float) -> Reply:
         return judge(function(completion, answer, **extras))
     except MemoryError as error:
         return ("out_of_memory", None, describe(error))
-    except BaseException as error:  # also SystemExit: a reward function must not be able to end its worker quietly
+    except (
+        BaseException
+    ) as error:  # also SystemExit: a reward function must not be able to end its worker quietly
         return ("raised", None, describe(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
@@ -85,7 +93,8 @@ def send_reply(connection: Connection, reply: Reply) -> None:
 
 
 def receive_reply(connection: Connection) -> Reply:
-    """Parent's side: take one reply. Raises EOFError, OSError or ValueError if there is none or it is garbled."""
+    """Parent's side: take one reply. Raises EOFError, OSError or ValueError if there is none or it
+    is garbled."""
     kind, value, message = json.loads(connection.recv_bytes(MAX_REPLY_BYTES))
     if kind not in (READY, *KINDS):
         raise ValueError(f"a worker sent the unknown kind {kind!r}")
@@ -93,7 +102,8 @@ def receive_reply(connection: Connection) -> Reply:
 
 
 def judge(value: Any) -> Reply:
-    """Sort what a reward function returned into scored (finite number or bool), abstained (None) or nonfinite.
+    """Sort what a reward function returned into scored (finite number or bool), abstained (None) or
+    nonfinite.
 
     Raises:
         TypeError: ``value`` is no number. Text is refused even where ``float()`` would read it.
@@ -101,7 +111,9 @@ def judge(value: Any) -> Reply:
     if value is None:
         return ("abstained", None, "")
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
-        raise TypeError(f"the reward function returned a {type(value).__name__}, expected a number, a bool or None")
+        raise TypeError(
+            f"the reward function returned a {type(value).__name__}, expected a number, a bool or None"
+        )
     number = float(value)
     if not math.isfinite(number):
         return ("nonfinite", None, f"the reward function returned {number}")

@@ -1,1 +1,2 @@
-"""What other papers propose, a file each: selectors that remember (greso, pools, adarft), estimators (dps, bots)."""
+"""What other papers propose, a file each: selectors that remember (greso, pools, adarft),
+estimators (dps, bots)."""

@@ -1,4 +1,5 @@
-"""AdaRFT (arXiv 2504.05520): one target difficulty that rises while the policy succeeds and falls while it fails."""
+"""AdaRFT (arXiv 2504.05520): one target difficulty that rises while the policy succeeds and falls
+while it fails."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from ..types import Decision, GroupOutcome, Prediction, Prompt, State
 class TargetDifficulty:
     """The prompts whose difficulty, 100 * (1 - predicted pass rate), is nearest to the target T.
 
-    The prediction is a label of the data set, unless another estimator is chosen. Before the next choice T moves by
-    ``rate`` * tanh(``sensitivity`` * (r - ``goal``)), within [0, 100], r the mean pass rate of the groups that came
-    back since the last one.
+    The prediction is a label of the data set, unless another estimator is chosen. Before the next
+    choice T moves by ``rate`` * tanh(``sensitivity`` * (r - ``goal``)), within [0, 100], r the mean
+    pass rate of the groups that came back since the last one.
     """
 
     def __init__(self, settings: AdaRFTSettings) -> None:
@@ -35,7 +36,9 @@ class TargetDifficulty:
     ) -> Decision:
         if self._n:
             s = self.settings
-            moved = self._target + s.rate * math.tanh(s.sensitivity * (self._rates / self._n - s.goal))
+            moved = self._target + s.rate * math.tanh(
+                s.sensitivity * (self._rates / self._n - s.goal)
+            )
             self._target = min(max(moved, 0.0), 100.0)
             self._rates = 0.0
             self._n = 0
@@ -47,10 +50,16 @@ class TargetDifficulty:
         self._n += len(rates)
 
     def state_dict(self) -> State:
-        return {"type": type(self).__name__, "target": self._target, "rates": self._rates, "n": self._n}
+        return {
+            "type": type(self).__name__,
+            "target": self._target,
+            "rates": self._rates,
+            "n": self._n,
+        }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this selector."""
+        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this
+        selector."""
         expect_fields("selector", state, self.state_dict())
         target = float(state["target"])
         rates = float(state["rates"])

@@ -1,4 +1,5 @@
-"""BOTS (arXiv 2510.26374): fading counts per prompt, and evidence from two reference models for prompts not chosen."""
+"""BOTS (arXiv 2510.26374): fading counts per prompt, and evidence from two reference models for
+prompts not chosen."""
 
 from __future__ import annotations
 
@@ -11,24 +12,30 @@ from ..config import BOTSSettings
 from ..errors import StateMismatch, expect_fields
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State, as_rate
 
-_APART = 1e-3  # reference pass rates closer than this on a batch do not tell how capable the policy is
+_APART = (
+    1e-3  # reference pass rates closer than this on a batch do not tell how capable the policy is
+)
 
 
 class BOTSEstimator:
     """Beta(1, 1) and counts of every prompt of the pool; each batch that is learnt from is a step.
 
-    In each step counts <- (1 - fade) * counts + evidence. A prompt of the batch has its own correct and wrong ones as
-    evidence; any other prompt has rho * G at its implied pass rate, weak + c * (strong - weak), clipped to [0, 1],
-    where weak and strong are its pass rates under the two references and c, the policy's capability on their scale,
-    is the running mean (weight ``capability_inertia`` on the past) of (mean rate - mean weak) / (mean strong - mean
-    weak) over the batches. Prompts without both labels, or a pool without, have own evidence alone.
+    In each step counts <- (1 - fade) * counts + evidence. A prompt of the batch has its own correct
+    and wrong ones as evidence; any other prompt has rho * G at its implied pass rate, weak + c *
+    (strong - weak), clipped to [0, 1], where weak and strong are its pass rates under the two
+    references and c, the policy's capability on their scale, is the running mean (weight
+    ``capability_inertia`` on the past) of (mean rate - mean weak) / (mean strong - mean weak) over
+    the batches. Prompts without both labels, or a pool without, have own evidence alone.
     """
 
     def __init__(self, prompts: Sequence[Prompt], settings: BOTSSettings, group_size: int) -> None:
         self.settings = settings
         self._group_size = group_size
         self._row = {prompt.key: i for i, prompt in enumerate(prompts)}
-        rates = [[as_rate(p.fields.get(name or "")) for name in (settings.weak, settings.strong)] for p in prompts]
+        rates = [
+            [as_rate(p.fields.get(name or "")) for name in (settings.weak, settings.strong)]
+            for p in prompts
+        ]
         self._label_N2 = np.array(rates, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
         self._has_labels_N: NDArray[np.bool_] = np.asarray(~np.isnan(self._label_N2).any(axis=1))
         self._count_N2 = np.zeros((len(prompts), 2))
@@ -44,7 +51,9 @@ class BOTSEstimator:
         if not latest:
             return
         rows = np.array([self._row[key] for key in latest])
-        own_R2 = np.array([[o.n_correct, o.n_scored - o.n_correct] for o in latest.values()], dtype=np.float64)
+        own_R2 = np.array(
+            [[o.n_correct, o.n_scored - o.n_correct] for o in latest.values()], dtype=np.float64
+        )
         self._learn_capability(rows, own_R2[:, 0] / own_R2.sum(axis=1))
         evidence_N2 = self._implied()
         evidence_N2[rows] = own_R2
@@ -58,7 +67,9 @@ class BOTSEstimator:
         if abs(strong - weak) < _APART:
             return
         now = (float(rate_R[labelled_R].mean()) - weak) / (strong - weak)
-        past = self.settings.capability_inertia if self._capability == self._capability else 0.0  # NaN: none yet
+        past = (
+            self.settings.capability_inertia if self._capability == self._capability else 0.0
+        )  # NaN: none yet
         self._capability = past * (self._capability if past else 0.0) + (1 - past) * now
 
     def _implied(self) -> FloatArray:
@@ -69,10 +80,15 @@ class BOTSEstimator:
         return np.nan_to_num(size * np.column_stack([rate_N, 1.0 - rate_N]))
 
     def state_dict(self) -> State:
-        return {"type": type(self).__name__, "counts": self._count_N2.copy(), "capability": self._capability}
+        return {
+            "type": type(self).__name__,
+            "counts": self._count_N2.copy(),
+            "capability": self._capability,
+        }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch, with nothing changed, if saved by another estimator or for another pool."""
+        """Raises StateMismatch, with nothing changed, if saved by another estimator or for another
+        pool."""
         expect_fields("estimator", state, self.state_dict())
         counts = np.array(state["counts"], dtype=np.float64)
         capability = float(state["capability"])
@@ -85,7 +101,8 @@ class BOTSEstimator:
         self._capability = capability
 
     def metrics(self) -> dict[str, float]:
-        """capability: of the policy, 0 as the weak reference, 1 as the strong one; NaN without labels.
+        """capability: of the policy, 0 as the weak reference, 1 as the strong one; NaN without
+        labels.
 
         labelled_share: of the pool, with both reference pass rates.
         """

@@ -1,4 +1,5 @@
-"""DPS (arXiv 2603.10887): each prompt is a chain of three states, whose transitions are learnt from its own groups."""
+"""DPS (arXiv 2603.10887): each prompt is a chain of three states, whose transitions are learnt from
+its own groups."""
 
 from __future__ import annotations
 
@@ -18,15 +19,18 @@ _MOST_TICKS = 512  # by then a chain has settled, unless its transitions never f
 
 
 class DPSEstimator:
-    """Per prompt, Dirichlet counts of the transitions between all wrong, mixed and all right, and a state belief.
+    """Per prompt, Dirichlet counts of the transitions between all wrong, mixed and all right, and a
+    state belief.
 
-    As the authors' code has it. With M = counts / their column sums (column: from, row: to), a group
-    of state s after a belief q adds M[s] * q / (M[s] @ q) to row s of the counts, which fade towards the prior
-    (``prior`` everywhere) by ``decay`` each step; the belief becomes certain of s. Without a group the belief moves on
-    by M. The prediction is one step ahead: P(mixed) = (M q)[mixed]. An unseen prompt has a third.
+    As the authors' code has it. With M = counts / their column sums (column: from, row: to), a
+    group of state s after a belief q adds M[s] * q / (M[s] @ q) to row s of the counts, which fade
+    towards the prior (``prior`` everywhere) by ``decay`` each step; the belief becomes certain of
+    s. Without a group the belief moves on by M. The prediction is one step ahead: P(mixed) = (M
+    q)[mixed]. An unseen prompt has a third.
 
-    It is told as the Beta that has that P(mixed) for groups of ``group_size``, at the mean P(all right) + P(mixed) / 2.
-    A group with fewer than two scored completions shows no state and teaches nothing.
+    It is told as the Beta that has that P(mixed) for groups of ``group_size``, at the mean P(all
+    right) + P(mixed) / 2. A group with fewer than two scored completions shows no state and teaches
+    nothing.
     """
 
     def __init__(self, settings: DPSSettings, group_size: int) -> None:
@@ -53,10 +57,15 @@ class DPSEstimator:
         return states_P3
 
     def _at(self, rows: NDArray[np.int64], step: int) -> tuple[FloatArray, FloatArray]:
-        """Counts and beliefs of ``rows`` as of ``step``, after the steps in which they had no group."""
+        """Counts and beliefs of ``rows`` as of ``step``, after the steps in which they had no
+        group."""
         counts_R33 = self._counts_R33[rows]
         belief_R3 = self._belief_R3[rows]
-        settled = math.log(1e-9) / math.log(self.settings.decay) if 0 < self.settings.decay < 1 else _MOST_TICKS
+        settled = (
+            math.log(1e-9) / math.log(self.settings.decay)
+            if 0 < self.settings.decay < 1
+            else _MOST_TICKS
+        )
         ticks_R = np.minimum(step - self._step_R[rows], min(math.ceil(settled), _MOST_TICKS))
         while (late := ticks_R > 0).any():
             belief_R3[late] = _moved(counts_R33[late], belief_R3[late])
@@ -74,7 +83,9 @@ class DPSEstimator:
         now = self._clock.read(list(latest.values()))
         self._make_room([key for key in latest if key not in self._row], now)
         rows = np.array([self._row[key] for key in latest])
-        state_R = [ALL_RIGHT if o.all_pass else MIXED if o.mixed else ALL_WRONG for o in latest.values()]
+        state_R = [
+            ALL_RIGHT if o.all_pass else MIXED if o.mixed else ALL_WRONG for o in latest.values()
+        ]
         counts_R33, before_R3 = self._at(rows, now - 1)
         at = np.arange(len(rows)), state_R
         into_R3 = _transitions(counts_R33)[at] * before_R3
@@ -87,7 +98,9 @@ class DPSEstimator:
     def _make_room(self, keys: list[str], now: int) -> None:
         self._row |= {key: len(self._row) + i for i, key in enumerate(keys)}
         new = len(keys)
-        self._counts_R33 = np.concatenate([self._counts_R33, np.full((new, 3, 3), self.settings.prior)])
+        self._counts_R33 = np.concatenate(
+            [self._counts_R33, np.full((new, 3, 3), self.settings.prior)]
+        )
         self._belief_R3 = np.concatenate([self._belief_R3, np.full((new, 3), 1 / 3)])
         self._step_R = np.concatenate([self._step_R, np.full(new, now - 1)])
 
@@ -102,7 +115,8 @@ class DPSEstimator:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing is changed."""
+        """Raises StateMismatch if saved by another estimator, ValueError if malformed; then nothing
+        is changed."""
         expect_fields("estimator", state, self.state_dict())
         row = {str(key): i for i, key in enumerate(state["keys"])}
         n = len(row)

@@ -1,4 +1,5 @@
-"""GRESO (arXiv 2506.02177): skip prompts at random, the likelier the longer they have taught nothing."""
+"""GRESO (arXiv 2506.02177): skip prompts at random, the likelier the longer they have taught
+nothing."""
 
 from __future__ import annotations
 
@@ -15,19 +16,23 @@ KINDS = ("easy", "hard")
 
 
 class GRESOSkip:
-    """Keeps a prompt with probability max(q ** z, ``floor``), z the length of its latest run of all-right groups
-    (q = q_easy) or all-wrong ones (q = q_hard); prompts without such a run are never skipped.
+    """Keeps a prompt with probability max(q ** z, ``floor``), z the length of its latest run of
+    all-right groups (q = q_easy) or all-wrong ones (q = q_hard); prompts without such a run are
+    never skipped.
 
-    The exploration rates q follow the share of easy and of hard groups among those that came back since the last
-    choice: share >= target, q goes down by ``step``, else up, within ``limits``; never before a whole epoch's worth of
-    groups was seen. Judged by counts of correct answers, where the code has thresholds on its shaped reward (.98, .11);
-    a group with fewer than two scored completions shows neither and changes nothing.
+    The exploration rates q follow the share of easy and of hard groups among those that came back
+    since the last choice: share >= target, q goes down by ``step``, else up, within ``limits``;
+    never before a whole epoch's worth of groups was seen. Judged by counts of correct answers,
+    where the code has thresholds on its shaped reward (.98, .11); a group with fewer than two
+    scored completions shows neither and changes nothing.
     """
 
     def __init__(self, settings: GRESOSettings, n_prompts: int) -> None:
         self.settings = settings
         self._n_prompts = n_prompts
-        self._run: dict[str, int] = {}  # key -> length of the run, negative for all-wrong; absent: none
+        self._run: dict[
+            str, int
+        ] = {}  # key -> length of the run, negative for all-wrong; absent: none
         self._q = {"easy": settings.q_easy, "hard": settings.q_hard}
         self._recent = dict.fromkeys(("easy", "hard", "all"), 0)
         self._n_seen = 0
@@ -78,7 +83,8 @@ class GRESOSkip:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this selector."""
+        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this
+        selector."""
         own = self.state_dict()
         expect_fields("selector", state, own)
         for name in ("q", "recent"):
@@ -95,4 +101,8 @@ class GRESOSkip:
 
     def metrics(self) -> dict[str, float]:
         """q_easy, q_hard: the exploration rates. skippable: prompts that may be skipped."""
-        return {"q_easy": self._q["easy"], "q_hard": self._q["hard"], "skippable": float(len(self._run))}
+        return {
+            "q_easy": self._q["easy"],
+            "q_hard": self._q["hard"],
+            "skippable": float(len(self._run)),
+        }

@@ -1,4 +1,5 @@
-"""Difficulty pools of prime-rl: the last group puts a prompt into a pool, and each pool has a sampling weight."""
+"""Difficulty pools of prime-rl: the last group puts a prompt into a pool, and each pool has a
+sampling weight."""
 
 from __future__ import annotations
 
@@ -15,9 +16,10 @@ from ..types import Decision, GroupOutcome, Prediction, Prompt, State
 class DifficultyPools:
     """Keeps a prompt with a probability in proportion to its pool's weight.
 
-    Last group's pass rate <= ``hard_below``: hard; > ``easy_above``: easy; else normal; no group yet: unseen. prime-rl
-    draws with replacement; here the candidates come in shuffled passes and each is kept with probability weight /
-    largest weight, which has the same shares and no duplicates.
+    Last group's pass rate <= ``hard_below``: hard; > ``easy_above``: easy; else normal; no group
+    yet: unseen. prime-rl draws with replacement; here the candidates come in shuffled passes and
+    each is kept with probability weight / largest weight, which has the same shares and no
+    duplicates.
     """
 
     def __init__(self, settings: PoolSettings) -> None:
@@ -55,7 +57,8 @@ class DifficultyPools:
         return {"type": type(self).__name__, "keys": list(self._last), "last": last}
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this selector."""
+        """Raises StateMismatch or ValueError, with nothing changed, if ``state`` is not of this
+        selector."""
         expect_fields("selector", state, self.state_dict())
         rates = np.asarray(state["last"], dtype=np.float64).tolist()
         self._last = {str(key): rate for key, rate in zip(state["keys"], rates, strict=True)}

@@ -1,7 +1,9 @@
-"""Selectors: which candidates are rolled out, given what the estimator says of them. One rule, one small class.
+"""Selectors: which candidates are rolled out, given what the estimator says of them. One rule, one
+small class.
 
-Those here are stateless; one that keeps a history of its own is a ``types.Learner`` too and has a file. Exploration,
-warm-up, the bound on candidates and the filling of a short batch are the curriculum's, the same for all of them.
+Those here are stateless; one that keeps a history of its own is a ``types.Learner`` too and has a
+file. Exploration, warm-up, the bound on candidates and the filling of a short batch are the
+curriculum's, the same for all of them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Uniform:
 class PassRateWindow:
     """Prompts whose predicted pass rate lies in [low, high]: the paper's rule (arXiv 2602.06375).
 
-    Candidates are taken in the order they were drawn; those outside rank by their distance to the window.
+    Candidates are taken in the order they were drawn; those outside rank by their distance to the
+    window.
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -51,19 +54,22 @@ class PassRateWindow:
         inside = np.flatnonzero(distance_P == 0.0).tolist()
         decision = _decide(-distance_P, inside, n, "surplus")
         outside = {
-            i: "too_hard" if mean_P[i] < self.low else "too_easy" for i in np.flatnonzero(distance_P > 0.0).tolist()
+            i: "too_hard" if mean_P[i] < self.low else "too_easy"
+            for i in np.flatnonzero(distance_P > 0.0).tolist()
         }
         return Decision(decision.chosen, {**decision.skipped, **outside}, decision.score_P)
 
 
 class MostLikelyMixed:
-    """Prompts by their predicted probability of a mixed group for this G, of all candidates allowed.
+    """Prompts by their predicted probability of a mixed group for this G, of all candidates
+    allowed.
 
-    The window follows from theory instead of being a knob: P(teaches nothing) = P(all right) + P(all wrong) under the
-    predicted Beta (depo_paper, "what theory says about the window").
+    The window follows from theory instead of being a knob: P(teaches nothing) = P(all right) +
+    P(all wrong) under the predicted Beta (depo_paper, "what theory says about the window").
 
-    temperature: above 0 prompts are *drawn*, each with a probability in proportion to P(mixed)^(1 / temperature); at 0
-    the largest are taken. What is taken by an uncertain belief is what it overrates, and all else is forgotten.
+    temperature: above 0 prompts are *drawn*, each with a probability in proportion to P(mixed)^(1 /
+    temperature); at 0 the largest are taken. What is taken by an uncertain belief is what it
+    overrates, and all else is forgotten.
     """
 
     def __init__(self, group_size: int, temperature: float = 0.0) -> None:
@@ -88,9 +94,11 @@ class MostLikelyMixed:
 
 
 class NearestRate:
-    """The prompts whose pass rate is nearest to ``target``, of all candidates allowed: MoPPS, BOTS, PCL.
+    """The prompts whose pass rate is nearest to ``target``, of all candidates allowed: MoPPS, BOTS,
+    PCL.
 
-    thompson: go by a sample of each predicted Beta in the place of its mean, which also tries what is uncertain.
+    thompson: go by a sample of each predicted Beta in the place of its mean, which also tries what
+    is uncertain.
     """
 
     def __init__(self, target: float, thompson: bool) -> None:
@@ -105,23 +113,31 @@ class NearestRate:
     ) -> Decision:
         rate_P = prediction.mean_P
         if self.thompson:
-            rate_P = rng.beta(rate_P * prediction.strength_P, (1.0 - rate_P) * prediction.strength_P)
+            rate_P = rng.beta(
+                rate_P * prediction.strength_P, (1.0 - rate_P) * prediction.strength_P
+            )
         return best_ranked(-np.abs(rate_P - self.target), n)
 
 
 def best_ranked(score_P: FloatArray, n: int) -> Decision:
-    """The ``n`` candidates with the largest scores; ties keep the order of the draw, which is random."""
+    """The ``n`` candidates with the largest scores; ties keep the order of the draw, which is
+    random."""
     return _decide(score_P, np.argsort(-score_P, kind="stable").tolist(), n, "outranked")
 
 
-def drawn_in_proportion(score_P: FloatArray, along_P: FloatArray, n: int, rng: np.random.Generator) -> Decision:
-    """``n`` candidates, each with probability min(1, score / threshold), exactly: systematic sampling (Madow 1949).
+def drawn_in_proportion(
+    score_P: FloatArray, along_P: FloatArray, n: int, rng: np.random.Generator
+) -> Decision:
+    """``n`` candidates, each with probability min(1, score / threshold), exactly: systematic
+    sampling (Madow 1949).
 
-    score_P: shape (P,), > 0. along_P: shape (P,), what the candidates are walked along: neighbours hardly come
-    together, so that each draw covers the whole range.
+    score_P: shape (P,), > 0. along_P: shape (P,), what the candidates are walked along: neighbours
+    hardly come together, so that each draw covers the whole range.
     """
     if n >= len(score_P):
-        return dataclasses.replace(best_ranked(score_P, n), threshold=float(score_P.min(initial=1.0)))
+        return dataclasses.replace(
+            best_ranked(score_P, n), threshold=float(score_P.min(initial=1.0))
+        )
     if n == 0:
         return best_ranked(score_P, 0)
     threshold = _threshold(score_P, n)
@@ -131,11 +147,14 @@ def drawn_in_proportion(score_P: FloatArray, along_P: FloatArray, n: int, rng: n
     stride_P = np.floor(walked_P + rng.uniform(0.0, 1.0 - 1e-9))
     chosen = order[np.flatnonzero(np.diff(stride_P, prepend=0.0))]
     left = np.setdiff1d(np.arange(len(score_P)), chosen).tolist()
-    return Decision(tuple(chosen.tolist()), dict.fromkeys(left, "not_drawn"), score_P, threshold=threshold)
+    return Decision(
+        tuple(chosen.tolist()), dict.fromkeys(left, "not_drawn"), score_P, threshold=threshold
+    )
 
 
 def _threshold(score_P: FloatArray, n: int) -> float:
-    """The one at which the probabilities min(1, score / threshold) add up to ``n``, which is below their number."""
+    """The one at which the probabilities min(1, score / threshold) add up to ``n``, which is below
+    their number."""
     falling_P = -np.sort(-score_P)
     rest_P = np.cumsum(falling_P[::-1])[::-1]  # of each and all smaller ones
     for certain in range(n):
@@ -145,14 +164,20 @@ def _threshold(score_P: FloatArray, n: int) -> float:
     return float(threshold)
 
 
-def keep_at_random(keep_P: FloatArray, reasons: Sequence[str], n: int, rng: np.random.Generator) -> Decision:
-    """Each candidate, in the order of the draw, with its probability; ``reasons``: why each would be skipped."""
+def keep_at_random(
+    keep_P: FloatArray, reasons: Sequence[str], n: int, rng: np.random.Generator
+) -> Decision:
+    """Each candidate, in the order of the draw, with its probability; ``reasons``: why each would
+    be skipped."""
     kept_P = rng.random(len(keep_P)) < keep_P
-    decision = _decide(keep_P + kept_P, np.flatnonzero(kept_P).tolist(), n, "surplus")  # the kept rank first
+    decision = _decide(
+        keep_P + kept_P, np.flatnonzero(kept_P).tolist(), n, "surplus"
+    )  # the kept rank first
     dropped = {i: reasons[i] for i in np.flatnonzero(~kept_P).tolist()}
     return Decision(decision.chosen, {**decision.skipped, **dropped}, decision.score_P)
 
 
 def _decide(score_P: FloatArray, ranked: list[int], n: int, reason: str) -> Decision:
-    """The first ``n`` of ``ranked`` are chosen; the rest of ``ranked`` is skipped for ``reason``."""
+    """The first ``n`` of ``ranked`` are chosen; the rest of ``ranked`` is skipped for
+    ``reason``."""
     return Decision(tuple(ranked[:n]), dict.fromkeys(ranked[n:], reason), score_P)

@@ -18,9 +18,20 @@ class _Device(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__("cpu_verl_device")
-        for name in ("max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved"):
+        for name in (
+            "max_memory_allocated",
+            "max_memory_reserved",
+            "memory_allocated",
+            "memory_reserved",
+        ):
             setattr(self, name, lambda *args, **kwargs: 0)
-        for name in ("empty_cache", "synchronize", "set_device", "ipc_collect", "reset_peak_memory_stats"):
+        for name in (
+            "empty_cache",
+            "synchronize",
+            "set_device",
+            "ipc_collect",
+            "reset_peak_memory_stats",
+        ):
             setattr(self, name, _nothing)
         self.manual_seed = self.manual_seed_all = torch.manual_seed
         self.is_available = lambda: True
@@ -57,7 +68,8 @@ def _platform_class() -> type:
         "cudart": None,
     }
     body: dict[str, Any] = {
-        name: (lambda self, *args, _value=value, **kwargs: _value) for name, value in answers.items()
+        name: (lambda self, *args, _value=value, **kwargs: _value)
+        for name, value in answers.items()
     }
     device = _Device()
     body |= {
@@ -89,7 +101,8 @@ def register() -> None:
 
 
 def _accept_the_backend_name_that_verl_builds() -> None:
-    """verl asks for "cpu:gloo,<device>:<backend>", which torch refuses if the device is the CPU as well."""
+    """verl asks for "cpu:gloo,<device>:<backend>", which torch refuses if the device is the CPU as
+    well."""
     original = torch.distributed.init_process_group
 
     def init_process_group(backend: Any = None, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,5 @@
-"""A rollout server that samples with transformers, one request at a time, the same for the same weights."""
+"""A rollout server that samples with transformers, one request at a time, the same for the same
+weights."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def _name(rank: int) -> str:
 
 @ray.remote(num_cpus=0)
 class Server:
-    """What is sampled depends on weights, prompt and how often it was asked for, so that a resumed run repeats it."""
+    """What is sampled depends on weights, prompt and how often it was asked for, so that a resumed
+    run repeats it."""
 
     def __init__(self, path: str, response_length: int) -> None:
         torch.set_num_threads(1)
@@ -31,11 +33,17 @@ class Server:
     async def ready(self) -> bool:
         return True
 
-    async def generate(self, request_id: str, *, prompt_ids: Any, sampling_params: Any, **kwargs: Any) -> TokenOutput:
+    async def generate(
+        self, request_id: str, *, prompt_ids: Any, sampling_params: Any, **kwargs: Any
+    ) -> TokenOutput:
         prompt = tuple(int(token) for token in prompt_ids)
         self.asked[prompt] += 1
-        seed = hash((prompt, self.version, self.asked[prompt])) & 0xFFFFFFFF  # of integers: the same in any process
-        tokens, logprobs = self._sample(list(prompt), float(sampling_params.get("temperature", 1.0)), seed)
+        seed = (
+            hash((prompt, self.version, self.asked[prompt])) & 0xFFFFFFFF
+        )  # of integers: the same in any process
+        tokens, logprobs = self._sample(
+            list(prompt), float(sampling_params.get("temperature", 1.0)), seed
+        )
         return TokenOutput(
             token_ids=tokens,
             log_probs=logprobs,
@@ -49,7 +57,9 @@ class Server:
         )
 
     @torch.no_grad()
-    def _sample(self, ids: list[int], temperature: float, seed: int) -> tuple[list[int], list[float]]:
+    def _sample(
+        self, ids: list[int], temperature: float, seed: int
+    ) -> tuple[list[int], list[float]]:
         generator = torch.Generator().manual_seed(seed)
         tokens: list[int] = []
         logprobs: list[float] = []
@@ -59,7 +69,9 @@ class Server:
             cache = output.past_key_values
             logprob = torch.log_softmax(output.logits[0, -1].float() / max(temperature, 1e-6), -1)
             token = int(
-                logprob.argmax() if temperature == 0 else torch.multinomial(logprob.exp(), 1, generator=generator)
+                logprob.argmax()
+                if temperature == 0
+                else torch.multinomial(logprob.exp(), 1, generator=generator)
             )
             tokens.append(token)
             logprobs.append(float(logprob[token]))
@@ -99,7 +111,9 @@ class Server:
 class Replica(RolloutReplica):
     async def launch_servers(self) -> None:
         name = _name(self.replica_rank)
-        server = Server.options(name=name).remote(self.model_config.path, self.config.response_length)
+        server = Server.options(name=name).remote(
+            self.model_config.path, self.config.response_length
+        )
         await server.ready.remote()
         self.servers, self._server_handle, self._server_address = [server], server, name
 
@@ -107,7 +121,9 @@ class Replica(RolloutReplica):
 class Adapter(BaseRollout):
     """In the trainer's worker: hands the new weights to the server."""
 
-    def __init__(self, config: Any, model_config: Any, device_mesh: Any, replica_rank: int = -1) -> None:
+    def __init__(
+        self, config: Any, model_config: Any, device_mesh: Any, replica_rank: int = -1
+    ) -> None:
         super().__init__(config, model_config, device_mesh)
         self.replica_rank = int(os.environ["RANK"]) if replica_rank == -1 else replica_rank
         self.is_leader_rank = True
@@ -116,7 +132,9 @@ class Adapter(BaseRollout):
 
     async def release(self) -> None: ...
 
-    async def update_weights(self, weights: Any, wire_format: str = "", global_steps: Any = None, **kw: Any) -> None:
+    async def update_weights(
+        self, weights: Any, wire_format: str = "", global_steps: Any = None, **kw: Any
+    ) -> None:
         from verl.workers.rollout.utils import ensure_async_iterator
 
         named = {}

@@ -1,9 +1,11 @@
-"""``depo demo``: the whole story on a CPU. One tiny policy, one budget of generated tokens, several ways to choose.
+"""``depo demo``: the whole story on a CPU. One tiny policy, one budget of generated tokens, several
+ways to choose.
 
-Every method trains from the same warm-started weights, on the same pool, with the same TRL settings, until it has
-generated the same number of completion tokens, discarded groups included; accuracy is measured on problems outside the
-pool, of all its levels and weighted as they are in it, so that what a method forgets counts as much as what it learns.
-What differs is only which prompts are rolled out.
+Every method trains from the same warm-started weights, on the same pool, with the same TRL
+settings, until it has generated the same number of completion tokens, discarded groups included;
+accuracy is measured on problems outside the pool, of all its levels and weighted as they are in it,
+so that what a method forgets counts as much as what it learns. What differs is only which prompts
+are rolled out.
 """
 
 from __future__ import annotations
@@ -25,7 +27,12 @@ from ...report.measures import CHANGES
 from . import arithmetic
 
 METHODS = ("grpo", "dapo", "depo", "depo+")
-_NARROW = ("accuracy_whole", CHANGES, "rollouts_to_target", "mixed_share")  # what a terminal of 80 columns has room for
+_NARROW = (
+    "accuracy_whole",
+    CHANGES,
+    "rollouts_to_target",
+    "mixed_share",
+)  # what a terminal of 80 columns has room for
 _WIDE = (
     *("accuracy_whole", CHANGES, "rollouts_to_target", "tokens_to_target"),
     *("unseen_share", "effective_prompts", "mixed_share"),
@@ -34,10 +41,11 @@ _WIDE = (
 
 @dataclass(frozen=True, slots=True)
 class DemoPlan:
-    """What the demo runs: methods x seeds, each for ``budget_tokens`` completion tokens, ``jobs`` at a time.
+    """What the demo runs: methods x seeds, each for ``budget_tokens`` completion tokens, ``jobs``
+    at a time.
 
-    Each run has one core. out: folder for the results. device: where the policy trains, "cpu" or "cuda". settings:
-    of task and training, for a demo at another scale.
+    Each run has one core. out: folder for the results. device: where the policy trains, "cpu" or
+    "cuda". settings: of task and training, for a demo at another scale.
     """
 
     out: Path
@@ -52,9 +60,13 @@ class DemoPlan:
         for name in self.methods:
             get_method(name)
         if not self.methods or len(set(self.methods)) < len(self.methods):
-            raise ConfigError(f"methods = {','.join(self.methods)!r}: name at least one, and each once")
+            raise ConfigError(
+                f"methods = {','.join(self.methods)!r}: name at least one, and each once"
+            )
         if min(self.budget_tokens, self.jobs) < 1:
-            raise ConfigError(f"budget_tokens = {self.budget_tokens}, jobs = {self.jobs}: each must be at least 1")
+            raise ConfigError(
+                f"budget_tokens = {self.budget_tokens}, jobs = {self.jobs}: each must be at least 1"
+            )
         if self.device not in ("cpu", "cuda"):
             raise ConfigError(f"device = {self.device!r}: must be 'cpu' or 'cuda'")
 
@@ -66,7 +78,8 @@ class DemoPlan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """News of a run under way. tokens: generated so far. accuracy (whole pool), mixed_share: the latest, in [0, 1]."""
+    """News of a run under way. tokens: generated so far. accuracy (whole pool), mixed_share: the
+    latest, in [0, 1]."""
 
     method: str
     seed: int
@@ -81,7 +94,8 @@ Tell = Callable[[Step], None]
 def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
     """Runs the plan and writes ``results.json``, figures and ``report.html`` to ``plan.out``.
 
-    tell: told of each step. Results so far are written after every run, so that a demo cut short keeps what finished.
+    tell: told of each step. Results so far are written after every run, so that a demo cut short
+    keeps what finished.
     """
     results: list[RunResult] = []
     order = plan.runs
@@ -101,15 +115,20 @@ def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
 
 
 def _run_all(plan: DemoPlan, tell: Tell) -> Iterator[RunResult]:
-    """Each run's result as it finishes: here one after the other, or in ``jobs`` processes of one thread each."""
+    """Each run's result as it finishes: here one after the other, or in ``jobs`` processes of one
+    thread each."""
     if plan.jobs == 1:
         for method, seed in plan.runs:
             yield train_once(method, seed, plan, tell)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy threads of torch in the middle of their work
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # a fork would copy threads of torch in the middle of their work
     with context.Manager() as manager, ProcessPoolExecutor(plan.jobs, mp_context=context) as pool:
         news = manager.Queue()
-        waiting = {pool.submit(train_once, method, seed, plan, news.put) for method, seed in plan.runs}
+        waiting = {
+            pool.submit(train_once, method, seed, plan, news.put) for method, seed in plan.runs
+        }
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
             while not news.empty():
@@ -119,7 +138,8 @@ def _run_all(plan: DemoPlan, tell: Tell) -> Iterator[RunResult]:
 
 
 def train_once(method: str, seed: int, plan: DemoPlan, tell: Tell) -> RunResult:
-    """One method from the shipped weights with one seed, on one thread: a second one only costs a model this small."""
+    """One method from the shipped weights with one seed, on one thread: a second one only costs a
+    model this small."""
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -185,11 +205,13 @@ def _trl_config(method: str, seed: int, folder: str, plan: DemoPlan) -> Any:
 
 
 class quiet:
-    """Keeps third-party chatter (a line per step, notices about releases to come) off the demo's screen."""
+    """Keeps third-party chatter (a line per step, notices about releases to come) off the demo's
+    screen."""
 
     def __enter__(self) -> None:
         self._levels = {
-            name: logging.getLogger(name).level for name in ("transformers", "trl", "accelerate", "datasets")
+            name: logging.getLogger(name).level
+            for name in ("transformers", "trl", "accelerate", "datasets")
         }
         for name in self._levels:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -212,9 +234,16 @@ class DemoProgress:
     def __init__(self, console: Any, budget_tokens: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        columns = ("{task.description}", BarColumn(), "{task.percentage:>3.0f}%", "{task.fields[note]}")
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            "{task.percentage:>3.0f}%",
+            "{task.fields[note]}",
+        )
         self.progress = Progress(
-            *map(_column, columns, [TextColumn] * len(columns)), TimeElapsedColumn(), console=console
+            *map(_column, columns, [TextColumn] * len(columns)),
+            TimeElapsedColumn(),
+            console=console,
         )
         self._tasks: dict[tuple[str, int], Any] = {}
         self._budget_tokens = budget_tokens
@@ -233,7 +262,9 @@ class DemoProgress:
             self._tasks[key] = self.progress.add_task(name, total=self._budget_tokens, note="")
         note = f"accuracy {step.accuracy:.3f}" if step.accuracy is not None else ""
         note += f"  mixed groups {step.mixed_share:.0%}" if step.mixed_share is not None else ""
-        self.progress.update(self._tasks[key], completed=min(step.tokens, self._budget_tokens), note=note)
+        self.progress.update(
+            self._tasks[key], completed=min(step.tokens, self._budget_tokens), note=note
+        )
 
 
 def _column(what: Any, kind: Any) -> Any:
@@ -267,7 +298,8 @@ def plan_budget() -> int:
 
 
 def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
-    """Runs the plan with a progress bar on a terminal, prints the table over seeds unless ``quiet``; the summary."""
+    """Runs the plan with a progress bar on a terminal, prints the table over seeds unless
+    ``quiet``; the summary."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -283,5 +315,7 @@ def show_demo(plan: DemoPlan, quiet: bool = False) -> dict[str, Any]:
         out = Console()
         out = out if out.is_terminal else Console(width=120)  # a file has room for the whole table
         out.print(summary.to_rich(_WIDE if out.width >= 110 else _NARROW, out.width))
-        out.print(f"Figures, explained: {plan.out / 'report.html'}. Numbers: {plan.out / 'results.json'}.")
+        out.print(
+            f"Figures, explained: {plan.out / 'report.html'}. Numbers: {plan.out / 'results.json'}."
+        )
     return summary.to_dict()

@@ -1,1 +1,2 @@
-"""`depo replay`: recorded outcomes answered by every method, judged against what is known of each prompt."""
+"""`depo replay`: recorded outcomes answered by every method, judged against what is known of each
+prompt."""

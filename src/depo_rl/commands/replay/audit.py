@@ -1,11 +1,13 @@
-"""What the selector skips, audited through the explored groups: how often would a skipped prompt have been mixed?
+"""What the selector skips, audited through the explored groups: how often would a skipped prompt
+have been mixed?
 
-Definition. An explored group was rolled out whatever the prediction, so it is a fair sample of the pool. It counts as
-*would be skipped* if the selector, shown this prompt and the prompts it chose for the same batch, with the predictions
-made before the rollout, and asked for as many places as it filled, leaves this prompt out for another reason than
-that too many are fit ("surplus"). For a selector that ranks this means: ranked below every prompt chosen; for a window:
-predicted outside of it. The *false-skip rate* is the share of the would-be skipped that turned out mixed. Batches of
-the warm-up, and those chosen while guarded, in which nothing is skipped, do not count.
+Definition. An explored group was rolled out whatever the prediction, so it is a fair sample of the
+pool. It counts as *would be skipped* if the selector, shown this prompt and the prompts it chose
+for the same batch, with the predictions made before the rollout, and asked for as many places as it
+filled, leaves this prompt out for another reason than that too many are fit ("surplus"). For a
+selector that ranks this means: ranked below every prompt chosen; for a window: predicted outside of
+it. The *false-skip rate* is the share of the would-be skipped that turned out mixed. Batches of the
+warm-up, and those chosen while guarded, in which nothing is skipped, do not count.
 """
 
 from __future__ import annotations
@@ -32,8 +34,11 @@ class SkipAuditor:
         self._n_false = 0
         self._judged: list[tuple[float, bool]] = []
 
-    def add(self, selector: Selector, prompts: Sequence[Prompt], settled: Sequence[Settlement]) -> None:
-        """A batch: its prompts, their settlements in the same order, and a copy of the selector as it was then.
+    def add(
+        self, selector: Selector, prompts: Sequence[Prompt], settled: Sequence[Settlement]
+    ) -> None:
+        """A batch: its prompts, their settlements in the same order, and a copy of the selector as
+        it was then.
 
         A copy, because a selector that keeps state may change when it is asked.
         """
@@ -53,7 +58,10 @@ class SkipAuditor:
             self._judged.append((float(p_mixed), explored.outcome.mixed))
 
     def _would_skip(
-        self, selector: Selector, one: tuple[Prompt, Settlement], chosen: Sequence[tuple[Prompt, Settlement]]
+        self,
+        selector: Selector,
+        one: tuple[Prompt, Settlement],
+        chosen: Sequence[tuple[Prompt, Settlement]],
     ) -> bool:
         prompts, settled = zip(one, *chosen, strict=True)
         decision = selector.select(prompts, _belief(settled), len(chosen), self._rng)

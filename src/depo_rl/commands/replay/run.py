@@ -1,8 +1,8 @@
 """``depo replay``: any method against what real models really did, with no model.
 
-The file says what a group of completions came to; each method chooses the prompts and pays for what it asks. See
-``outcomes.tables`` for what can be read, ``engines.replay`` for how it is answered, ``audit`` for what the
-false-skip rate is.
+The file says what a group of completions came to; each method chooses the prompts and pays for what
+it asks. See ``outcomes.tables`` for what can be read, ``engines.replay`` for how it is answered,
+``audit`` for what the false-skip rate is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ from ...errors import ConfigError
 from ...features.experimental.policy import no_policy
 from ...methods import METHODS, get_method, make_curriculum, shares
 from ...outcomes import OutcomeLogWriter
-from ...outcomes.tables import GroupHistory, LabelledPool, Source, SourceOptions, hidden_columns, read_source
+from ...outcomes.tables import (
+    GroupHistory,
+    LabelledPool,
+    Source,
+    SourceOptions,
+    hidden_columns,
+    read_source,
+)
 from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
 from ...report.measures import BREADTH
 from ..yaml_file import yaml_value
@@ -40,11 +47,13 @@ _WARMUP_SHARE = 10  # a warm-up that nobody set takes at most one step in so man
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What to replay: ``methods`` x ``seeds``, each ``steps`` batches of ``prompts_per_step`` groups.
+    """What to replay: ``methods`` x ``seeds``, each ``steps`` batches of ``prompts_per_step``
+    groups.
 
-    settings: of the curriculum of every method that reads them. method_settings: of one method's, over those. max_gap:
-    steps between a history's visit and the simulated step beyond which there is no answer. outcomes: also write each
-    run's outcome log. configs: by method, as its first seed has it, made of the settings. Raises ConfigError.
+    settings: of the curriculum of every method that reads them. method_settings: of one method's,
+    over those. max_gap: steps between a history's visit and the simulated step beyond which there
+    is no answer. outcomes: also write each run's outcome log. configs: by method, as its first seed
+    has it, made of the settings. Raises ConfigError.
     """
 
     file: Path
@@ -65,11 +74,17 @@ class ReplayPlan:
         for name in (*self.methods, *self.method_settings):
             get_method(name)
         if not self.methods or len(set(self.methods)) < len(self.methods):
-            raise ConfigError(f"methods = {','.join(self.methods)!r}: name at least one, and each once")
+            raise ConfigError(
+                f"methods = {','.join(self.methods)!r}: name at least one, and each once"
+            )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(f"seeds = {self.seeds}: whole numbers, 0 or more, at least one and each once")
+            raise ConfigError(
+                f"seeds = {self.seeds}: whole numbers, 0 or more, at least one and each once"
+            )
         if min(self.prompts_per_step, self.steps) < 1:
-            raise ConfigError(f"prompts_per_step = {self.prompts_per_step}, steps = {self.steps}: each at least 1")
+            raise ConfigError(
+                f"prompts_per_step = {self.prompts_per_step}, steps = {self.steps}: each at least 1"
+            )
         object.__setattr__(self, "configs", {name: self._config(name) for name in self.methods})
 
     def config(self, method: str, seed: int) -> CurriculumConfig:
@@ -93,7 +108,8 @@ class ReplayPlan:
 
 
 def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResult], list[str]]:
-    """Runs the plan; the results, and notes on them. Raises DataError for the file, ConfigError for the plan.
+    """Runs the plan; the results, and notes on them. Raises DataError for the file, ConfigError for
+    the plan.
 
     ``results.json`` is written after every run, so that a replay cut short keeps what finished.
     """
@@ -110,7 +126,9 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
             write_results(results, plan.out / "results.json")
         if isinstance(source, GroupHistory):
             notes.append(_answers(method, results[-len(plan.seeds) :], engines))
-    choosing = [r for r in results if r.auc_mixed is not None and "explore" in get_method(r.method).settings]
+    choosing = [
+        r for r in results if r.auc_mixed is not None and "explore" in get_method(r.method).settings
+    ]
     blind = dict.fromkeys(r.method for r in choosing if not r.explored_share)
     if blind:
         notes.append(
@@ -121,16 +139,26 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
 
 
 def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence[str]) -> str:
-    """Writes figures and ``report.html``, and says where; or why not, without the extra ``depo-rl[report]``."""
-    if missing := [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]:
+    """Writes figures and ``report.html``, and says where; or why not, without the extra
+    ``depo-rl[report]``."""
+    if missing := [
+        name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None
+    ]:
         return f"No figures and no page: {', '.join(missing)} not installed (pip install './depo-rl[report]')."
     save_figures(results, plan.out)
-    page = write_page(results, plan.out / "report.html", f"Replay of {plan.file.name}", notes, _configuration(plan))
+    page = write_page(
+        results,
+        plan.out / "report.html",
+        f"Replay of {plan.file.name}",
+        notes,
+        _configuration(plan),
+    )
     return f"{page} has the figures and explains them; results.json beside it has the numbers."
 
 
 def _check(plan: ReplayPlan, source: Source) -> None:
-    """Raises what a run would raise at its start, of every method, before the first one writes anything."""
+    """Raises what a run would raise at its start, of every method, before the first one writes
+    anything."""
     for method in plan.methods:
         curriculum = make_curriculum(method, source.prompts, plan.configs[method])
         check_size(curriculum, plan.prompts_per_step)
@@ -144,7 +172,9 @@ def _run(
 ) -> tuple[RunResult, dict[str, float]]:
     """One method with one seed, and the engine's metrics."""
     engine = make_replay_engine(source, plan.group_size, seed, plan.max_gap)
-    curriculum = make_curriculum(method, source.prompts, _blinded(plan.config(method, seed), source))
+    curriculum = make_curriculum(
+        method, source.prompts, _blinded(plan.config(method, seed), source)
+    )
     told = (lambda step, share: tell(method, seed, step, share)) if tell is not None else None
     with ExitStack() as stack:
         log = stack.enter_context(_log(plan, method, seed)) if plan.outcomes else None
@@ -164,10 +194,14 @@ def _blinded(config: CurriculumConfig, source: Source) -> CurriculumConfig:
     if not isinstance(config.estimator, FusedSettings):
         return config
     exclude = tuple(dict.fromkeys((*config.estimator.exclude, *hidden_columns(source))))
-    return config.model_copy(update={"estimator": config.estimator.model_copy(update={"exclude": exclude})})
+    return config.model_copy(
+        update={"estimator": config.estimator.model_copy(update={"exclude": exclude})}
+    )
 
 
-def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]) -> str:
+def _answers(
+    method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]
+) -> str:
     """How well a history could answer one method, over its seeds."""
     unanswered = sum(r.unanswered or 0 for r in results)
     groups = sum(r.groups or 0 for r in results)
@@ -180,15 +214,20 @@ def _answers(method: str, results: Sequence[RunResult], engines: Sequence[Mappin
 
 
 def _screened(results: Sequence[RunResult], group_size: int) -> list[str]:
-    """What to compare where a method left groups unfinished: not shares of groups, which are not of one size."""
-    names = dict.fromkeys(r.method for r in results if (r.rollouts or 0) < (r.groups or 0) * group_size)
+    """What to compare where a method left groups unfinished: not shares of groups, which are not of
+    one size."""
+    names = dict.fromkeys(
+        r.method for r in results if (r.rollouts or 0) < (r.groups or 0) * group_size
+    )
     if not names:
         return []
     paid = []
     for method in dict.fromkeys(r.method for r in results):
         runs = [r for r in results if r.method == method]
         mixed = sum((r.mixed_share or 0.0) * (r.groups or 0) for r in runs)
-        paid.append(f"{method} {sum(r.rollouts or 0 for r in runs) / mixed:.1f}" if mixed else f"{method} -")
+        paid.append(
+            f"{method} {sum(r.rollouts or 0 for r in runs) / mixed:.1f}" if mixed else f"{method} -"
+        )
     return [
         f"{', '.join(names)}: a prompt that is screened out counts as a group with the few completions it got, so that "
         f"shares of groups do not compare; rollouts per mixed group do: {', '.join(paid)}."
@@ -221,12 +260,15 @@ def _notes(plan: ReplayPlan, source: Source) -> list[str]:
             )
     told = [m for m in plan.methods if m == "polaris" or plan.configs[m].estimator.type == "oracle"]
     if told and isinstance(source, LabelledPool):
-        notes.append(f"{', '.join(told)}: chooses by the very labels that outcomes are drawn from, an upper bound.")
+        notes.append(
+            f"{', '.join(told)}: chooses by the very labels that outcomes are drawn from, an upper bound."
+        )
     return notes
 
 
 def _configuration(plan: ReplayPlan) -> dict[str, Any]:
-    """What a reader needs to judge the figures: what was run, and where a method's settings are not the usual."""
+    """What a reader needs to judge the figures: what was run, and where a method's settings are not
+    the usual."""
     shared: dict[str, Any] = {
         "file": plan.file.name,
         "rows": dict(plan.options.where) or "all",
@@ -243,7 +285,8 @@ def _configuration(plan: ReplayPlan) -> dict[str, Any]:
 
 
 def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]:
-    """``key=value`` texts, values in YAML: (settings of all methods, settings by method for ``method.key=value``).
+    """``key=value`` texts, values in YAML: (settings of all methods, settings by method for
+    ``method.key=value``).
 
     Raises ConfigError for one that cannot be read.
     """
@@ -254,14 +297,22 @@ def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]
         first, dot, rest = path.strip().partition(".")
         if not equals or not first:
             raise ConfigError(f"--set {text}: write it as key=value or method.key=value")
-        target, name = (by_method.setdefault(first, {}), rest) if dot and first in METHODS else (common, path.strip())
+        target, name = (
+            (by_method.setdefault(first, {}), rest)
+            if dot and first in METHODS
+            else (common, path.strip())
+        )
         *sections, last = name.split(".")
         for section in sections:
             inner = target.get(section, {})
-            target[section] = {"type": inner} if isinstance(inner, str) else inner  # estimator=fused is short for that
+            target[section] = (
+                {"type": inner} if isinstance(inner, str) else inner
+            )  # estimator=fused is short for that
             target = target[section]
             if not isinstance(target, dict):
-                raise ConfigError(f"--set {text}: {section} was set to {inner!r}, which has no settings of its own")
+                raise ConfigError(
+                    f"--set {text}: {section} was set to {inner!r}, which has no settings of its own"
+                )
         try:
             target[last] = yaml_value(value)
         except yaml.YAMLError:
@@ -274,11 +325,14 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--seeds {text}: write whole numbers with commas between, such as 0,1,2") from None
+        raise ConfigError(
+            f"--seeds {text}: write whole numbers with commas between, such as 0,1,2"
+        ) from None
 
 
 def show_replay(plan: ReplayPlan, quiet: bool = False) -> dict[str, Any]:
-    """Runs the plan with a progress bar on a terminal, prints the table over seeds unless ``quiet``; the summary."""
+    """Runs the plan with a progress bar on a terminal, prints the table over seeds unless
+    ``quiet``; the summary."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -300,7 +354,8 @@ def show_replay(plan: ReplayPlan, quiet: bool = False) -> dict[str, Any]:
 
 
 def _tables(summary: Summary, width: int) -> list[Any]:
-    """What was found, and under it how widely it was looked for; on a narrow terminal the predictions apart."""
+    """What was found, and under it how widely it was looked for; on a narrow terminal the
+    predictions apart."""
     parts = [(*_FOUND, *_PREDICTED), BREADTH] if width >= 110 else [_FOUND, BREADTH, _PREDICTED]
     measured = {measure.name for measure in summary.measured}
     shown = [part for part in parts if measured & set(part)]
@@ -311,14 +366,21 @@ def _tables(summary: Summary, width: int) -> list[Any]:
 def _with_progress(plan: ReplayPlan, console: Any) -> tuple[list[RunResult], list[str]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         tasks: dict[tuple[str, int], Any] = {}
 
         def tell(method: str, seed: int, step: int, mixed_share: float | None) -> None:
             key = (method, seed)
             if key not in tasks:
-                tasks[key] = progress.add_task(f"{method:<8} seed {seed}", total=plan.steps, note="")
+                tasks[key] = progress.add_task(
+                    f"{method:<8} seed {seed}", total=plan.steps, note=""
+                )
             note = f"mixed groups {mixed_share:.0%}" if mixed_share is not None else ""
             progress.update(tasks[key], completed=step, note=note)
 

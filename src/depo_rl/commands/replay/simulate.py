@@ -1,4 +1,5 @@
-"""One run of one method against an engine that needs no model: rounds, counts, judgements, and what was skipped."""
+"""One run of one method against an engine that needs no model: rounds, counts, judgements, and what
+was skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ Tell = Callable[[int, float | None], None]
 
 
 class SteppingEngine(Protocol):
-    """An engine that knows its step and is told what was trained on. extend: asked for by a ``ScreeningGate`` only."""
+    """An engine that knows its step and is told what was trained on. extend: asked for by a
+    ``ScreeningGate`` only."""
 
     def rollout(self, prompts: Sequence[Prompt], group_size: int) -> Sequence[GroupOutcome]: ...
 
@@ -45,10 +47,11 @@ def simulate(
     tell: Tell | None = None,
     log: OutcomeLogWriter | None = None,
 ) -> RunResult:
-    """``steps`` batches of ``prompts_per_step`` groups, with the rounds that the method's gate asks for.
+    """``steps`` batches of ``prompts_per_step`` groups, with the rounds that the method's gate asks
+    for.
 
-    log: is given a row a group, and is flushed after each step. Raises ConfigError if the pool that the method keeps
-    is smaller than a batch.
+    log: is given a row a group, and is flushed after each step. Raises ConfigError if the pool that
+    the method keeps is smaller than a batch.
     """
     check_size(curriculum, prompts_per_step)
     run = _Run(Session(curriculum, log=log), engine, prompts_per_step)
@@ -83,7 +86,9 @@ class _Run:
         self.track = PredictionTrack(_EVERY_GROUP)
         self.auditor = SkipAuditor(self.group_size, curriculum.config.seed)
         self.history: list[dict[str, float | None]] = []
-        self.kept: list[GroupOutcome] = []  # admitted beyond the last batch, of a method that trains on them later
+        self.kept: list[
+            GroupOutcome
+        ] = []  # admitted beyond the last batch, of a method that trains on them later
         self.groups = 0
         self.rollouts = 0
         self.scored = dict.fromkeys(("all", "mixed", "all_pass", "all_fail"), 0)
@@ -92,7 +97,8 @@ class _Run:
         self.started = time.perf_counter()
 
     def step(self, number: int) -> None:
-        """One batch: rounds as dynamic sampling on TRL makes them, each as large as should fill what is missing."""
+        """One batch: rounds as dynamic sampling on TRL makes them, each as large as should fill
+        what is missing."""
         gate = self.curriculum.gate
         settled: list[Settlement] = []
         admitted = self.kept
@@ -105,7 +111,9 @@ class _Run:
             admitted += [s.outcome for s in fresh if s.admitted]
         if isinstance(gate, ScreeningGate):
             self.kept = admitted[self.n :]
-        self.engine.advance(admitted[: self.n])  # what else is beyond the batch is paid for and not trained on
+        self.engine.advance(
+            admitted[: self.n]
+        )  # what else is beyond the batch is paid for and not trained on
         self._note(number, settled)
 
     def _size(self, n_admitted: int, n_settled: int) -> int:
@@ -115,7 +123,8 @@ class _Run:
         return next_round(self.n, n_admitted, n_settled)
 
     def _roll_out(self, prompts: Sequence[Prompt]) -> list[GroupOutcome]:
-        """A group for each prompt, in order; a screening gate's groups are extended only if they pass."""
+        """A group for each prompt, in order; a screening gate's groups are extended only if they
+        pass."""
         if not isinstance(gate := self.curriculum.gate, ScreeningGate):
             return list(self.engine.rollout(prompts, self.group_size))
         screened = self.engine.rollout(prompts, gate.screen)
@@ -143,7 +152,9 @@ class _Run:
             self.scored[name] += sum(getattr(o, name) for o in outcomes)
         tokens = [o.n_tokens for o in outcomes]
         known = [t for t in tokens if t is not None]
-        self.tokens = None if self.tokens is None or len(known) < len(tokens) else self.tokens + sum(known)
+        self.tokens = (
+            None if self.tokens is None or len(known) < len(tokens) else self.tokens + sum(known)
+        )
         of_step, so_far = self.session.figures()
         told = of_step | so_far
         if not self.predicts:

@@ -1,4 +1,5 @@
-"""Chat prompts: what the policy reads of a conversation is what the data set holds, or the row is refused."""
+"""Chat prompts: what the policy reads of a conversation is what the data set holds, or the row is
+refused."""
 
 from __future__ import annotations
 
@@ -17,14 +18,19 @@ _TEXT_PARTS = (None, "text", "input_text")
 def read_chat(messages: Sequence[Any], where: str, arrow: bool = False) -> list[Message]:
     """The messages with every key that has a value: role, content, tool_calls, name, ...
 
-    A content of typed parts becomes the text of its parts. arrow: nulls inside stand for what is absent, as in parquet.
-    Raises DataError, one line that starts with ``where``, for what a text model cannot read as it stands.
+    A content of typed parts becomes the text of its parts. arrow: nulls inside stand for what is
+    absent, as in parquet. Raises DataError, one line that starts with ``where``, for what a text
+    model cannot read as it stands.
     """
-    return [_message(message, f"{where}, message {i}", arrow) for i, message in enumerate(messages, start=1)]
+    return [
+        _message(message, f"{where}, message {i}", arrow)
+        for i, message in enumerate(messages, start=1)
+    ]
 
 
 def chat_of_text(text: str, where: str) -> list[Any] | None:
-    """The messages of a chat that stands as JSON in a text column, as in CSV; None for any other text.
+    """The messages of a chat that stands as JSON in a text column, as in CSV; None for any other
+    text.
 
     Raises DataError for what only Python writes and reads (``[{'role': ...}]``).
     """
@@ -42,8 +48,14 @@ def chat_of_text(text: str, where: str) -> list[Any] | None:
 
 def _message(message: Any, where: str, arrow: bool) -> Message:
     if not isinstance(message, Mapping):
-        raise DataError(f"{where}: must be a mapping with role and content, got {type(message).__name__}")
-    kept = {str(name): without_null(value) if arrow else value for name, value in message.items() if value is not None}
+        raise DataError(
+            f"{where}: must be a mapping with role and content, got {type(message).__name__}"
+        )
+    kept = {
+        str(name): without_null(value) if arrow else value
+        for name, value in message.items()
+        if value is not None
+    }
     role = kept.pop("role", None)
     if not isinstance(role, str) or not role.strip():
         shown = ", ".join(kept) or "nothing"
@@ -62,7 +74,9 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise DataError(f"{where}: content must be a text or a list of parts, got {type(content).__name__}")
+        raise DataError(
+            f"{where}: content must be a text or a list of parts, got {type(content).__name__}"
+        )
     return "".join(_part(part, where) for part in content)
 
 
@@ -87,7 +101,8 @@ def without_null(value: Any) -> Any:
 
 
 def needs_json(prompts: Sequence[Any]) -> bool:
-    """Whether messages hold more than role and text, so that a table's columns would change them."""
+    """Whether messages hold more than role and text, so that a table's columns would change
+    them."""
     return any(
         message.keys() != {"role", "content"} or message["content"] is None
         for prompt in prompts
@@ -97,7 +112,8 @@ def needs_json(prompts: Sequence[Any]) -> bool:
 
 
 def left_out(prompt: Any, rendered: str) -> str | None:
-    """What the chat template leaves out of tool calls and their results, for a message; None if nothing."""
+    """What the chat template leaves out of tool calls and their results, for a message; None if
+    nothing."""
     for number, message in enumerate(() if isinstance(prompt, str) else prompt, start=1):
         for call in message.get("tool_calls") or ():
             name = (call.get("function") or call).get("name") if isinstance(call, Mapping) else None

@@ -1,7 +1,8 @@
-"""The settings of ``depo train``, torch-free and closed: unknown names are refused with the nearest right one.
+"""The settings of ``depo train``, torch-free and closed: unknown names are refused with the nearest
+right one.
 
-``file`` reads them from YAML. Those of the section ``trl`` are fields of ``DEPOConfig``, checked against it
-in ``trl_args``, because that needs TRL.
+``file`` reads them from YAML. Those of the section ``trl`` are fields of ``DEPOConfig``, checked
+against it in ``trl_args``, because that needs TRL.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class ModelSettings(Settings):
     path: str | None = Field(None, min_length=1, description="local folder")
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "float32", description="of the weights that are trained; trl.bf16 makes the arithmetic bfloat16"
+        "float32",
+        description="of the weights that are trained; trl.bf16 makes the arithmetic bfloat16",
     )
     attn_implementation: str | None = None
     trust_remote_code: bool = False
@@ -51,16 +53,25 @@ class Columns(Settings):
 
     prompt: str = Field("prompt", min_length=1, description="a text, or a list of {role, content}")
     answer: str | None = Field("answer", description="gold answer; null if no reward needs one")
-    source: str | None = Field(None, description="data set or domain of a row; null: the data set's own name")
-    pass_rate: str | None = Field(None, description="published pass rate in [0, 1], for polaris and oracle")
+    source: str | None = Field(
+        None, description="data set or domain of a row; null: the data set's own name"
+    )
+    pass_rate: str | None = Field(
+        None, description="published pass rate in [0, 1], for polaris and oracle"
+    )
 
 
 class DataSource(Settings):
-    """Rows from the hub or from local .parquet, .jsonl, .json or .csv files, the last three also packed (.gz)."""
+    """Rows from the hub or from local .parquet, .jsonl, .json or .csv files, the last three also
+    packed (.gz)."""
 
     name: str | None = Field(None, min_length=1, description="hub name")
-    path: str | tuple[str, ...] | None = Field(None, description="local: a file, a glob, a folder, or a list of them")
-    subset: str | None = Field(None, description="hub: configuration name; of a local folder: the folder in it")
+    path: str | tuple[str, ...] | None = Field(
+        None, description="local: a file, a glob, a folder, or a list of them"
+    )
+    subset: str | None = Field(
+        None, description="hub: configuration name; of a local folder: the folder in it"
+    )
     split: str = Field("train", min_length=1, description="split, of the hub or of a local folder")
     limit: int | None = Field(None, ge=1, description="keep the first so many good rows")
 
@@ -95,19 +106,31 @@ class DataSettings(DataSource):
 
     columns: Columns = Columns.model_validate({})
     eval: EvalSettings | None = None
-    chat: bool = Field(True, description="render prompts with the tokenizer's chat template; false: plain text")
+    chat: bool = Field(
+        True, description="render prompts with the tokenizer's chat template; false: plain text"
+    )
     system_prompt: str | None = Field(None, min_length=1)
-    prompt_template: str | None = Field(None, description="text around the question, which stands for {prompt}")
+    prompt_template: str | None = Field(
+        None, description="text around the question, which stands for {prompt}"
+    )
     max_prompt_tokens: int | None = Field(None, ge=1, description="leave longer prompts out")
-    drop_bad_rows: bool = Field(False, description="leave out rows without prompt or answer instead of refusing")
-    drop_duplicates: bool = Field(False, description="keep the first of equal prompts instead of refusing")
+    drop_bad_rows: bool = Field(
+        False, description="leave out rows without prompt or answer instead of refusing"
+    )
+    drop_duplicates: bool = Field(
+        False, description="keep the first of equal prompts instead of refusing"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> DataSettings:
         if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
-            raise ValueError("data.prompt_template must contain {prompt}, the place of the question")
+            raise ValueError(
+                "data.prompt_template must contain {prompt}, the place of the question"
+            )
         if self.system_prompt is not None and not self.chat:
-            raise ValueError("data.system_prompt needs data.chat = true; plain text belongs in data.prompt_template")
+            raise ValueError(
+                "data.system_prompt needs data.chat = true; plain text belongs in data.prompt_template"
+            )
         return _needs_one_place(self, "data")
 
 
@@ -123,28 +146,35 @@ class MathReward(Settings):
 class PythonReward(Settings):
     """A function of yours: ``module:function`` or ``file.py:function``.
 
-    By default a TRL reward function ``f(prompts, completions, **columns) -> list``. With ``sandbox`` a function
-    ``f(completion, answer, **extras) -> number`` that is judged in worker processes. With ``settings`` a factory that
-    returns the function.
+    By default a TRL reward function ``f(prompts, completions, **columns) -> list``. With
+    ``sandbox`` a function ``f(completion, answer, **extras) -> number`` that is judged in worker
+    processes. With ``settings`` a factory that returns the function.
     """
 
     kind: Literal["python"] = "python"
     function: str = Field(pattern=r"^.+:[A-Za-z_][\w.]*$")
     weight: float = 1.0
-    settings: dict[str, Any] | None = Field(None, description="the function is a factory: call it with these first")
+    settings: dict[str, Any] | None = Field(
+        None, description="the function is a factory: call it with these first"
+    )
     sandbox: bool = False
     timeout_s: float = Field(5.0, gt=0.0, description="sandbox: seconds for one completion")
     n_workers: int = Field(2, ge=1, description="sandbox: processes per rank")
-    extra_columns: tuple[str, ...] = Field((), description="sandbox: columns passed on as keyword arguments")
+    extra_columns: tuple[str, ...] = Field(
+        (), description="sandbox: columns passed on as keyword arguments"
+    )
 
 
 class SoftOverlongReward(Settings):
-    """DAPO's soft overlong punishment (TRL's): 0 up to max - cache tokens, then linearly down to -1 at max."""
+    """DAPO's soft overlong punishment (TRL's): 0 up to max - cache tokens, then linearly down to -1
+    at max."""
 
     kind: Literal["soft_overlong"] = "soft_overlong"
     weight: float = 1.0
     cache: int = Field(ge=1, description="tokens before the maximum where the punishment begins")
-    max_completion_length: int | None = Field(None, ge=1, description="default: trl.max_completion_length")
+    max_completion_length: int | None = Field(
+        None, ge=1, description="default: trl.max_completion_length"
+    )
 
 
 RewardSettings = MathReward | PythonReward | SoftOverlongReward
@@ -155,10 +185,15 @@ _REWARDS: dict[str, type[RewardSettings]] = {
 
 
 class CorrectSettings(Settings):
-    """What counts as a correct completion, for the estimator and the gates; never the shaped sum."""
+    """What counts as a correct completion, for the estimator and the gates; never the shaped
+    sum."""
 
-    reward: str | None = Field(None, description="name of the reward function that says so; default: the first")
-    threshold: float | None = Field(None, description="its reward from here on is correct; not given: 0.5")
+    reward: str | None = Field(
+        None, description="name of the reward function that says so; default: the first"
+    )
+    threshold: float | None = Field(
+        None, description="its reward from here on is correct; not given: 0.5"
+    )
 
 
 class TrainConfig(Settings):
@@ -168,14 +203,24 @@ class TrainConfig(Settings):
     data: DataSettings
     reward: tuple[RewardSettings, ...] = Field(min_length=1)
     method: str = "depo"
-    curriculum: dict[str, Any] = Field(default_factory=dict, description="settings of CurriculumConfig")
+    curriculum: dict[str, Any] = Field(
+        default_factory=dict, description="settings of CurriculumConfig"
+    )
     correct: CorrectSettings = CorrectSettings.model_validate({})
     prompts_per_step: int | None = Field(
-        None, ge=1, description="sets trl.gradient_accumulation_steps to fit, whatever the number of processes"
+        None,
+        ge=1,
+        description="sets trl.gradient_accumulation_steps to fit, whatever the number of processes",
     )
-    trl: dict[str, Any] = Field(default_factory=dict, description="settings of DEPOConfig, thus of GRPOConfig")
-    peft: dict[str, Any] | None = Field(None, description="settings of peft.LoraConfig; null: train all weights")
-    output: str = Field(min_length=1, description="folder of checkpoints, logs, results.json and the final model")
+    trl: dict[str, Any] = Field(
+        default_factory=dict, description="settings of DEPOConfig, thus of GRPOConfig"
+    )
+    peft: dict[str, Any] | None = Field(
+        None, description="settings of peft.LoraConfig; null: train all weights"
+    )
+    output: str = Field(
+        min_length=1, description="folder of checkpoints, logs, results.json and the final model"
+    )
     resume: str = Field("never", min_length=1, description="auto, never, or a checkpoint folder")
     save_model: bool = Field(True, description="write the final model to output/model")
     outcome_log: bool = Field(True, description="write output/outcomes.jsonl")
@@ -210,7 +255,9 @@ def whole_number(settings: Mapping[str, Any], name: str, default: int, least: in
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         why = ": with 1 no group can teach anything" if name == "num_generations" else ""
-        raise ConfigError(f"trl.{name} = {value!r}: must be a whole number of at least {least}{why}")
+        raise ConfigError(
+            f"trl.{name} = {value!r}: must be a whole number of at least {least}{why}"
+        )
     return value
 
 
@@ -220,16 +267,21 @@ def parse_rewards(given: Any) -> tuple[RewardSettings, ...]:
         raise ConfigError(f"reward: missing; one of {', '.join(_REWARDS)}, or a list of them")
     entries = given if isinstance(given, list) else [given]
     return tuple(
-        _reward(entry, f"reward.{i}" if isinstance(given, list) else "reward") for i, entry in enumerate(entries)
+        _reward(entry, f"reward.{i}" if isinstance(given, list) else "reward")
+        for i, entry in enumerate(entries)
     )
 
 
 def _reward(entry: Any, where: str) -> RewardSettings:
     settings = {"kind": entry} if isinstance(entry, str) else entry
     if not isinstance(settings, dict) or "kind" not in settings:
-        raise ConfigError(f"{where} = {entry!r}: must be a kind ({', '.join(_REWARDS)}) or a mapping with a kind")
+        raise ConfigError(
+            f"{where} = {entry!r}: must be a kind ({', '.join(_REWARDS)}) or a mapping with a kind"
+        )
     if settings["kind"] not in _REWARDS:
-        raise ConfigError(f"{where}.kind = {settings['kind']!r}: unknown.{nearest(str(settings['kind']), _REWARDS)}")
+        raise ConfigError(
+            f"{where}.kind = {settings['kind']!r}: unknown.{nearest(str(settings['kind']), _REWARDS)}"
+        )
     return validated(_REWARDS[settings["kind"]], settings, where)
 
 
@@ -237,14 +289,20 @@ def check_sections(config: TrainConfig) -> None:
     """What needs more than one section to judge."""
     for name in config.trl:
         if name in OWNED:
-            raise ConfigError(f"trl.{name}: is set by {OWNED[name]!r} of this file; set that and leave this out")
+            raise ConfigError(
+                f"trl.{name}: is set by {OWNED[name]!r} of this file; set that and leave this out"
+            )
     config.curriculum_config()
     needs_answer = [
-        r for r in config.reward if isinstance(r, MathReward) or (isinstance(r, PythonReward) and r.sandbox)
+        r
+        for r in config.reward
+        if isinstance(r, MathReward) or (isinstance(r, PythonReward) and r.sandbox)
     ]
     if needs_answer and config.data.columns.answer is None:
         raise ConfigError(
             f"data.columns.answer = null: the reward {needs_answer[0].kind!r} needs the gold answer's column"
         )
     if all(isinstance(reward, SoftOverlongReward) for reward in config.reward):
-        raise ConfigError("reward: soft_overlong alone says nothing about correctness; list the verifier before it")
+        raise ConfigError(
+            "reward: soft_overlong alone says nothing about correctness; list the verifier before it"
+        )

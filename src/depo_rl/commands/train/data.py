@@ -1,4 +1,5 @@
-"""From a data set on the hub or local files to checked training rows: prompt, answer, source, and the other columns.
+"""From a data set on the hub or local files to checked training rows: prompt, answer, source, and
+the other columns.
 
 table = load_prompts(config.data)            # raises DataError: one line with file, rows, rule and mend
 dataset = to_dataset(table)
@@ -31,10 +32,11 @@ _MISSING = object()
 class PromptTable:
     """Rows ready for training and what was found on the way.
 
-    rows: {"prompt", "answer", "source", other columns}. places: where each of them stands. where: file, files or data
-    set, for messages. n_read: rows before any were left out. bad: places of rows without prompt or answer. duplicates:
-    place of a repeated row -> that of the first with that prompt. n_conflicts: duplicates whose answer is another one.
-    files: names of the local files.
+    rows: {"prompt", "answer", "source", other columns}. places: where each of them stands. where:
+    file, files or data set, for messages. n_read: rows before any were left out. bad: places of
+    rows without prompt or answer. duplicates: place of a repeated row -> that of the first with
+    that prompt. n_conflicts: duplicates whose answer is another one. files: names of the local
+    files.
     """
 
     rows: list[Row]
@@ -53,7 +55,8 @@ class PromptTable:
 
 
 def load_prompts(data: DataSettings) -> PromptTable:
-    """The training rows. Raises DataError for unusable rows, ConfigError for a missing or misnamed file or column."""
+    """The training rows. Raises DataError for unusable rows, ConfigError for a missing or misnamed
+    file or column."""
     return _load(data, data, data.columns, "data")
 
 
@@ -78,11 +81,19 @@ def _load(source: DataSource, data: DataSettings, columns: Columns, setting: str
 def _name_of(files: Sequence[DataFile], source: DataSource) -> str:
     if not files:
         return f"{source.name} ({source.split})"
-    return files[0].name if len(files) == 1 else f"{files[0].name} and {_count(len(files) - 1, 'other file')}"
+    return (
+        files[0].name
+        if len(files) == 1
+        else f"{files[0].name} and {_count(len(files) - 1, 'other file')}"
+    )
 
 
 def _collect(
-    rows: Iterable[Found], data: DataSettings, columns: Columns, limit: int | None, empty: PromptTable
+    rows: Iterable[Found],
+    data: DataSettings,
+    columns: Columns,
+    limit: int | None,
+    empty: PromptTable,
 ) -> PromptTable:
     """``empty`` with the rows in it; at most ``limit`` good ones."""
     table = empty
@@ -110,7 +121,8 @@ def _collect(
 
 
 def _give_answers_one_type(rows: Sequence[Row]) -> None:
-    """Where some answers are lists, all are, and of texts if they mix types: a data set's column has one."""
+    """Where some answers are lists, all are, and of texts if they mix types: a data set's column
+    has one."""
     lists = [_members(row["answer"]) for row in rows if isinstance(row.get("answer"), list)]
     kinds = {type(member) for members in lists for member in members} - {type(None)}
     if not lists or kinds & {list, dict} or any(isinstance(row["answer"], dict) for row in rows):
@@ -121,7 +133,8 @@ def _give_answers_one_type(rows: Sequence[Row]) -> None:
 
 
 def _members(answer: Any) -> list[Any]:
-    """Of a list its members, of a list in a list of one those of the inner; of anything else itself."""
+    """Of a list its members, of a list in a list of one those of the inner; of anything else
+    itself."""
     while isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], list):
         answer = answer[0]
     return answer if isinstance(answer, list) else [answer]
@@ -135,7 +148,10 @@ def _judge(table: PromptTable, data: DataSettings) -> None:
             f"({_rows(table.bad, table)}): mend them, or set data.drop_bad_rows=true to leave them out"
         )
     if table.duplicates and not data.drop_duplicates:
-        named = [(_at(one, table), _at(first, table)) for one, first in list(table.duplicates.items())[:_SHOWN]]
+        named = [
+            (_at(one, table), _at(first, table))
+            for one, first in list(table.duplicates.items())[:_SHOWN]
+        ]
         pairs = ", ".join(f"{one} repeats {first}" for one, first in named)
         more = ", ..." if len(table.duplicates) > _SHOWN else ""
         raise DataError(
@@ -144,7 +160,9 @@ def _judge(table: PromptTable, data: DataSettings) -> None:
             "or set data.drop_duplicates=true to keep the first"
         )
     if not table.rows:
-        raise DataError(f"{table.where}: no usable row among {table.n_read}: give a data set with at least one prompt")
+        raise DataError(
+            f"{table.where}: no usable row among {table.n_read}: give a data set with at least one prompt"
+        )
 
 
 def _count(n: int, what: str) -> str:
@@ -189,12 +207,15 @@ def _row(found: Found, data: DataSettings, columns: Columns) -> Row | None:
     named = None if columns.source is None else _get(raw, columns.source)
     row["source"] = found.source if _is_blank(named) else str(named)
     if columns.pass_rate is not None:
-        row["pass_rate"] = _as_rate(_get(raw, columns.pass_rate), f"{where}, column {columns.pass_rate!r}")
+        row["pass_rate"] = _as_rate(
+            _get(raw, columns.pass_rate), f"{where}, column {columns.pass_rate!r}"
+        )
     return row
 
 
 def _answer_text(answer: Any) -> Any:
-    """A scalar as text, a number written out (0.00001, not 1e-05); a list, a mapping and null as they are."""
+    """A scalar as text, a number written out (0.00001, not 1e-05); a list, a mapping and null as
+    they are."""
     answer = plain(answer)
     if answer is None or isinstance(answer, (str, list, dict)):
         return answer
@@ -220,7 +241,8 @@ def _check_media(row: Row, data: DataSettings, where: str) -> None:
 
 
 def _get(raw: Mapping[str, Any], column: str) -> Any:
-    """The value of a column; ``a.b`` looks into the mapping in ``a`` unless a column has that very name."""
+    """The value of a column; ``a.b`` looks into the mapping in ``a`` unless a column has that very
+    name."""
     if column in raw:
         return raw[column]
     here: Any = raw
@@ -234,13 +256,19 @@ def _get(raw: Mapping[str, Any], column: str) -> Any:
 def _is_blank(value: Any) -> bool:
     if value is None or value is _MISSING or (isinstance(value, float) and math.isnan(value)):
         return True
-    return isinstance(value, (str, list, dict)) and not (value.strip() if isinstance(value, str) else value)
+    return isinstance(value, (str, list, dict)) and not (
+        value.strip() if isinstance(value, str) else value
+    )
 
 
-def _as_prompt(question: Any, data: DataSettings, where: str, arrow: bool) -> str | list[Row] | None:
+def _as_prompt(
+    question: Any, data: DataSettings, where: str, arrow: bool
+) -> str | list[Row] | None:
     """A text or a chat as TRL takes it; None if there is nothing in it."""
     template = data.prompt_template or "{prompt}"
-    system = [] if data.system_prompt is None else [{"role": "system", "content": data.system_prompt}]
+    system = (
+        [] if data.system_prompt is None else [{"role": "system", "content": data.system_prompt}]
+    )
     if isinstance(question, str) and (chat := chat_of_text(question, where)) is not None:
         question = chat
     if isinstance(question, str):
@@ -257,7 +285,9 @@ def _as_prompt(question: Any, data: DataSettings, where: str, arrow: bool) -> st
     if not data.chat:
         raise DataError(f"{where}: the prompt is a chat; set data.chat=true")
     if messages and messages[-1]["content"] is None:
-        raise DataError(f"{where}: ends in a tool call; a prompt must end where the policy is to answer")
+        raise DataError(
+            f"{where}: ends in a tool call; a prompt must end where the policy is to answer"
+        )
     if not messages or not messages[-1]["content"].strip():
         return None
     messages[-1]["content"] = template.replace("{prompt}", messages[-1]["content"])
@@ -272,7 +302,9 @@ def _as_rate(value: Any, where: str) -> float | None:
     except ValueError:
         rate = None
     if rate is None:
-        raise DataError(f"{where}: {value!r} is no pass rate; it must be a number in [0, 1] or empty")
+        raise DataError(
+            f"{where}: {value!r} is no pass rate; it must be a number in [0, 1] or empty"
+        )
     return rate
 
 
@@ -285,7 +317,8 @@ def _identity(row: Row) -> str:
 
 
 def _check_columns(known: Sequence[str], columns: Columns, where: str, setting: str) -> None:
-    """Every mapped column is there; of a dotted one its first part (what is inside is seen row by row)."""
+    """Every mapped column is there; of a dotted one its first part (what is inside is seen row by
+    row)."""
     for name, column in columns.model_dump().items():
         if column is not None and column not in known and column.split(".")[0] not in known:
             there = nearest(column, known) if known else " There is none: not one row."
@@ -309,12 +342,14 @@ def _read_hub(source: DataSource, where: str, setting: str) -> tuple[list[str], 
     rows = (row for table in batches for batch in table.to_batches() for row in arrow_rows(batch))
     name = str(source.name).rpartition("/")[2]
     return list(dataset.column_names), (
-        Found(Place(where, number), name, row, arrow=True) for number, row in enumerate(rows, start=1)
+        Found(Place(where, number), name, row, arrow=True)
+        for number, row in enumerate(rows, start=1)
     )
 
 
 def to_dataset(table: PromptTable) -> Dataset:
-    """The rows as a ``datasets.Dataset``. Raises DataError naming a column that mixes types, and rows of two."""
+    """The rows as a ``datasets.Dataset``. Raises DataError naming a column that mixes types, and
+    rows of two."""
     import pyarrow as pa
     from datasets import Dataset, Features, Json, List, concatenate_datasets
 
@@ -331,7 +366,8 @@ def to_dataset(table: PromptTable) -> Dataset:
     dataset = Dataset.from_dict(columns)
     if chats is None:
         return dataset
-    # As JSON, because in a table each message, and each tool's arguments, would get the keys of all.
+    # As JSON, because in a table each message, and each tool's arguments, would get the keys of
+    # all.
     whole = Dataset.from_dict({"prompt": chats}, features=Features({"prompt": List(Json())}))
     return concatenate_datasets([dataset, whole], axis=1)
 

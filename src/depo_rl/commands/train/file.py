@@ -2,8 +2,8 @@
 
     config = load_train_config("run.yaml", ["trl.max_steps=10", "method=grpo"])
 
-The file is a mapping with the sections of ``TrainConfig``. Paths in a file are relative to the file, paths on the
-command line to the current folder.
+The file is a mapping with the sections of ``TrainConfig``. Paths in a file are relative to the
+file, paths on the command line to the current folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def ready_configs() -> dict[str, Path]:
 
 
 def load_train_config(source: str | os.PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
-    """Reads a YAML file or a ready configuration by name, applies ``key=value`` overrides and checks everything.
+    """Reads a YAML file or a ready configuration by name, applies ``key=value`` overrides and
+    checks everything.
 
     Raises ConfigError, one line that names the file, the setting, the value, the rule and the mend.
     """
@@ -50,7 +51,9 @@ def load_train_config(source: str | os.PathLike[str], overrides: Sequence[str] =
 def _require(raw: Mapping[str, Any]) -> None:
     for name, field in TrainConfig.model_fields.items():
         if field.is_required() and raw.get(name) is None:
-            raise ConfigError(f"{name}: missing; every configuration needs model, data, reward and output")
+            raise ConfigError(
+                f"{name}: missing; every configuration needs model, data, reward and output"
+            )
 
 
 def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -65,7 +68,9 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _at(base: Path, path: Any, words: Sequence[str] = ()) -> Any:
-    if not isinstance(path, str):  # a list of them; what is no path is refused with the other settings
+    if not isinstance(
+        path, str
+    ):  # a list of them; what is no path is refused with the other settings
         return [_at(base, one) for one in path] if isinstance(path, list) else path
     return path if path in words or not path else str(base / Path(path).expanduser())
 
@@ -89,4 +94,8 @@ def _resolved(keys: Sequence[str], value: Any) -> Any:
     if keys[-1] == "function" and isinstance(value, str):
         return _function_at(Path.cwd(), value)
     is_path = tuple(keys) in _PATHS
-    return _at(Path.cwd(), value, words=_RESUME_WORDS if keys[-1] == "resume" else ()) if is_path else value
+    return (
+        _at(Path.cwd(), value, words=_RESUME_WORDS if keys[-1] == "resume" else ())
+        if is_path
+        else value
+    )

@@ -1,4 +1,5 @@
-"""What is known of a run before it starts: checks of output, model and prompt lengths, and the plan that is printed."""
+"""What is known of a run before it starts: checks of output, model and prompt lengths, and the plan
+that is printed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ _RECORD = "run.json"
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """tokenizer and model configuration; n_parameters and context (tokens) are None where the model does not say."""
+    """tokenizer and model configuration; n_parameters and context (tokens) are None where the model
+    does not say."""
 
     tokenizer: Any
     n_parameters: int | None
@@ -41,7 +43,8 @@ class ModelCheck:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything a run needs, checked. lengths: prompts in tokens. named: the reward that says what is correct."""
+    """Everything a run needs, checked. lengths: prompts in tokens. named: the reward that says what
+    is correct."""
 
     config: TrainConfig
     table: PromptTable
@@ -64,9 +67,13 @@ class Prepared:
 def check_output(config: TrainConfig) -> None:
     """The output can be written, and no earlier run is overwritten. Raises ConfigError."""
     output = Path(config.output)
-    there = output if output.exists() else next(parent for parent in output.parents if parent.exists())
+    there = (
+        output if output.exists() else next(parent for parent in output.parents if parent.exists())
+    )
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ConfigError(f"output = {config.output!r}: {there} is not a folder that can be written to; choose another")
+        raise ConfigError(
+            f"output = {config.output!r}: {there} is not a folder that can be written to; choose another"
+        )
     if config.resume not in ("auto", "never"):
         _check_checkpoint(Path(config.resume), output)
     elif config.resume == "never" and (old := _earlier_run(output)):
@@ -79,7 +86,11 @@ def _earlier_run(output: Path) -> str | None:
     if not output.is_dir():
         return None
     names = sorted(path.name for path in output.iterdir())
-    run = [n for n in names if n.startswith("checkpoint-") or n in (_RECORD, "outcomes.jsonl", "results.json", "model")]
+    run = [
+        n
+        for n in names
+        if n.startswith("checkpoint-") or n in (_RECORD, "outcomes.jsonl", "results.json", "model")
+    ]
     return run[0] if run else None
 
 
@@ -87,8 +98,14 @@ def _check_checkpoint(folder: Path, output: Path) -> None:
     if (folder / "trainer_state.json").is_file():
         return
     found = sorted(path.parent.name for path in output.glob("checkpoint-*/trainer_state.json"))
-    known = f"; complete ones in {output}: {', '.join(found)}" if found else "; use auto, never, or a checkpoint folder"
-    raise ConfigError(f"resume = {str(folder)!r}: not a complete checkpoint (no trainer_state.json){known}")
+    known = (
+        f"; complete ones in {output}: {', '.join(found)}"
+        if found
+        else "; use auto, never, or a checkpoint folder"
+    )
+    raise ConfigError(
+        f"resume = {str(folder)!r}: not a complete checkpoint (no trainer_state.json){known}"
+    )
 
 
 def fingerprint(table: PromptTable) -> str:
@@ -96,7 +113,9 @@ def fingerprint(table: PromptTable) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for row in table.rows:
         shown = [row["prompt"], row.get("answer"), row["source"]]
-        digest.update(json.dumps(shown, sort_keys=True, default=str).encode())  # parquet's answers may hold dates
+        digest.update(
+            json.dumps(shown, sort_keys=True, default=str).encode()
+        )  # parquet's answers may hold dates
     return digest.hexdigest()
 
 
@@ -106,7 +125,8 @@ def _record(config: TrainConfig, table: PromptTable) -> dict[str, str]:
 
 
 def write_record(config: TrainConfig, table: PromptTable) -> None:
-    """``output/run.json``: the whole configuration and what a resumed run must share with this one."""
+    """``output/run.json``: the whole configuration and what a resumed run must share with this
+    one."""
     record = _record(config, table) | {"config": config.model_dump(mode="json")}
     write_atomically(Path(config.output) / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
@@ -137,13 +157,17 @@ def check_same_run(config: TrainConfig, table: PromptTable) -> None:
 
 
 def check_model(config: TrainConfig) -> ModelCheck:
-    """Loads configuration and tokenizer, not the weights. Raises ConfigError if they are missing or do not fit."""
+    """Loads configuration and tokenizer, not the weights. Raises ConfigError if they are missing or
+    do not fit."""
     from transformers import AutoConfig, AutoTokenizer
 
     where = "model.path" if config.model.path else "model.name"
     if config.model.path and not Path(config.model.path).is_dir():
         raise ConfigError(f"model.path = {config.model.path!r}: no such folder")
-    options = {"revision": config.model.revision, "trust_remote_code": config.model.trust_remote_code}
+    options = {
+        "revision": config.model.revision,
+        "trust_remote_code": config.model.trust_remote_code,
+    }
     try:
         model = AutoConfig.from_pretrained(config.model.location, **options)
         tokenizer = AutoTokenizer.from_pretrained(
@@ -165,11 +189,14 @@ def check_model(config: TrainConfig) -> ModelCheck:
             f"data.chat = true: the tokenizer of {config.model.location} has no chat template; set data.chat=false"
         )
     _check_encoder(config)
-    return ModelCheck(tokenizer, _n_parameters(model), getattr(text, "max_position_embeddings", None))
+    return ModelCheck(
+        tokenizer, _n_parameters(model), getattr(text, "max_position_embeddings", None)
+    )
 
 
 def _check_encoder(config: TrainConfig) -> None:
-    """The estimator's backbone and device, and vLLM: what would otherwise fail after the policy is loaded."""
+    """The estimator's backbone and device, and vLLM: what would otherwise fail after the policy is
+    loaded."""
     estimator = config.curriculum_config().estimator
     if isinstance(estimator, EncoderSettings):
         import torch
@@ -177,7 +204,9 @@ def _check_encoder(config: TrainConfig) -> None:
 
         name = "curriculum.estimator"
         if estimator.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"{name}.device = {estimator.device!r}: no GPU here; set {name}.device=cpu")
+            raise ConfigError(
+                f"{name}.device = {estimator.device!r}: no GPU here; set {name}.device=cpu"
+            )
         if estimator.backbone != "tiny-random":
             try:
                 AutoConfig.from_pretrained(estimator.backbone)
@@ -188,7 +217,9 @@ def _check_encoder(config: TrainConfig) -> None:
                     "name another, or set curriculum.estimator=fused, which needs no download"
                 ) from None
     if config.trl.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise ConfigError("trl.use_vllm = True: vLLM is not installed: pip install vllm, or set trl.use_vllm=false")
+        raise ConfigError(
+            "trl.use_vllm = True: vLLM is not installed: pip install vllm, or set trl.use_vllm=false"
+        )
 
 
 def _n_parameters(model_config: Any) -> int | None:
@@ -198,7 +229,9 @@ def _n_parameters(model_config: Any) -> int | None:
 
     try:
         with torch.device("meta"):
-            return sum(p.numel() for p in AutoModelForCausalLM.from_config(model_config).parameters())
+            return sum(
+                p.numel() for p in AutoModelForCausalLM.from_config(model_config).parameters()
+            )
     except Exception:  # a remote-code or unusual model: the number is only shown
         return None
 
@@ -206,14 +239,19 @@ def _n_parameters(model_config: Any) -> int | None:
 def check_lengths(
     config: TrainConfig, table: PromptTable, model: ModelCheck, max_completion: int | None
 ) -> tuple[PromptTable, list[int]]:
-    """The rows short enough, and their lengths in tokens. Raises DataError if a prompt does not fit the context."""
+    """The rows short enough, and their lengths in tokens. Raises DataError if a prompt does not fit
+    the context."""
     lengths = _lengths(table, model.tokenizer)
     limit = config.data.max_prompt_tokens
     short = [i for i, length in enumerate(lengths) if limit is None or length <= limit]
     if not short:
-        raise DataError(f"{table.where}: every prompt is longer than data.max_prompt_tokens = {limit}: raise it")
+        raise DataError(
+            f"{table.where}: every prompt is longer than data.max_prompt_tokens = {limit}: raise it"
+        )
     lengths = [lengths[i] for i in short]
-    table = replace(table, rows=[table.rows[i] for i in short], places=[table.places[i] for i in short])
+    table = replace(
+        table, rows=[table.rows[i] for i in short], places=[table.places[i] for i in short]
+    )
     longest = max(lengths)
     room = math.inf if model.context is None else model.context - (max_completion or 0)
     if longest > room:
@@ -228,15 +266,21 @@ def _lengths(table: PromptTable, tokenizer: Any) -> list[int]:
     prompts = [row["prompt"] for row in table.rows]
     if isinstance(prompts[0], str):
         return [len(ids) for ids in tokenizer(prompts)["input_ids"]]
-    return [len(ids) for ids in tokenizer(_rendered(table, tokenizer), add_special_tokens=False)["input_ids"]]
+    return [
+        len(ids)
+        for ids in tokenizer(_rendered(table, tokenizer), add_special_tokens=False)["input_ids"]
+    ]
 
 
 def _rendered(table: PromptTable, tokenizer: Any) -> list[str]:
-    """The chats as the policy reads them. Raises DataError for one that its template cannot show whole."""
+    """The chats as the policy reads them. Raises DataError for one that its template cannot show
+    whole."""
     texts = []
     for i, row in enumerate(table.rows):
         try:
-            text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
+            text = tokenizer.apply_chat_template(
+                row["prompt"], tokenize=False, add_generation_prompt=True
+            )
         except Exception as error:  # a template raises what it likes, jinja2 a dozen types
             raise DataError(
                 f"{table.row_at(i)}: the model's chat template refuses the prompt ({' '.join(str(error).split())})"
@@ -254,8 +298,9 @@ def _rendered(table: PromptTable, tokenizer: Any) -> list[str]:
 
 
 def check_method(config: TrainConfig, dataset: Any, source_column: str) -> None:
-    """What the engine would refuse after the weights are loaded: a gate that TRL lacks, columns without what they are
-    read for. The estimator is not built, which takes long for some. Raises ConfigError or DataError."""
+    """What the engine would refuse after the weights are loaded: a gate that TRL lacks, columns
+    without what they are read for. The estimator is not built, which takes long for some. Raises
+    ConfigError or DataError."""
     from ...engines.trl.driver import check_gate
     from ...engines.trl.prompts import prompts_of
 
@@ -320,7 +365,9 @@ def _data(prepared: Prepared) -> dict[str, Any]:
         "longest_prompt_tokens": max(prepared.lengths),
         "sources": dict(Counter(row["source"] for row in table.rows).most_common(20)),
         "eval_prompts": None if held_out is None else len(held_out.rows),
-        "eval_prompts_also_trained_on": None if held_out is None else len(_texts(table) & _texts(held_out)),
+        "eval_prompts_also_trained_on": None
+        if held_out is None
+        else len(_texts(table) & _texts(held_out)),
     }
 
 
@@ -333,7 +380,9 @@ def n_steps(prepared: Prepared) -> int:
     if prepared.args.max_steps > 0:
         return int(prepared.args.max_steps)
     generations = len(prepared.table.rows) // prepared.layout.prompts_per_generation
-    return math.ceil(prepared.args.num_train_epochs * generations * prepared.layout.steps_per_generation)
+    return math.ceil(
+        prepared.args.num_train_epochs * generations * prepared.layout.steps_per_generation
+    )
 
 
 def _batch(prepared: Prepared) -> dict[str, Any]:
@@ -356,11 +405,17 @@ def _batch(prepared: Prepared) -> dict[str, Any]:
 def _method(prepared: Prepared) -> dict[str, Any]:
     """The method, its estimator, and the settings that it reads."""
     settings = prepared.config.curriculum_config()
-    read = get_method(prepared.config.method).settings_under(settings) - {"group_size", "seed", "estimator"}
+    read = get_method(prepared.config.method).settings_under(settings) - {
+        "group_size",
+        "seed",
+        "estimator",
+    }
     plan: dict[str, Any] = {"name": prepared.config.method, "estimator": settings.estimator.type}
     plan |= settings.model_dump(mode="json", include=set(read))
     if "candidate_factor" in read:
-        plan["candidates_per_generation_at_most"] = prepared.layout.prompts_per_generation * settings.most_candidates
+        plan["candidates_per_generation_at_most"] = (
+            prepared.layout.prompts_per_generation * settings.most_candidates
+        )
     plan["expected_dead_share_uniform"] = _dead_share(prepared)
     return plan
 

@@ -1,4 +1,5 @@
-"""From the ``reward`` section to TRL reward functions, and a check that the data's own answers can be judged."""
+"""From the ``reward`` section to TRL reward functions, and a check that the data's own answers can
+be judged."""
 
 from __future__ import annotations
 
@@ -58,7 +59,9 @@ def _build(reward: RewardSettings, where: str, config: TrainConfig) -> RewardCal
     if isinstance(reward, SoftOverlongReward):
         longest = reward.max_completion_length or config.trl.get("max_completion_length") or 512
         if reward.cache > longest:
-            raise ConfigError(f"{where}.cache = {reward.cache}: must be at most max_completion_length = {longest}")
+            raise ConfigError(
+                f"{where}.cache = {reward.cache}: must be at most max_completion_length = {longest}"
+            )
         from ...engines.trl.rewards import get_soft_overlong_punishment
 
         punishment: RewardCallable = get_soft_overlong_punishment(longest, reward.cache)
@@ -72,15 +75,22 @@ def _python(reward: PythonReward, where: str) -> RewardCallable:
         try:
             function = function(**reward.settings)
         except TypeError as error:
-            raise ConfigError(f"{where}.settings: {reward.function} refuses them: {error}") from None
+            raise ConfigError(
+                f"{where}.settings: {reward.function} refuses them: {error}"
+            ) from None
     if not callable(function):
-        raise ConfigError(f"{where}.function = {reward.function!r}: gives {type(function).__name__}, not a function")
+        raise ConfigError(
+            f"{where}.function = {reward.function!r}: gives {type(function).__name__}, not a function"
+        )
     if not reward.sandbox:
         return function
     from ...rewards import sandboxed
 
     return sandboxed(
-        function, extra_columns=reward.extra_columns, timeout_s=reward.timeout_s, n_workers=reward.n_workers
+        function,
+        extra_columns=reward.extra_columns,
+        timeout_s=reward.timeout_s,
+        n_workers=reward.n_workers,
     )
 
 
@@ -91,11 +101,17 @@ def find_function(address: str, where: str) -> RewardCallable:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            public = [n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n))]
-            raise ConfigError(f"{where}.function = {address!r}: no {part!r} there.{nearest(part, public)}")
+            public = [
+                n for n in dir(found) if not n.startswith("_") and callable(getattr(found, n))
+            ]
+            raise ConfigError(
+                f"{where}.function = {address!r}: no {part!r} there.{nearest(part, public)}"
+            )
         found = getattr(found, part)
     if not callable(found):
-        raise ConfigError(f"{where}.function = {address!r}: is a {type(found).__name__}, not a function")
+        raise ConfigError(
+            f"{where}.function = {address!r}: is a {type(found).__name__}, not a function"
+        )
     return found  # type: ignore[no-any-return]
 
 
@@ -109,30 +125,39 @@ def _module(name: str, where: str) -> Any:
             ) from None
     if not Path(name).is_file():
         raise ConfigError(f"{where}: no such file")
-    # A name of its own, so that rewards.py beside the configuration never hides an installed module.
+    # A name of its own, so that rewards.py beside the configuration never hides an installed
+    # module.
     spec = importlib.util.spec_from_file_location(f"depo_reward_{Path(name).stem}", name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a dry run leaves no __pycache__ behind
+    writes, sys.dont_write_bytecode = (
+        sys.dont_write_bytecode,
+        True,
+    )  # a dry run leaves no __pycache__ behind
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ConfigError(f"{where}: running the file fails: {type(error).__name__}: {error}") from None
+        raise ConfigError(
+            f"{where}: running the file fails: {type(error).__name__}: {error}"
+        ) from None
     finally:
         sys.dont_write_bytecode = writes
     return module
 
 
 def check_answers(
-    config: TrainConfig, functions: Sequence[RewardCallable], table: PromptTable, held_out: PromptTable | None = None
+    config: TrainConfig,
+    functions: Sequence[RewardCallable],
+    table: PromptTable,
+    held_out: PromptTable | None = None,
 ) -> dict[str, Any]:
     """Gives each verifier the data's own answers as a policy would write them.
 
-    Returns for the plan, per verifier: how many were tried, judged and called correct, the first that was not, and how
-    many rows gsm8k cannot judge.
-    Raises DataError where an answer is of a form that no completion can match, or none is judged or correct, which
-    means the wrong column or verifier.
+    Returns for the plan, per verifier: how many were tried, judged and called correct, the first
+    that was not, and how many rows gsm8k cannot judge. Raises DataError where an answer is of a
+    form that no completion can match, or none is judged or correct, which means the wrong column or
+    verifier.
     """
     found = {}
     for reward, function in zip(config.reward, functions, strict=True):
@@ -161,9 +186,13 @@ def _check_form(kind: str, table: PromptTable) -> None:
 
 
 def _judge_own(kind: str, function: RewardCallable, table: PromptTable) -> dict[str, Any]:
-    tried = range(0, len(table.rows), max(1, len(table.rows) // _CHECKED_ANSWERS))[:_CHECKED_ANSWERS]
+    tried = range(0, len(table.rows), max(1, len(table.rows) // _CHECKED_ANSWERS))[
+        :_CHECKED_ANSWERS
+    ]
     answers = [table.rows[i]["answer"] for i in tried]
-    scores = function(prompts=[""] * len(answers), completions=[_said(kind, a) for a in answers], answer=answers)
+    scores = function(
+        prompts=[""] * len(answers), completions=[_said(kind, a) for a in answers], answer=answers
+    )
     judged = [score for score in scores if score is not None]
     correct = sum(score >= 0.5 for score in judged)
     if not correct:
@@ -175,13 +204,19 @@ def _judge_own(kind: str, function: RewardCallable, table: PromptTable) -> dict[
         )
     result: dict[str, Any] = {"answers": len(answers), "judged": len(judged), "correct": correct}
     if correct < len(answers):
-        first = next(i for i, score in zip(tried, scores, strict=True) if score is None or score < 0.5)
+        first = next(
+            i for i, score in zip(tried, scores, strict=True) if score is None or score < 0.5
+        )
         what = "not judged" if scores[tried.index(first)] is None else "not called correct"
-        result["first_that_fails"] = f"{table.row_at(first)}, {what}: {table.rows[first]['answer']!r:.50}"
+        result["first_that_fails"] = (
+            f"{table.row_at(first)}, {what}: {table.rows[first]['answer']!r:.50}"
+        )
     if kind == "gsm8k":  # quick enough for all rows, not only those that were tried
         unscorable = [i for i, row in enumerate(table.rows) if gold_number(row["answer"]) is None]
         if unscorable:
-            result["unscorable_rows"] = f"{len(unscorable)} of {len(table.rows)}, first {table.row_at(unscorable[0])}"
+            result["unscorable_rows"] = (
+                f"{len(unscorable)} of {len(table.rows)}, first {table.row_at(unscorable[0])}"
+            )
     return result
 
 

@@ -3,7 +3,8 @@
     run_train("run.yaml", ["trl.max_steps=10"], dry_run=True)     # -> the plan; writes nothing
     run_train("run.yaml")                                         # -> the summary; writes config.output
 
-Every rank of a distributed run does the same; the main process alone writes and is handed the curriculum.
+Every rank of a distributed run does the same; the main process alone writes and is handed the
+curriculum.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def run_train(
 ) -> dict[str, Any]:
     """One training run, or with ``dry_run`` its plan. Returns what ``depo train --json`` prints.
 
-    Raises ConfigError, DataError or StateMismatch for bad input, before the weights are loaded and before anything is
-    written; other DepoErrors if the run itself fails.
+    Raises ConfigError, DataError or StateMismatch for bad input, before the weights are loaded and
+    before anything is written; other DepoErrors if the run itself fails.
     """
     config = load_train_config(source, overrides)
     with _without_chatter():
@@ -49,15 +50,19 @@ def run_train(
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """TRL itself uses names that transformers calls deprecated: no setting avoids it, and no user can mend it."""
+    """TRL itself uses names that transformers calls deprecated: no setting avoids it, and no user
+    can mend it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning)
+        warnings.filterwarnings(
+            "ignore", r"`\w*gradient_checkpointing\w*` is deprecated", FutureWarning
+        )
         yield
 
 
 @contextmanager
 def _naming(source: str) -> Iterator[None]:
-    """Puts the configuration's name before an error in one of its settings; data errors name their file already."""
+    """Puts the configuration's name before an error in one of its settings; data errors name their
+    file already."""
     try:
         yield
     except ConfigError as error:
@@ -65,7 +70,8 @@ def _naming(source: str) -> Iterator[None]:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Loads the data, tokenizer and rewards and checks them against each other, the cheap things first."""
+    """Loads the data, tokenizer and rewards and checks them against each other, the cheap things
+    first."""
     train_plan.check_output(config)
     layout = batch_layout(config)
     table = load_prompts(config.data)
@@ -75,7 +81,9 @@ def prepare(config: TrainConfig) -> Prepared:
     rewards = build_rewards(config)
     try:
         named = config.correct.reward or reward_name(rewards[0])
-        args = build_args(depo_kwargs(config, layout, named) | ({"do_eval": True} if held_out else {}))
+        args = build_args(
+            depo_kwargs(config, layout, named) | ({"do_eval": True} if held_out else {})
+        )
         peft = peft_config(config.peft)
         _be_quiet()
         model = train_plan.check_model(config)
@@ -87,7 +95,9 @@ def prepare(config: TrainConfig) -> Prepared:
     except BaseException:
         close_rewards(rewards)
         raise
-    return Prepared(config, table, held_out, layout, model, lengths, rewards, named, args, peft, gold, *datasets)
+    return Prepared(
+        config, table, held_out, layout, model, lengths, rewards, named, args, peft, gold, *datasets
+    )
 
 
 def _be_quiet() -> None:
@@ -135,8 +145,12 @@ def _trainer(prepared: Prepared) -> Any:
         )
     except DepoError:
         raise
-    except ImportError as error:  # vLLM, DeepSpeed, Liger: asked for in the settings, imported by the trainer
-        raise EngineError(f"a trl setting needs a module that is not here: {' '.join(str(error).split())}") from error
+    except (
+        ImportError
+    ) as error:  # vLLM, DeepSpeed, Liger: asked for in the settings, imported by the trainer
+        raise EngineError(
+            f"a trl setting needs a module that is not here: {' '.join(str(error).split())}"
+        ) from error
     except ValueError as error:  # what TRL refuses about the combination of settings
         raise ConfigError(" ".join(str(error).split())) from error
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which holds the result
@@ -160,7 +174,8 @@ def _disk_errors(output: Path) -> Iterator[None]:
 
 
 def _save_model(trainer: Any, folder: Path) -> None:
-    """Writes the final model beside its place and moves it there, so that ``folder`` is never half a model."""
+    """Writes the final model beside its place and moves it there, so that ``folder`` is never half
+    a model."""
     new = folder.with_name(f".{folder.name}.new")
     old = folder.with_name(f".{folder.name}.old")
     is_main = bool(trainer.accelerator.is_main_process)

@@ -1,4 +1,5 @@
-"""From a ``TrainConfig`` to the arguments of TRL: batch layout, types and names checked before anything is built."""
+"""From a ``TrainConfig`` to the arguments of TRL: batch layout, types and names checked before
+anything is built."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from .config import OWNED, TrainConfig, whole_number
 class BatchLayout:
     """How many completions are made and trained on, over all processes.
 
-    generation_batch_size: completions generated at a time. num_iterations: optimiser passes over each of them.
+    generation_batch_size: completions generated at a time. num_iterations: optimiser passes over
+    each of them.
     """
 
     group_size: int
@@ -47,7 +49,9 @@ class BatchLayout:
 
     @property
     def _completions_per_step(self) -> int:
-        return self.per_device_train_batch_size * self.n_processes * self.gradient_accumulation_steps
+        return (
+            self.per_device_train_batch_size * self.n_processes * self.gradient_accumulation_steps
+        )
 
 
 def n_processes() -> int:
@@ -56,13 +60,16 @@ def n_processes() -> int:
 
 
 def batch_layout(config: TrainConfig) -> BatchLayout:
-    """The layout that ``trl`` and ``prompts_per_step`` give. Raises ConfigError if groups do not fit whole."""
+    """The layout that ``trl`` and ``prompts_per_step`` give. Raises ConfigError if groups do not
+    fit whole."""
     group_size = config.group_size
     world = n_processes()
     per_device = whole_number(config.trl, "per_device_train_batch_size", 8, least=1)
     accumulation = _accumulation(config, group_size, per_device * world)
     micro_batches = whole_number(config.trl, "steps_per_generation", accumulation, least=1)
-    generation = whole_number(config.trl, "generation_batch_size", per_device * world * micro_batches, least=1)
+    generation = whole_number(
+        config.trl, "generation_batch_size", per_device * world * micro_batches, least=1
+    )
     if generation % group_size or generation % (per_device * world):
         raise ConfigError(
             f"trl: {generation} completions a generation (per_device_train_batch_size {per_device} x {world} processes "
@@ -78,7 +85,9 @@ def _accumulation(config: TrainConfig, group_size: int, completions_at_once: int
         return whole_number(config.trl, "gradient_accumulation_steps", 1, least=1)
     for name in ("gradient_accumulation_steps", "steps_per_generation", "generation_batch_size"):
         if config.trl.get(name) is not None:
-            raise ConfigError(f"trl.{name} = {config.trl[name]!r}: follows from prompts_per_step; set one of the two")
+            raise ConfigError(
+                f"trl.{name} = {config.trl[name]!r}: follows from prompts_per_step; set one of the two"
+            )
     completions = config.prompts_per_step * group_size
     if completions % completions_at_once:
         raise ConfigError(
@@ -104,11 +113,15 @@ def engine() -> Any:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("depo_rl"):
             raise
-        raise EngineError(f"depo train needs the module {error.name!r}: pip install './depo-rl[trl]'") from None
+        raise EngineError(
+            f"depo train needs the module {error.name!r}: pip install './depo-rl[trl]'"
+        ) from None
     return trl
 
 
-def depo_kwargs(config: TrainConfig, layout: BatchLayout, correct_reward: str | None) -> dict[str, Any]:
+def depo_kwargs(
+    config: TrainConfig, layout: BatchLayout, correct_reward: str | None
+) -> dict[str, Any]:
     """Keyword arguments of ``DEPOConfig``, every ``trl`` setting checked by name and type."""
     given = typed_settings(engine().DEPOConfig, config.trl, "trl", not_these=OWNED)
     given["gradient_accumulation_steps"] = layout.gradient_accumulation_steps
@@ -146,7 +159,9 @@ def typed_settings(
 ) -> dict[str, Any]:
     """``given`` with every name and type checked against the fields of the dataclass ``cls``."""
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")} - set(not_these or ())
+    known = {
+        f.name for f in dataclasses.fields(cls) if f.init and not f.name.startswith("_")
+    } - set(not_these or ())
     checked = {}
     for name, value in given.items():
         if name not in known:
@@ -159,15 +174,19 @@ def typed_settings(
 
 
 def _adapter(hint: Any) -> TypeAdapter[Any]:
-    """A validator for any annotation; PEFT's hold plain classes, which pydantic takes only by instance."""
+    """A validator for any annotation; PEFT's hold plain classes, which pydantic takes only by
+    instance."""
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # the annotation is itself a model or dataclass: it carries its own configuration
+    except (
+        Exception
+    ):  # the annotation is itself a model or dataclass: it carries its own configuration
         return TypeAdapter(hint)
 
 
 def peft_config(settings: Mapping[str, Any] | None) -> Any:
-    """A ``peft.LoraConfig``, or None. Raises ConfigError for wrong settings, EngineError without peft."""
+    """A ``peft.LoraConfig``, or None. Raises ConfigError for wrong settings, EngineError without
+    peft."""
     if settings is None:
         return None
     try:

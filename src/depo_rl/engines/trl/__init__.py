@@ -1,4 +1,5 @@
-"""TRL: ``DEPOTrainer`` and ``DEPOConfig``, drop-in subclasses of ``GRPOTrainer`` and ``GRPOConfig``.
+"""TRL: ``DEPOTrainer`` and ``DEPOConfig``, drop-in subclasses of ``GRPOTrainer`` and
+``GRPOConfig``.
 
 from depo_rl.trl import DEPOConfig, DEPOTrainer  # short for depo_rl.engines.trl
 trainer = DEPOTrainer(model=..., reward_funcs=..., args=DEPOConfig(method="depo+", ...), train_dataset=...)

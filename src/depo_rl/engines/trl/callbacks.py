@@ -16,7 +16,8 @@ class Spending(Protocol):
 
 
 class TokenBudget(TrainerCallback):  # type: ignore[misc]
-    """Stops training once ``max_tokens`` completion tokens were generated for training, discarded groups included.
+    """Stops training once ``max_tokens`` completion tokens were generated for training, discarded
+    groups included.
 
     Methods differ in what a step costs, so runs are compared at equal tokens, not at equal steps.
     """

@@ -1,7 +1,8 @@
 """Files that we add to a TRL checkpoint, and which checkpoints are whole.
 
-The Trainer writes ``trainer_state.json`` last, after all ranks have written theirs (``resume.py`` waits for them): a
-folder in which that file reads as JSON is complete, any other was cut off and is passed over.
+The Trainer writes ``trainer_state.json`` last, after all ranks have written theirs (``resume.py``
+waits for them): a folder in which that file reads as JSON is complete, any other was cut off and is
+passed over.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def is_complete(checkpoint: Path) -> bool:
 
 def newest_complete(output_dir: str | Path) -> tuple[Path | None, list[Path]]:
     """The complete checkpoint of the latest step, or None, and the newer ones that were cut off."""
-    folders = [p for p in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.is_dir() and _step(p) is not None]
+    folders = [
+        p
+        for p in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if p.is_dir() and _step(p) is not None
+    ]
     torn: list[Path] = []
     for folder in sorted(folders, key=lambda p: -(_step(p) or 0)):
         if is_complete(folder):
@@ -49,7 +54,8 @@ def _step(folder: Path) -> int | None:
 
 
 def save_rank(checkpoint: str | Path, rank: int, state: dict[str, Any]) -> None:
-    """Writes one rank's nested ``state`` of tensors, lists, numbers and None, any dtype; atomically."""
+    """Writes one rank's nested ``state`` of tensors, lists, numbers and None, any dtype;
+    atomically."""
     from safetensors.torch import save
 
     tree, leaves = split_leaves(state, torch.Tensor, _TENSOR)
@@ -59,7 +65,8 @@ def save_rank(checkpoint: str | Path, rank: int, state: dict[str, Any]) -> None:
 
 
 def load_rank(checkpoint: str | Path, rank: int, device: Any) -> dict[str, Any]:
-    """What ``save_rank`` wrote, tensors on ``device``. Raises CheckpointError if it is not there or damaged."""
+    """What ``save_rank`` wrote, tensors on ``device``. Raises CheckpointError if it is not there or
+    damaged."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(checkpoint) / _RANK_FILE.format(rank=rank)
@@ -68,6 +75,8 @@ def load_rank(checkpoint: str | Path, rank: int, device: Any) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118
             tree = json.loads((file.metadata() or {})["state"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}; resume from an older checkpoint") from error
+        raise CheckpointError(
+            f"cannot read {path}: {error}; resume from an older checkpoint"
+        ) from error
     state: dict[str, Any] = join_leaves(tree, tensors, _TENSOR)
     return state

@@ -1,4 +1,5 @@
-"""What we rely on inside TRL, checked once at import, so that an unsupported release fails early and clearly."""
+"""What we rely on inside TRL, checked once at import, so that an unsupported release fails early
+and clearly."""
 
 from __future__ import annotations
 
@@ -16,12 +17,15 @@ _HOOKS = {
 
 
 def require_trl() -> None:
-    """Raises EngineError if TRL is missing or its ``GRPOTrainer`` lacks a hook that ``DEPOTrainer`` wraps."""
+    """Raises EngineError if TRL is missing or its ``GRPOTrainer`` lacks a hook that ``DEPOTrainer``
+    wraps."""
     try:
         import trl
         from trl import GRPOTrainer
     except ImportError as error:
-        raise EngineError(f"the TRL engine needs trl and torch ({error}): pip install './depo-rl[trl]'") from error
+        raise EngineError(
+            f"the TRL engine needs trl and torch ({error}): pip install './depo-rl[trl]'"
+        ) from error
     for name, expected in _HOOKS.items():
         method = getattr(GRPOTrainer, name, None)
         found = list(inspect.signature(method).parameters)[1:] if method else None

@@ -55,14 +55,18 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
         },
     )
     source_column: str = field(
-        default="source", metadata={"help": "Column that names a prompt's source; without it all are one source."}
+        default="source",
+        metadata={"help": "Column that names a prompt's source; without it all are one source."},
     )
     outcome_log: bool = field(
-        default=True, metadata={"help": "Write output_dir/outcomes.jsonl: one row per finished group."}
+        default=True,
+        metadata={"help": "Write output_dir/outcomes.jsonl: one row per finished group."},
     )
     max_unscorable_generations: int = field(
         default=10,
-        metadata={"help": "End the run with an error after this many generations in a row with no scorable reward."},
+        metadata={
+            "help": "End the run with an error after this many generations in a row with no scorable reward."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -72,11 +76,17 @@ class DEPOConfig(GRPOConfig):  # type: ignore[misc]
         self.curriculum_config()  # an error now, not after the model is loaded
 
     def curriculum_config(self) -> CurriculumConfig:
-        """The curriculum's settings with group size and seed from this config. Raises ConfigError."""
+        """The curriculum's settings with group size and seed from this config. Raises
+        ConfigError."""
         given = (
-            dict(self.curriculum or {}) if isinstance(self.curriculum, dict | None) else _parse_json(self.curriculum)
+            dict(self.curriculum or {})
+            if isinstance(self.curriculum, dict | None)
+            else _parse_json(self.curriculum)
         )
-        owned = {"group_size": ("num_generations", self.num_generations), "seed": ("seed", self.seed)}
+        owned = {
+            "group_size": ("num_generations", self.num_generations),
+            "seed": ("seed", self.seed),
+        }
         config = engine_config(self.method, given, owned, "curriculum")
         if self.own_order and not isinstance(get_method(self.method).gate(config), AdmitAll):
             raise ConfigError(
@@ -98,7 +108,9 @@ def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
     if args is None:
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
-    promoted = copy.copy(args)  # values are kept as they are: __post_init__ has run and would refuse to run twice
+    promoted = copy.copy(
+        args
+    )  # values are kept as they are: __post_init__ has run and would refuse to run twice
     promoted.__class__ = DEPOConfig
     for each in dataclasses.fields(DEPOConfig):
         if not hasattr(args, each.name):
@@ -110,7 +122,11 @@ def _parse_json(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"curriculum = {text!r}: not valid JSON ({error}); give a mapping of settings") from None
+        raise ConfigError(
+            f"curriculum = {text!r}: not valid JSON ({error}); give a mapping of settings"
+        ) from None
     if not isinstance(value, dict):
-        raise ConfigError(f"curriculum = {text!r}: must be a JSON object of settings, got {type(value).__name__}")
+        raise ConfigError(
+            f"curriculum = {text!r}: must be a JSON object of settings, got {type(value).__name__}"
+        )
     return value

@@ -1,4 +1,5 @@
-"""What counts as correct. The estimator and the gate learn from this, never from the shaped reward."""
+"""What counts as correct. The estimator and the gate learn from this, never from the shaped
+reward."""
 
 from __future__ import annotations
 
@@ -17,16 +18,21 @@ CorrectFn = Callable[..., Sequence[bool | float | None]]
 class Correctness:
     """Turns rewards of all ranks into correct (1), wrong (0) or unscorable (NaN) per completion.
 
-    By default the first reward function judges: correct means its reward is at least 0.5. Where it gave no value (None
-    or NaN) the next one that gave a value judges, by the same threshold, if it is a task's own: one that never gave a
-    value beside an earlier function, as a reward for format or length does. Where no such function did: unscorable.
-    ``DEPOConfig.correct_reward`` names another one and ``correct_threshold`` another value; ``function`` replaces it,
-    called like a TRL reward function and returning one truth value or number per completion (None: unscorable).
+    By default the first reward function judges: correct means its reward is at least 0.5. Where it
+    gave no value (None or NaN) the next one that gave a value judges, by the same threshold, if it
+    is a task's own: one that never gave a value beside an earlier function, as a reward for format
+    or length does. Where no such function did: unscorable. ``DEPOConfig.correct_reward`` names
+    another one and ``correct_threshold`` another value; ``function`` replaces it, called like a TRL
+    reward function and returning one truth value or number per completion (None: unscorable).
     graded: groups count by their rewards, and nobody asks what is correct.
     """
 
     def __init__(
-        self, names: Sequence[str], args: DEPOConfig, function: CorrectFn | None, graded: bool = False
+        self,
+        names: Sequence[str],
+        args: DEPOConfig,
+        function: CorrectFn | None,
+        graded: bool = False,
     ) -> None:
         reward = args.correct_reward
         if reward is not None and reward not in names:
@@ -34,10 +40,14 @@ class Correctness:
                 f"correct_reward = {reward!r}: no reward function of that name. Known: {', '.join(names)}"
             )
         if reward is not None and function is not None:
-            raise ConfigError(f"correct_reward = {reward!r} and correct_fn both say what is correct: give one")
+            raise ConfigError(
+                f"correct_reward = {reward!r} and correct_fn both say what is correct: give one"
+            )
         self._names = list(names)
         self._column = self._names.index(reward) if reward else 0
-        self._beside = torch.zeros(len(names), dtype=torch.bool)  # gave a value where an earlier function did
+        self._beside = torch.zeros(
+            len(names), dtype=torch.bool
+        )  # gave a value where an earlier function did
         self._threshold = 0.5 if args.correct_threshold is None else args.correct_threshold
         self._function = function
         self._falls_back = reward is None and len(names) > 1
@@ -45,12 +55,17 @@ class Correctness:
         self._named = reward is not None or function is not None or of_the_only_one or graded
         self._warned = False
 
-    def local(self, inputs: Sequence[Any], kwargs: dict[str, Any], device: Any) -> torch.Tensor | None:
-        """This rank's judgement by ``function``, shape (B,), NaN where unscorable; None if a reward judges."""
+    def local(
+        self, inputs: Sequence[Any], kwargs: dict[str, Any], device: Any
+    ) -> torch.Tensor | None:
+        """This rank's judgement by ``function``, shape (B,), NaN where unscorable; None if a reward
+        judges."""
         if self._function is None:
             return None
         columns = {
-            k: [row[k] for row in inputs] for k in inputs[0] if k not in ("prompt", "completion", "completion_ids")
+            k: [row[k] for row in inputs]
+            for k in inputs[0]
+            if k not in ("prompt", "completion", "completion_ids")
         }
         try:
             given = self._function(**kwargs, **columns)
@@ -58,11 +73,14 @@ class Correctness:
         except Exception as error:
             raise RewardError(f"correct_fn raised {type(error).__name__}: {error}") from error
         if len(values) != len(inputs):
-            raise RewardError(f"correct_fn returned {len(values)} values for {len(inputs)} completions: give one each")
+            raise RewardError(
+                f"correct_fn returned {len(values)} values for {len(inputs)} completions: give one each"
+            )
         return torch.tensor(values, device=device)
 
     def judge(self, rewards_S_F: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
-        """Correctness of all samples, shape (S,), from rewards of shape (S, functions) or what ``local`` gathered."""
+        """Correctness of all samples, shape (S,), from rewards of shape (S, functions) or what
+        ``local`` gathered."""
         score_S = self._score(rewards_S_F) if gathered_S is None else gathered_S
         self._warn_if_shaped(rewards_S_F)
         score_S = score_S.double().cpu()
@@ -72,8 +90,11 @@ class Correctness:
 
     @property
     def accompanying(self) -> list[str]:
-        """Names of the functions that gave a value beside an earlier one, and so judge in nobody's place."""
-        return [name for name, beside in zip(self._names, self._beside.tolist(), strict=True) if beside]
+        """Names of the functions that gave a value beside an earlier one, and so judge in nobody's
+        place."""
+        return [
+            name for name, beside in zip(self._names, self._beside.tolist(), strict=True) if beside
+        ]
 
     @accompanying.setter
     def accompanying(self, names: Sequence[str]) -> None:

@@ -1,4 +1,5 @@
-"""The curriculum of a TRL run: held by the main process, which decides and broadcasts; every rank holds a driver."""
+"""The curriculum of a TRL run: held by the main process, which decides and broadcasts; every rank
+holds a driver."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ def check_gate(method: str, gate: Gate) -> None:
 class TrlDriver:
     """Proposes rows of the data set and settles their outcomes, the same on all ranks.
 
-    The main process has the run's ``session``; on the others it is None, and decisions arrive by broadcast. readings:
-    of the policy, for an estimator whose settings ask for them.
+    The main process has the run's ``session``; on the others it is None, and decisions arrive by
+    broadcast. readings: of the policy, for an estimator whose settings ask for them.
     """
 
     def __init__(
@@ -48,7 +49,9 @@ class TrlDriver:
         self._config = config
         self._row_of: dict[str, int] = {}
         self.session: Session | None = None
-        self.max_rounds: int = on_main(accelerator, lambda: self._start(dataset, needs_prompt, readings))
+        self.max_rounds: int = on_main(
+            accelerator, lambda: self._start(dataset, needs_prompt, readings)
+        )
 
     def _start(self, dataset: Any, needs_prompt: bool, readings: Readings | None) -> int:
         args = self._args
@@ -74,7 +77,8 @@ class TrlDriver:
         return curriculum.gate.max_rounds
 
     def _check_size(self, n_prompts: int) -> None:
-        """TRL's dataloader gives no batch at all if the data set is smaller: training would end before it began."""
+        """TRL's dataloader gives no batch at all if the data set is smaller: training would end
+        before it began."""
         n_groups = self._args.generation_batch_size // self._args.num_generations
         if not self._args.own_order and n_prompts < n_groups:
             raise PoolExhausted(
@@ -95,7 +99,8 @@ class TrlDriver:
 
     @property
     def wants_logprobs(self) -> bool:
-        """Whether the estimator learns from the policy's confidence (the paper's distillation target)."""
+        """Whether the estimator learns from the policy's confidence (the paper's distillation
+        target)."""
         estimator = self._config.estimator
         return isinstance(estimator, EncoderSettings) and estimator.distill_weight > 0
 
@@ -110,7 +115,8 @@ class TrlDriver:
         return on_main(self._accelerator, work)
 
     def importance(self, keys: Sequence[str]) -> list[float]:
-        """What to multiply the advantages of each prompt's group by, between its proposal and its settlement."""
+        """What to multiply the advantages of each prompt's group by, between its proposal and its
+        settlement."""
 
         def work() -> list[float]:
             assert self.session is not None
@@ -123,7 +129,10 @@ class TrlDriver:
 
         def work() -> list[str]:
             own = (f"{key}-{content}" for key, content in rows)
-            return [name if name in self._row_of else key for name, (key, _) in zip(own, rows, strict=True)]
+            return [
+                name if name in self._row_of else key
+                for name, (key, _) in zip(own, rows, strict=True)
+            ]
 
         return on_main(self._accelerator, work)
 
@@ -137,9 +146,11 @@ class TrlDriver:
         return self._row_of[key]
 
     def settle(self, outcomes: Callable[[], list[GroupOutcome]], step: int) -> list[bool]:
-        """Learns from finished groups (``outcomes`` is called on the main process only); True where admitted.
+        """Learns from finished groups (``outcomes`` is called on the main process only); True where
+        admitted.
 
-        step: the optimiser step whose policy sampled them; the log says for which step they were rolled out, the next.
+        step: the optimiser step whose policy sampled them; the log says for which step they were
+        rolled out, the next.
         """
 
         def work() -> list[bool]:

@@ -1,9 +1,9 @@
-"""What the policy makes of a prompt before it answers: its last hidden layer at the last token of the prompt, and the
-log-probability that it gives the reference answer there.
+"""What the policy makes of a prompt before it answers: its last hidden layer at the last token of
+the prompt, and the log-probability that it gives the reference answer there.
 
-One prefill of the candidates per policy step, by the main process alone, where the curriculum lives. It reads what the
-policy would be given to go on from, tokenised by TRL itself, and touches nothing: no global generator, no mode, no
-gradient.
+One prefill of the candidates per policy step, by the main process alone, where the curriculum
+lives. It reads what the policy would be given to go on from, tokenised by TRL itself, and touches
+nothing: no global generator, no mode, no gradient.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _TOKENS = 16_384  # of one forward, padding included: a small part of what the u
 
 
 class HasPolicy(Protocol):
-    """What reading the policy asks of a trainer. state: the run's, which is another after each ``train``."""
+    """What reading the policy asks of a trainer. state: the run's, which is another after each
+    ``train``."""
 
     accelerator: Any
     model: Any
@@ -34,7 +35,8 @@ class HasPolicy(Protocol):
     temperature: float
 
     def tokens_of(self, keys: Sequence[str]) -> list[list[int]]:
-        """What the policy would be given to go on from, for each prompt, tokenised by TRL itself."""
+        """What the policy would be given to go on from, for each prompt, tokenised by TRL
+        itself."""
         ...
 
 
@@ -46,15 +48,19 @@ class Readings(NamedTuple):
 
 
 def policy_readings(trainer: HasPolicy, settings: Any, hindrance: str | None) -> Readings | None:
-    """How to read the policy if the estimator's settings ask for it, else None; called on all ranks.
+    """How to read the policy if the estimator's settings ask for it, else None; called on all
+    ranks.
 
-    hindrance: why the main process cannot, None if it can. Raises EngineError for one, on all ranks.
+    hindrance: why the main process cannot, None if it can. Raises EngineError for one, on all
+    ranks.
     """
     if not isinstance(settings, FusedSettings) or not settings.policy_width:
         return None
     name, off = ("policy_features", 0) if settings.policy_features else ("answer_logprob", "false")
     if hindrance is not None:
-        raise EngineError(f"estimator.{name} = {getattr(settings, name)}: {hindrance}; set estimator.{name} to {off}")
+        raise EngineError(
+            f"estimator.{name} = {getattr(settings, name)}: {hindrance}; set estimator.{name} to {off}"
+        )
     return Readings(
         PolicyStates(trainer) if settings.policy_features else None,
         AnswerLogprobs(trainer, settings.answer_field) if settings.answer_logprob else None,
@@ -64,7 +70,9 @@ def policy_readings(trainer: HasPolicy, settings: Any, hindrance: str | None) ->
 def hindrance(accelerator: Any, in_environment: bool, reads_images: bool) -> str | None:
     """Why the main process cannot compute the policy's states alone; None if it can."""
     plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    of_several = "shards the policy's parameters, so that the main process cannot compute its states alone"
+    of_several = (
+        "shards the policy's parameters, so that the main process cannot compute its states alone"
+    )
     if accelerator.distributed_type == DistributedType.FSDP:
         return f"FSDP {of_several}"
     if plugin is not None and plugin.zero_stage == 3:
@@ -79,11 +87,15 @@ def hindrance(accelerator: Any, in_environment: bool, reads_images: bool) -> str
 
 
 class _Reading:
-    """Something read of each prompt in one forward per prompt and policy step; called with prompts, gives an array."""
+    """Something read of each prompt in one forward per prompt and policy step; called with prompts,
+    gives an array."""
 
     def __init__(self, trainer: HasPolicy) -> None:
         self._trainer = trainer
-        self._policy: tuple[Any, int] = (None, -1)  # the run's state, which is another after each ``train``, and step
+        self._policy: tuple[Any, int] = (
+            None,
+            -1,
+        )  # the run's state, which is another after each ``train``, and step
         self._known: dict[str, Any] = {}
 
     def __call__(self, prompts: Sequence[Prompt]) -> NDArray[Any]:
@@ -91,7 +103,9 @@ class _Reading:
         if run is not self._policy[0] or run.global_step != self._policy[1]:
             self._policy = (run, run.global_step)
             self._known = {}
-        new = [prompt for prompt in dict.fromkeys(p.key for p in prompts) if prompt not in self._known]
+        new = [
+            prompt for prompt in dict.fromkeys(p.key for p in prompts) if prompt not in self._known
+        ]
         if new:
             own = {prompt.key: prompt for prompt in prompts}
             self._known |= zip(new, self._read([own[key] for key in new]), strict=True)
@@ -104,20 +118,24 @@ class _Reading:
         return [ids or [0] for ids in self._trainer.tokens_of([prompt.key for prompt in prompts])]
 
     def _hidden(self, ids_P: list[list[int]]) -> Iterator[tuple[int, torch.Tensor]]:
-        """(position, last hidden layer of shape (T, hidden)) of each; short ones together, so that little is padded."""
+        """(position, last hidden layer of shape (T, hidden)) of each; short ones together, so that
+        little is padded."""
         with _at_rest(self._trainer.model), torch.no_grad():
             for batch in _batches([len(ids) for ids in ids_P]):
                 hidden_PTH = self._forward([ids_P[i] for i in batch])
                 yield from ((i, hidden_PTH[row, : len(ids_P[i])]) for row, i in enumerate(batch))
 
     def _forward(self, ids_P: list[list[int]]) -> torch.Tensor:
-        """Padded on the right, where a causal policy does not look: it needs no mask, and runs faster without."""
+        """Padded on the right, where a causal policy does not look: it needs no mask, and runs
+        faster without."""
         trainer = self._trainer
         ids_PT = torch.zeros(len(ids_P), max(map(len, ids_P)), dtype=torch.long)
         for i, ids in enumerate(ids_P):
             ids_PT[i, : len(ids)] = torch.tensor(ids)
         with trainer.accelerator.autocast():
-            output = _policy(trainer).base_model(ids_PT.to(trainer.accelerator.device), use_cache=False)
+            output = _policy(trainer).base_model(
+                ids_PT.to(trainer.accelerator.device), use_cache=False
+            )
         hidden_PTH: torch.Tensor = output.last_hidden_state
         return hidden_PTH
 
@@ -134,10 +152,12 @@ class PolicyStates(_Reading):
 
 
 class AnswerLogprobs(_Reading):
-    """Log-probability (nats) that the policy, at the run's temperature, answers with column ``field`` and ends, (P,).
+    """Log-probability (nats) that the policy, at the run's temperature, answers with column
+    ``field`` and ends, (P,).
 
-    NaN for a prompt without such a column. It is the pass rate's own where a policy answers at once and one string is
-    right; where it reasons first, it is a hint that the heads of the estimator weigh by what it turned out to be worth.
+    NaN for a prompt without such a column. It is the pass rate's own where a policy answers at once
+    and one string is right; where it reasons first, it is a hint that the heads of the estimator
+    weigh by what it turned out to be worth.
     """
 
     def __init__(self, trainer: HasPolicy, field: str) -> None:
@@ -167,7 +187,9 @@ class AnswerLogprobs(_Reading):
     def _logprob(self, hidden_TH: torch.Tensor, ids: list[int]) -> float:
         trainer = self._trainer
         with trainer.accelerator.autocast():
-            logits_TV = _policy(trainer).get_output_embeddings()(hidden_TH).float() / trainer.temperature
+            logits_TV = (
+                _policy(trainer).get_output_embeddings()(hidden_TH).float() / trainer.temperature
+            )
         picked_T1 = torch.tensor(ids, device=logits_TV.device)[:, None]
         return float(logits_TV.log_softmax(-1).gather(-1, picked_T1).sum())
 
@@ -191,7 +213,8 @@ def _at_rest(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _batches(length_P: Sequence[int]) -> Iterator[list[int]]:
-    """Positions in batches of neighbouring lengths, at most ``_TOKENS`` each unless one alone is longer."""
+    """Positions in batches of neighbouring lengths, at most ``_TOKENS`` each unless one alone is
+    longer."""
     batch: list[int] = []
     for i in sorted(range(len(length_P)), key=lambda i: length_P[i]):
         if batch and (len(batch) + 1) * length_P[i] > _TOKENS:

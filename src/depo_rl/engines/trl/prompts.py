@@ -13,10 +13,11 @@ from ..rows import SCALAR, content_hash, keys_by_content, occurrence_keys, sourc
 
 
 def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> list[Prompt]:
-    """Prompt i is row i of the map-style ``dataset``. Rows with the same text and source get keys of their own.
+    """Prompt i is row i of the map-style ``dataset``. Rows with the same text and source get keys
+    of their own.
 
-    needs_prompt: False if an environment supplies the prompts. Raises DataError if the data set has no random access,
-    no rows, or a row has no prompt.
+    needs_prompt: False if an environment supplies the prompts. Raises DataError if the data set has
+    no random access, no rows, or a row has no prompt.
     """
     if not has_random_access(dataset):
         raise DataError(
@@ -53,8 +54,11 @@ def key_of(row: Mapping[str, Any], source_column: str) -> str:
 
 
 def identity_of(row: Mapping[str, Any]) -> str:
-    """Hash of all that a row holds but its images, which are decoded by the time the trainer sees them."""
-    return content_hash({name: value for name, value in row.items() if name not in ("image", "images")})
+    """Hash of all that a row holds but its images, which are decoded by the time the trainer sees
+    them."""
+    return content_hash(
+        {name: value for name, value in row.items() if name not in ("image", "images")}
+    )
 
 
 def _check_prompts(rows: list[Any]) -> None:
@@ -65,12 +69,16 @@ def _check_prompts(rows: list[Any]) -> None:
                 f"columns there: {', '.join(sorted(row)) or 'none'}"
             )
         if not row["prompt"] or not (text_of(row).strip() or _has_parts(row["prompt"])):
-            raise DataError(f"row {i} of train_dataset: prompt is empty, must say something: drop the row or mend it")
+            raise DataError(
+                f"row {i} of train_dataset: prompt is empty, must say something: drop the row or mend it"
+            )
 
 
 def _has_parts(prompt: Any) -> bool:
     """Whether a message has content in parts, such as an image, which needs no text."""
-    return isinstance(prompt, list) and any(isinstance(m.get("content"), list) and m["content"] for m in prompt)
+    return isinstance(prompt, list) and any(
+        isinstance(m.get("content"), list) and m["content"] for m in prompt
+    )
 
 
 def _source(row: Mapping[str, Any], source_column: str) -> str:
@@ -78,16 +86,21 @@ def _source(row: Mapping[str, Any], source_column: str) -> str:
 
 
 def _prompt(key: str, row: Mapping[str, Any], source_column: str) -> Prompt:
-    fields = {name: value for name, value in row.items() if name != "prompt" and isinstance(value, SCALAR)}
+    fields = {
+        name: value for name, value in row.items() if name != "prompt" and isinstance(value, SCALAR)
+    }
     return Prompt(key, text_of(row), _source(row, source_column), fields)
 
 
 def text_of(row: Mapping[str, Any]) -> str:
-    """What the policy reads, as one string: a plain prompt as it is, a conversation turn by turn."""
+    """What the policy reads, as one string: a plain prompt as it is, a conversation turn by
+    turn."""
     prompt = row.get("prompt")
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, list):
         return chat_text(prompt)
     # An environment owns the prompt and shows it at reset: the row's own columns stand for it.
-    return json.dumps({k: v for k, v in row.items() if isinstance(v, SCALAR)}, sort_keys=True, ensure_ascii=False)
+    return json.dumps(
+        {k: v for k, v in row.items() if isinstance(v, SCALAR)}, sort_keys=True, ensure_ascii=False
+    )

@@ -17,7 +17,8 @@ T = TypeVar("T")
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """``work()`` of the main process, on all ranks; an error there is raised on all of them, so none waits for ever."""
+    """``work()`` of the main process, on all ranks; an error there is raised on all of them, so
+    none waits for ever."""
     result: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:

@@ -1,8 +1,9 @@
-"""``ResumableTrainer``: a ``GRPOTrainer`` whose checkpoints let a run go on exactly as if it had never stopped.
+"""``ResumableTrainer``: a ``GRPOTrainer`` whose checkpoints let a run go on exactly as if it had
+never stopped.
 
-TRL's own leave out where in a generation cycle the run is, and what was generated for it; its sampler starts every
-resumed run with the order of epoch 0. A save that the disk fails must not end a run, nor let one rank wait for another
-for ever, so the ranks agree on it.
+TRL's own leave out where in a generation cycle the run is, and what was generated for it; its
+sampler starts every resumed run with the order of epoch 0. A save that the disk fails must not end
+a run, nor let one rank wait for another for ever, so the ranks agree on it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _CYCLE = ("step", "world", "inside", "entropy_coef", "last_world_entropy")
 
 
 class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
-    """Adds ``resume_from_checkpoint="auto"``. Subclasses add their own state with the methods below."""
+    """Adds ``resume_from_checkpoint="auto"``. Subclasses add their own state with the methods
+    below."""
 
     _save_failures = 0
     _disk_errors: list[Exception] | None = None  # while a checkpoint is being saved
@@ -46,15 +48,21 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         """Called on the main process; what it returns is broadcast and given to ``_resumed``."""
 
     def _resumed(self, shared: Any) -> None:
-        """Called on all ranks, at the end of a resume; ``shared`` is None if the checkpoint held no state of ours."""
+        """Called on all ranks, at the end of a resume; ``shared`` is None if the checkpoint held no
+        state of ours."""
 
-    # -- which checkpoint ---------------------------------------------------------------------------------------------
+    # -- which checkpoint --------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; True resumes from the newest *complete* checkpoint, "auto" also starts anew."""
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As ``Trainer.train``; True resumes from the newest *complete* checkpoint, "auto" also
+        starts anew."""
         if resume_from_checkpoint is True or resume_from_checkpoint == "auto":
             required = resume_from_checkpoint is True
-            resume_from_checkpoint = on_main(self.accelerator, lambda: self._newest_checkpoint(required))
+            resume_from_checkpoint = on_main(
+                self.accelerator, lambda: self._newest_checkpoint(required)
+            )
         if not resume_from_checkpoint:
             self._starts_anew()
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -74,12 +82,18 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
             )
         return str(found) if found else None
 
-    # -- save ---------------------------------------------------------------------------------------------------------
+    # -- save --------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A failing disk does not stop a run: the partial folder is removed, the failure shown, the next save tried."""
-        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:  # files of an earlier attempt at this step must not pass for this one's
+        """A failing disk does not stop a run: the partial folder is removed, the failure shown, the
+        next save tried."""
+        folder = (
+            Path(self._get_output_dir(trial=trial))
+            / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        )
+        if (
+            self.args.should_save
+        ):  # files of an earlier attempt at this step must not pass for this one's
             shutil.rmtree(folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self._disk_errors = []
@@ -100,14 +114,17 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         if self._save_failures >= _SAVE_FAILURES_IN_A_ROW:
             raise CheckpointError(f"{text}; resume from an earlier checkpoint")
         if self.accelerator.is_main_process:
-            warnings.warn(f"{text}; training goes on and the next save is tried again", stacklevel=2)
+            warnings.warn(
+                f"{text}; training goes on and the next save is tried again", stacklevel=2
+            )
 
     def _errors_of_all_ranks(self) -> list[str]:
         errors = [str(error) for error in self._disk_errors or []]
         return list(gather_object(errors)) if self.accelerator.num_processes > 1 else errors
 
     def _attempt(self, write: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """``write(...)``; inside a save, a failing disk is noted until all ranks have met, and the rest is left out."""
+        """``write(...)``; inside a save, a failing disk is noted until all ranks have met, and the
+        rest is left out."""
         if self._disk_errors:
             return
         try:
@@ -132,7 +149,8 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def _save_rng_state(self, output_dir: str) -> None:
         self._attempt(super()._save_rng_state, output_dir)
-        # trainer_state.json comes next and says that the folder is complete: hear of all ranks' files first
+        # trainer_state.json comes next and says that the folder is complete: hear of all ranks'
+        # files first
         if errors := self._errors_of_all_ranks():
             raise OSError(errors[0])
 
@@ -141,14 +159,21 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         os.makedirs(output_dir, exist_ok=True)
         inside = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
         if inside:
-            save_rank(output_dir, self.accelerator.process_index, {"buffered": self._buffered_inputs})
+            save_rank(
+                output_dir, self.accelerator.process_index, {"buffered": self._buffered_inputs}
+            )
         if self.accelerator.is_main_process:
             cycle = {"step": self._step, "world": self.accelerator.num_processes, "inside": inside}
             # TRL writes these two after trainer_state.json, so that a kill can leave them out
-            cycle |= {"entropy_coef": self.entropy_coef, "last_world_entropy": self._last_world_entropy}
-            save_state(os.path.join(output_dir, STATE_FILE), {"cycle": cycle, "own": self._own_state()})
+            cycle |= {
+                "entropy_coef": self.entropy_coef,
+                "last_world_entropy": self._last_world_entropy,
+            }
+            save_state(
+                os.path.join(output_dir, STATE_FILE), {"cycle": cycle, "own": self._own_state()}
+            )
 
-    # -- load ---------------------------------------------------------------------------------------------------------
+    # -- load --------------------------------------------------------------------------------------
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -193,7 +218,8 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         return cycle, self._load_own_state(state["own"])
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
-        """The Trainer asks only after a step whether a run is over: a finished one that resumes would take one more."""
+        """The Trainer asks only after a step whether a run is over: a finished one that resumes
+        would take one more."""
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             self.control.should_training_stop = True
             return None
@@ -204,7 +230,8 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
         return self._own_sampler
 
     def _restart_epoch_order(self) -> None:
-        """TRL's sampler would replay epoch 0's order after a resume in a later epoch: advances its generator."""
+        """TRL's sampler would replay epoch 0's order after a resume in a later epoch: advances its
+        generator."""
         generator = getattr(self._own_sampler, "generator", None)
         if generator is not None:
             for _ in range(int((self.state.epoch or 0.0) + 1e-6)):
@@ -214,4 +241,6 @@ class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
 def _is_disk_error(error: Exception) -> bool:
     """torch and safetensors report a full disk as errors of their own."""
     text = str(error)
-    return isinstance(error, OSError) or any(s in text for s in ("PytorchStreamWriter", "No space left", "I/O error"))
+    return isinstance(error, OSError) or any(
+        s in text for s in ("PytorchStreamWriter", "No space left", "I/O error")
+    )

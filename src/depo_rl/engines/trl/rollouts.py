@@ -1,4 +1,5 @@
-"""Rollouts as plain per-completion records, so that groups of several generation rounds can form one batch."""
+"""Rollouts as plain per-completion records, so that groups of several generation rounds can form
+one batch."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ PROMPT_IDS, COMPLETION_IDS, TOOL_MASK, COMPLETIONS, LOGPROBS, EXTRA, IMAGES = ra
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One completion: its slice of every field of ``_generate``'s tuple, and what reward functions logged for it."""
+    """One completion: its slice of every field of ``_generate``'s tuple, and what reward functions
+    logged for it."""
 
     fields: tuple[Any, ...]
     logged: dict[str, Any]
@@ -24,8 +26,8 @@ class Completion:
 class RolledGroup:
     """The G completions of one prompt.
 
-    row: index in the data set. rewards_G_F: shape (G, reward functions). weight: of its advantages, > 0. admitted: by
-    the gate.
+    row: index in the data set. rewards_G_F: shape (G, reward functions). weight: of its advantages,
+    > 0. admitted: by the gate.
     """
 
     row: int
@@ -36,36 +38,47 @@ class RolledGroup:
 
 
 def split(generated: tuple[Any, ...], n: int, logged: dict[str, list[Any]]) -> list[Completion]:
-    """The ``n`` completions of one ``_generate`` call. logged: columns of which the last n values are these."""
+    """The ``n`` completions of one ``_generate`` call. logged: columns of which the last n values
+    are these."""
     return [
         Completion(
             tuple(_item(field, i, n) for field in generated),
-            {name: values[len(values) - n + i] for name, values in logged.items() if len(values) >= n},
+            {
+                name: values[len(values) - n + i]
+                for name, values in logged.items()
+                if len(values) >= n
+            },
         )
         for i in range(n)
     ]
 
 
 def join(completions: Sequence[Completion]) -> tuple[Any, ...]:
-    """The inverse of ``split``: the tuple that ``_generate`` would have returned for these completions."""
-    return tuple(_merge([c.fields[k] for c in completions]) for k in range(len(completions[0].fields)))
+    """The inverse of ``split``: the tuple that ``_generate`` would have returned for these
+    completions."""
+    return tuple(
+        _merge([c.fields[k] for c in completions]) for k in range(len(completions[0].fields))
+    )
 
 
 def logged(completions: Sequence[Completion]) -> dict[str, list[Any]]:
-    """What reward functions logged for these completions, by column; None where they logged nothing there."""
+    """What reward functions logged for these completions, by column; None where they logged nothing
+    there."""
     names = sorted({name for completion in completions for name in completion.logged})
     return {name: [completion.logged.get(name) for completion in completions] for name in names}
 
 
 def add_columns(inputs: Sequence[dict[str, Any]], generated: tuple[Any, ...]) -> None:
-    """Gives the rows what ``_generate`` returned beside the completions, for reward functions, as TRL does."""
+    """Gives the rows what ``_generate`` returned beside the completions, for reward functions, as
+    TRL does."""
     for name, values in (generated[EXTRA] or {}).items():
         for i, row in enumerate(inputs):
             row[name] = values[i] if isinstance(values, list) else values
 
 
 def _item(field: Any, i: int, n: int) -> Any:
-    """Sample i of a field: per-sample lists are cut, dicts of them likewise, anything else belongs to all."""
+    """Sample i of a field: per-sample lists are cut, dicts of them likewise, anything else belongs
+    to all."""
     if isinstance(field, dict):
         return {key: _item(value, i, n) for key, value in field.items()}
     return [field[i]] if isinstance(field, list) and len(field) == n else field
@@ -85,13 +98,17 @@ def loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
 
 
 def logprob_sums(logps_B_T: torch.Tensor, mask_B_T: torch.Tensor) -> torch.Tensor:
-    """Per completion: sum of its token log-probabilities (unknown ones left out) and their number, shape (B, 2)."""
+    """Per completion: sum of its token log-probabilities (unknown ones left out) and their number,
+    shape (B, 2)."""
     known_B_T = (mask_B_T > 0) & logps_B_T.isfinite()
-    return torch.stack([logps_B_T.float().masked_fill(~known_B_T, 0.0).sum(1), known_B_T.sum(1).float()], dim=1)
+    return torch.stack(
+        [logps_B_T.float().masked_fill(~known_B_T, 0.0).sum(1), known_B_T.sum(1).float()], dim=1
+    )
 
 
 def known_logprobs(output: dict[str, Any]) -> torch.Tensor | None:
-    """From the sampling engine (vLLM) or TRL's pass before the update, if either has them; else None."""
+    """From the sampling engine (vLLM) or TRL's pass before the update, if either has them; else
+    None."""
     for name in ("sampling_per_token_logps", "old_per_token_logps"):
         if output.get(name) is not None:
             return logprob_sums(output[name], loss_mask(output))

@@ -1,8 +1,8 @@
 """Dynamic sampling, which TRL has not: rounds of generation until enough groups are admitted.
 
-A round uses TRL's own generation and rewards. The admitted groups then go through TRL's own scoring as if they had been
-generated in one batch, so that advantages, masks, old and reference log-probabilities, metrics and normalisation are
-TRL's.
+A round uses TRL's own generation and rewards. The admitted groups then go through TRL's own scoring
+as if they had been generated in one batch, so that advantages, masks, old and reference
+log-probabilities, metrics and normalisation are TRL's.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Rolling(Protocol):
         ...
 
     def score_rolled(self, groups: list[RolledGroup], n_kept: int, n_local: int) -> dict[str, Any]:
-        """TRL's scored batch of these groups, of which the first ``n_kept`` are trained on; this rank's part."""
+        """TRL's scored batch of these groups, of which the first ``n_kept`` are trained on; this
+        rank's part."""
         ...
 
     def note(self, name: str, value: float) -> None:
@@ -52,7 +53,8 @@ def check_resampling(who: str, multi_turn: bool, images: bool) -> None:
 
 
 class DynamicSampler:
-    """Fills the batches of a trainer whose gate rejects groups, with at most ``max_rounds`` of generation each."""
+    """Fills the batches of a trainer whose gate rejects groups, with at most ``max_rounds`` of
+    generation each."""
 
     def __init__(self, trainer: Rolling, max_rounds: int) -> None:
         self._trainer = trainer
@@ -62,11 +64,12 @@ class DynamicSampler:
     def fill(self, n_groups: int, n_local: int) -> dict[str, Any]:
         """The scored batch of ``n_groups``, of which this rank has ``n_local`` completions.
 
-        A round asks for as many groups as should fill the batch, by the share admitted so far in this batch. If the
-        bound is reached the rest is filled with rejected groups that take no part in the loss.
+        A round asks for as many groups as should fill the batch, by the share admitted so far in
+        this batch. If the bound is reached the rest is filled with rejected groups that take no
+        part in the loss.
 
-        Logged for each batch. rounds: of generation. unfilled: places left without an admitted group. surplus: admitted
-        groups that found no place and are not trained on.
+        Logged for each batch. rounds: of generation. unfilled: places left without an admitted
+        group. surplus: admitted groups that found no place and are not trained on.
         """
         kept: list[RolledGroup] = []
         spare: list[RolledGroup] = []
@@ -86,7 +89,8 @@ class DynamicSampler:
         return output if n_kept == n_groups else self._without_padding(output, n_kept)
 
     def _pad_to_world(self, n: int) -> int:
-        """The smallest number of groups, at least ``n``, whose completions divide evenly over the ranks."""
+        """The smallest number of groups, at least ``n``, whose completions divide evenly over the
+        ranks."""
         while (n * self._trainer.num_generations) % self._trainer.accelerator.num_processes:
             n += 1
         return n
@@ -102,9 +106,11 @@ class DynamicSampler:
         )
 
     def _without_padding(self, output: dict[str, Any], n_kept: int) -> dict[str, Any]:
-        """Rejected groups only fill the batch's shape: no advantage, no token of theirs in the loss.
+        """Rejected groups only fill the batch's shape: no advantage, no token of theirs in the
+        loss.
 
-        If nothing was admitted the tokens stay, for a loss over no token at all would be 0 / 0; their advantages are 0.
+        If nothing was admitted the tokens stay, for a loss over no token at all would be 0 / 0;
+        their advantages are 0.
         """
         advantages = output["advantages"]
         start = self._trainer.accelerator.process_index * len(advantages)

@@ -1,10 +1,10 @@
 """``DEPOTrainer``: TRL's ``GRPOTrainer`` with prompts chosen before the rollout.
 
-It wraps a few methods of the trainer through ``super()`` and copies none. The stock dataloader is only a clock that
-says how many rows are due: prompts are chosen when completions are generated, with the newest estimator, because the
-dataloader reads ahead and would decide a generation too early. Rows of the ranks are contiguous, rank r holding the
-global samples [r*B, (r+1)*B); a group may straddle two ranks. Method ``grpo`` leaves TRL's own order alone, bit for
-bit.
+It wraps a few methods of the trainer through ``super()`` and copies none. The stock dataloader is
+only a clock that says how many rows are due: prompts are chosen when completions are generated,
+with the newest estimator, because the dataloader reads ahead and would decide a generation too
+early. Rows of the ranks are contiguous, rank r holding the global samples [r*B, (r+1)*B); a group
+may straddle two ranks. Method ``grpo`` leaves TRL's own order alone, bit for bit.
 """
 
 from __future__ import annotations
@@ -29,16 +29,26 @@ from .generation import Generation
 from .policy_states import Readings, hindrance, policy_readings
 from .prompts import has_random_access, identity_of, key_of
 from .resume import ResumableTrainer
-from .rollouts import COMPLETION_IDS, COMPLETIONS, RolledGroup, add_columns, join, known_logprobs, logged, split
+from .rollouts import (
+    COMPLETION_IDS,
+    COMPLETIONS,
+    RolledGroup,
+    add_columns,
+    join,
+    known_logprobs,
+    logged,
+    split,
+)
 from .sampling import DynamicSampler, check_resampling
 
 
 class DEPOTrainer(ResumableTrainer):
     """Drop-in for ``GRPOTrainer``; takes all its arguments.
 
-    args: a ``DEPOConfig``; a plain ``GRPOConfig`` is taken with our defaults for the rest (method "depo").
-    correct_fn: says what is correct, instead of a threshold on a reward (``DEPOConfig.correct_reward``); called like a
-    reward function, returns one bool, number or None (unscorable) per completion.
+    args: a ``DEPOConfig``; a plain ``GRPOConfig`` is taken with our defaults for the rest (method
+    "depo"). correct_fn: says what is correct, instead of a threshold on a reward
+    (``DEPOConfig.correct_reward``); called like a reward function, returns one bool, number or None
+    (unscorable) per completion.
     """
 
     _tag_names = ["trl", "grpo", "depo"]  # noqa: RUF012 (as TRL declares it)
@@ -54,12 +64,20 @@ class DEPOTrainer(ResumableTrainer):
         **kwargs: Any,
     ) -> None:
         args = as_depo_config(args, model)
-        self._curriculum_config = args.curriculum_config()  # once; a later change of ``args`` comes too late
-        self._driver: TrlDriver | None = None  # method grpo on a stream of rows has none: it is GRPOTrainer
+        self._curriculum_config = (
+            args.curriculum_config()
+        )  # once; a later change of ``args`` comes too late
+        self._driver: TrlDriver | None = (
+            None  # method grpo on a stream of rows has none: it is GRPOTrainer
+        )
         self._sampler: DynamicSampler | None = None
         self._generation: Generation | None = None  # the one under way, until it is settled
-        self._rolled: tuple[tuple[Any, ...], torch.Tensor] | None = None  # generated before, to be scored now
-        self.completion_tokens_generated = 0  # for training, on all ranks, groups discarded later included
+        self._rolled: tuple[tuple[Any, ...], torch.Tensor] | None = (
+            None  # generated before, to be scored now
+        )
+        self.completion_tokens_generated = (
+            0  # for training, on all ranks, groups discarded later included
+        )
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
         graded = self._curriculum_config.reward_range is not None
         self._correctness = Correctness(self.reward_func_names, args, correct_fn, graded)
@@ -68,11 +86,17 @@ class DEPOTrainer(ResumableTrainer):
 
     def _start(self, args: DEPOConfig) -> None:
         self._rows = self._training_rows()
-        # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the row it is given
+        # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the
+        # row it is given
         known = self._rows if args.own_order else self.train_dataset
         in_environment = self.environment_factories is not None
         self._driver = TrlDriver(
-            self.accelerator, known, args, self._curriculum_config, not in_environment, self._policy_readings()
+            self.accelerator,
+            known,
+            args,
+            self._curriculum_config,
+            not in_environment,
+            self._policy_readings(),
         )
         if self._driver.max_rounds > 1:
             self._check_resampling(args.method)
@@ -87,7 +111,9 @@ class DEPOTrainer(ResumableTrainer):
         multi_turn = bool(self.tools) or self.environment_factories is not None
         columns = getattr(self._rows, "column_names", None) or list(self._rows[0])
         images = not {"image", "images"}.isdisjoint(columns)
-        check_resampling(f"method {method!r} with gate {self._curriculum_config.gate!r}", multi_turn, images)
+        check_resampling(
+            f"method {method!r} with gate {self._curriculum_config.gate!r}", multi_turn, images
+        )
 
     def _training_rows(self) -> Any:
         """The rows as the dataloader would give them."""
@@ -106,7 +132,7 @@ class DEPOTrainer(ResumableTrainer):
         assert self._driver is not None
         return self._driver
 
-    # -- choose, before the rollout -----------------------------------------------------------------------------------
+    # -- choose, before the rollout ----------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training or self._driver is None or self._rolled is not None:
@@ -138,7 +164,8 @@ class DEPOTrainer(ResumableTrainer):
         return [self._rows[rows[i // self.num_generations]] for i in range(start, start + n_local)]
 
     def tokens_of(self, keys: Sequence[str]) -> list[list[int]]:
-        """What the policy would be given to go on from, tokenised by TRL itself; main process only."""
+        """What the policy would be given to go on from, tokenised by TRL itself; main process
+        only."""
         prompts = [self._rows[self.driver.row_of(key)]["prompt"] for key in keys]
         return [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
 
@@ -160,12 +187,14 @@ class DEPOTrainer(ResumableTrainer):
         return gather_object(local) if self.accelerator.num_processes > 1 else local
 
     def weigh(self, output: dict[str, Any], weights: list[float], n_groups: int) -> None:
-        """Multiplies the advantages of this rank's completions in a scored batch by their groups' weights, once.
+        """Multiplies the advantages of this rank's completions in a scored batch by their groups'
+        weights, once.
 
-        weights: of all groups of all ranks, in order. n_groups: how many of them are trained on, the first ones.
+        weights: of all groups of all ranks, in order. n_groups: how many of them are trained on,
+        the first ones.
 
-        Logged with ``importance`` above 0. importance_max: largest weight of the batch. effective_share: effective
-        sample size over the number of groups, 1 for equal weights.
+        Logged with ``importance`` above 0. importance_max: largest weight of the batch.
+        effective_share: effective sample size over the number of groups, 1 for equal weights.
         """
         if not self.driver.weighs:
             return
@@ -176,7 +205,8 @@ class DEPOTrainer(ResumableTrainer):
             self.note("effective_share", effective_share(trained))
 
     def _of_completions(self, weights: list[float], like: torch.Tensor) -> torch.Tensor:
-        """The weight of each of this rank's completions, of the shape and kind that multiplies ``like``."""
+        """The weight of each of this rank's completions, of the shape and kind that multiplies
+        ``like``."""
         start = self.accelerator.process_index * len(like)
         group_B = torch.arange(start, start + len(like)) // self.num_generations
         weight_B = torch.tensor(weights, dtype=torch.float64)[group_B].to(like)
@@ -197,10 +227,11 @@ class DEPOTrainer(ResumableTrainer):
             ) from error
         return generated
 
-    # -- rounds of dynamic sampling (``sampling.py``) -----------------------------------------------------------------
+    # -- rounds of dynamic sampling (``sampling.py``) ----------------------------------------------
 
     def roll_out(self, n_groups: int) -> list[RolledGroup]:
-        """Chooses, generates, rewards and settles ``n_groups``; all of them, the same on all ranks."""
+        """Chooses, generates, rewards and settles ``n_groups``; all of them, the same on all
+        ranks."""
         rows, keys = self.driver.propose(n_groups)
         self._begin(keys)
         size = self.num_generations
@@ -210,23 +241,30 @@ class DEPOTrainer(ResumableTrainer):
         self._pending_extra_logs.clear()
         generated = self._generate(prompts)
         add_columns(inputs, generated)
-        rewards_S_F = self._calculate_rewards(inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS])
+        rewards_S_F = self._calculate_rewards(
+            inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS]
+        )
         rewards_P_G_F = rewards_S_F.view(n_groups, size, -1)
         samples = self._gathered(split(generated, n_local, self._pending_extra_logs))
         weights = self.driver.importance(keys)  # before the groups are settled
         admitted = self._settle(None)
         return [
-            RolledGroup(row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i], admitted[i])
+            RolledGroup(
+                row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i], admitted[i]
+            )
             for i, row in enumerate(rows)
         ]
 
     def score_rolled(self, groups: list[RolledGroup], n_kept: int, n_local: int) -> dict[str, Any]:
-        """TRL's own advantages, log-probabilities, masks and metrics for groups that were generated before.
+        """TRL's own advantages, log-probabilities, masks and metrics for groups that were generated
+        before.
 
         n_kept: how many of them are trained on, the first ones. n_local: completions of this rank.
         """
         start = self.accelerator.process_index * n_local
-        mine = [completion for group in groups for completion in group.completions][start : start + n_local]
+        mine = [completion for group in groups for completion in group.completions][
+            start : start + n_local
+        ]
         self._pending_extra_logs.clear()
         self._pending_extra_logs.update(logged(mine))
         self._rolled = (join(mine), torch.cat([group.rewards_G_F for group in groups]))
@@ -238,9 +276,11 @@ class DEPOTrainer(ResumableTrainer):
         self.weigh(output, [group.weight for group in groups], n_kept)
         return output
 
-    # -- observe, after the rewards -----------------------------------------------------------------------------------
+    # -- observe, after the rewards ----------------------------------------------------------------
 
-    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> torch.Tensor:
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> torch.Tensor:
         if self._rolled is not None:
             return self._rolled[1]
         rewards_S_F = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -249,7 +289,12 @@ class DEPOTrainer(ResumableTrainer):
         return rewards_S_F
 
     def _record(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any, rewards_S_F: torch.Tensor
+        self,
+        inputs: Any,
+        prompts: Any,
+        completions: Any,
+        completion_ids: Any,
+        rewards_S_F: torch.Tensor,
     ) -> None:
         assert self._generation is not None
         device = rewards_S_F.device
@@ -283,7 +328,8 @@ class DEPOTrainer(ResumableTrainer):
     def _publish(self) -> None:
         """Hands the figures of the generation to TRL's log, under ``depo/``.
 
-        completion_tokens: generated for training since the start, on all ranks, groups dropped later included.
+        completion_tokens: generated for training since the start, on all ranks, groups dropped
+        later included.
         """
         of_generation, so_far = self.driver.figures()
         so_far["completion_tokens"] = float(self.completion_tokens_generated)
@@ -295,17 +341,19 @@ class DEPOTrainer(ResumableTrainer):
         """For TRL's log, which tells the mean over ``logging_steps``."""
         self._metrics["train"][f"depo/{name}"].append(float(value))
 
-    # -- the policy's own log-probabilities, from the loss that computes them anyway ----------------------------------
+    # -- the policy's own log-probabilities, from the loss that computes them anyway ---------------
 
     @property
     def _waits(self) -> bool:
         return self._generation is not None and self._generation.waits
 
     def _settle_or_wait(self, output: dict[str, Any]) -> None:
-        """Settles at once, unless the estimator wants log-probabilities that only the loss will compute.
+        """Settles at once, unless the estimator wants log-probabilities that only the loss will
+        compute.
 
-        That is so where TRL updates the policy only after it has seen the whole generation: the loss's
-        log-probabilities are then those of the policy that sampled. Elsewhere TRL computes them beforehand.
+        That is so where TRL updates the policy only after it has seen the whole generation: the
+        loss's log-probabilities are then those of the policy that sampled. Elsewhere TRL computes
+        them beforehand.
         """
         assert self._generation is not None
         logprob_B_2 = known_logprobs(output)
@@ -340,10 +388,13 @@ class DEPOTrainer(ResumableTrainer):
             self._settle_and_publish(self._generation.logprob_B_2)
         return loss
 
-    # -- run, save and resume -----------------------------------------------------------------------------------------
+    # -- run, save and resume ----------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; True resumes from the newest *complete* checkpoint, "auto" also starts anew."""
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As ``Trainer.train``; True resumes from the newest *complete* checkpoint, "auto" also
+        starts anew."""
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, TokenBudget):
                 callback.trainer = self
@@ -380,7 +431,9 @@ class DEPOTrainer(ResumableTrainer):
     def _load_own_state(self, state: dict[str, Any]) -> tuple[int, list[str]]:
         if self._driver is not None and "driver" in state:
             self._driver.load_state_dict(state["driver"])
-        return int(state["completion_tokens_generated"]), list(state.get("accompanying_rewards", ()))
+        return int(state["completion_tokens_generated"]), list(
+            state.get("accompanying_rewards", ())
+        )
 
     def _resumed(self, shared: tuple[int, list[str]] | None) -> None:
         self._generation = None

@@ -1,4 +1,5 @@
-"""verl: the curriculum by configuration alone, on an unmodified ``python -m verl.trainer.main_ppo``.
+"""verl: the curriculum by configuration alone, on an unmodified ``python -m
+verl.trainer.main_ppo``.
 
     data.custom_cls.path=pkg://depo_rl.engines.verl.dataset       data.custom_cls.name=CurriculumDataset
     trainer.v1.sampler.custom_sampler.path=pkg://depo_rl.engines.verl.replay

@@ -22,13 +22,16 @@ _log = logging.getLogger(__name__)
 
 
 def require_verl(hooks: Iterable[tuple[Any, str, list[str]]]) -> None:
-    """Raises EngineError if verl is another release, a method that we extend differs, or trl is beside it.
+    """Raises EngineError if verl is another release, a method that we extend differs, or trl is
+    beside it.
 
     hooks: (class, method name, names of its parameters after self).
     """
     version = importlib.metadata.version("verl")
     if version != SUPPORTED:
-        raise EngineError(f"verl {version} is not supported: install verl=={SUPPORTED} (pip install './depo-rl[verl]')")
+        raise EngineError(
+            f"verl {version} is not supported: install verl=={SUPPORTED} (pip install './depo-rl[verl]')"
+        )
     for owner, name, expected in hooks:
         method = getattr(owner, name, None)
         found = list(inspect.signature(method).parameters)[1:] if method else None
@@ -49,13 +52,17 @@ def require_verl(hooks: Iterable[tuple[Any, str, list[str]]]) -> None:
 
 
 def uses_v1(root: Any) -> bool:
-    """Whether the trainer is V1; else ``on_batch_end`` is the feedback (trainer.use_v1=False, one_step_off)."""
-    one_step_off = "rollout" in root  # a section that V1 and v0 do not have; one_step_off does not ask use_v1
+    """Whether the trainer is V1; else ``on_batch_end`` is the feedback (trainer.use_v1=False,
+    one_step_off)."""
+    one_step_off = (
+        "rollout" in root
+    )  # a section that V1 and v0 do not have; one_step_off does not ask use_v1
     return bool(root.trainer.get("use_v1", True)) and not one_step_off
 
 
 def check_run(root: Any, config: CurriculumConfig) -> None:
-    """Raises ConfigError for what contradicts a curriculum. root: verl's whole configuration (an OmegaConf tree)."""
+    """Raises ConfigError for what contradicts a curriculum. root: verl's whole configuration (an
+    OmegaConf tree)."""
     _check_loop(root)
     _check_workers(root)
     _check_files(root)
@@ -63,7 +70,9 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
     _check_importance(root, config)
     if isinstance(config.estimator, FusedSettings) and config.estimator.policy_width:
         raise no_policy(config.estimator, "on verl the estimator's process")
-    wants_logprobs = config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
+    wants_logprobs = (
+        config.estimator.type == "encoder" and getattr(config.estimator, "distill_weight", 0) > 0
+    )
     if wants_logprobs and not root.actor_rollout_ref.rollout.get("calculate_log_probs", False):
         _log.warning(
             "the encoder learns from the policy's confidence, which verl does not compute: set "
@@ -88,7 +97,11 @@ def _check_loop(root: Any) -> None:
         )
     hybrid = bool(root.actor_rollout_ref.get("hybrid_engine", True))
     verbose = logging.getLevelName(os.getenv("VERL_LOGGING_LEVEL", "INFO"))
-    if mode == "separate_async" and not hybrid and (not isinstance(verbose, int) or verbose <= logging.INFO):
+    if (
+        mode == "separate_async"
+        and not hybrid
+        and (not isinstance(verbose, int) or verbose <= logging.INFO)
+    ):
         raise ConfigError(
             f"actor_rollout_ref.hybrid_engine=False with trainer_mode=separate_async: verl {SUPPORTED} fails in "
             "a log line of its own (an unknown argument, flush) unless the environment has VERL_LOGGING_LEVEL=WARN: "
@@ -150,7 +163,8 @@ def _check_importance(root: Any, config: CurriculumConfig) -> None:
 
 
 def checked_sampler_kwargs(given: Mapping[str, Any] | None, known: Iterable[str]) -> dict[str, Any]:
-    """``trainer.v1.sampler.sampler_kwargs``; raises ConfigError for a name that verl's buffer does not take."""
+    """``trainer.v1.sampler.sampler_kwargs``; raises ConfigError for a name that verl's buffer does
+    not take."""
     given = dict(given or {})
     for name in given:
         if name not in known:
@@ -161,7 +175,8 @@ def checked_sampler_kwargs(given: Mapping[str, Any] | None, known: Iterable[str]
 
 
 def check_buffer(root: Any, mode: str, asynchronous: bool) -> None:
-    """Raises ConfigError if a replay buffer of ours is of the other kind, or has no dataset of ours to tell."""
+    """Raises ConfigError if a replay buffer of ours is of the other kind, or has no dataset of ours
+    to tell."""
     ours = buffer_name("any" if asynchronous else "sync")
     if asynchronous != (mode != "sync"):
         raise ConfigError(
@@ -177,7 +192,8 @@ def check_buffer(root: Any, mode: str, asynchronous: bool) -> None:
 
 
 def check_gate(root: Any, settings: VerlSettings, gate: Gate) -> None:
-    """Raises ConfigError or EngineError if the gate drops or extends groups and verl, which has to, would not."""
+    """Raises ConfigError or EngineError if the gate drops or extends groups and verl, which has to,
+    would not."""
     filters = root.algorithm.get("filter_groups") or {}
     enabled = bool(filters.get("enable", False))
     check_admission(settings.method, gate)

@@ -1,7 +1,9 @@
-"""The curriculum of a verl run, between the dataset that chooses and the replay buffer that observes; free of verl.
+"""The curriculum of a verl run, between the dataset that chooses and the replay buffer that
+observes; free of verl.
 
-Book-keeping is done at once, learning in a thread of its own while verl updates the actor; whoever needs the
-curriculum next waits for it, so that what is chosen depends on nothing but what was observed.
+Book-keeping is done at once, learning in a thread of its own while verl updates the actor; whoever
+needs the curriculum next waits for it, so that what is chosen depends on nothing but what was
+observed.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ MakeHost = Callable[[Sequence[Prompt], VerlSettings, CurriculumConfig], PassRate
 class VerlDriver:
     """Chooses rows of the training set and learns from the completions that verl made for them.
 
-    batch_size: prompts of a training step. log_path: the outcome log, None for none. make_host: builds the estimator
-    elsewhere, given how to build it here; None keeps it in this process.
+    batch_size: prompts of a training step. log_path: the outcome log, None for none. make_host:
+    builds the estimator elsewhere, given how to build it here; None keeps it in this process.
     """
 
     def __init__(
@@ -58,22 +60,32 @@ class VerlDriver:
         )
 
         def make(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
-            return make_host(table.prompts, settings, config) if make_host else make_estimator(pool, config)
+            return (
+                make_host(table.prompts, settings, config)
+                if make_host
+                else make_estimator(pool, config)
+            )
 
         curriculum = live_curriculum(settings.method, table.prompts, config, make)
         self.session = Session(curriculum, patience, clocks=("waiting", "reading"))
-        self.own_order = get_method(settings.method).own_order  # verl's: then the run is GRPO, row by row
+        self.own_order = get_method(
+            settings.method
+        ).own_order  # verl's: then the run is GRPO, row by row
         self._queue: list[str] = []  # proposed, not handed to verl yet
         self._asked: dict[str, int] = {}  # key in flight -> completions asked for
         self._expected = 0  # prompts that verl is about to fetch, if it was said
-        self._waiting: list[GroupOutcome] = []  # of groups that were dropped since the last step, not learnt from yet
+        self._waiting: list[
+            GroupOutcome
+        ] = []  # of groups that were dropped since the last step, not learnt from yet
         self._dropped: set[str] = set()
         self.step = 0  # the last one learnt from
         self.resumed_at: int | None = None  # verl's step of the state that was loaded
         self._learning: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="depo-learning")
         self._n_sources = len({prompt.source for prompt in table.prompts})
-        self._keyed: dict[str, bool] = {}  # source -> whether a completion of it ever had the correct key
+        self._keyed: dict[
+            str, bool
+        ] = {}  # source -> whether a completion of it ever had the correct key
         self._told: set[str] = set()
         self._weights: list[float] = []  # of the batch that is about to be finished
 
@@ -82,12 +94,14 @@ class VerlDriver:
         """The run's curriculum; while it learns, ``join`` first."""
         return self.session.curriculum
 
-    # -- choose -------------------------------------------------------------------------------------------------------
+    # -- choose ------------------------------------------------------------------------------------
 
     def choose(self, rows: Sequence[int]) -> list[int]:
-        """Rows to roll out in place of those that verl drew; as many, distinct, none of them in flight.
+        """Rows to roll out in place of those that verl drew; as many, distinct, none of them in
+        flight.
 
-        verl may fetch a batch in one call or row by row: a batch is always chosen as a whole. Raises PoolExhausted.
+        verl may fetch a batch in one call or row by row: a batch is always chosen as a whole.
+        Raises PoolExhausted.
         """
         self.join()
         if self.own_order:
@@ -104,7 +118,8 @@ class VerlDriver:
         return chosen
 
     def expect(self, n: int) -> None:
-        """verl is about to fetch ``n`` prompts beside its batches: to replace groups that it dropped."""
+        """verl is about to fetch ``n`` prompts beside its batches: to replace groups that it
+        dropped."""
         self._expected = n
 
     def _take(self, n: int) -> list[str]:
@@ -116,7 +131,9 @@ class VerlDriver:
         return taken
 
     def _refill(self, needed: int) -> None:
-        if self._free < needed and self._waiting:  # what was dropped may be chosen again rather than end the run
+        if (
+            self._free < needed and self._waiting
+        ):  # what was dropped may be chosen again rather than end the run
             self._learn(self._take_waiting(), self.step, in_background=False)
         whole_batch = self._warming_up or not self._expected
         wanted = max(needed, self.batch_size if whole_batch else self._expected)
@@ -125,9 +142,13 @@ class VerlDriver:
 
     @property
     def _warming_up(self) -> bool:
-        """The curriculum counts its warm-up in batches of the size that it is asked for: then ask for whole ones."""
+        """The curriculum counts its warm-up in batches of the size that it is asked for: then ask
+        for whole ones."""
         now = self.curriculum.metrics()
-        return now["admitted"] + now["rejected"] < self.curriculum.config.warmup_steps * self.batch_size
+        return (
+            now["admitted"] + now["rejected"]
+            < self.curriculum.config.warmup_steps * self.batch_size
+        )
 
     @property
     def _free(self) -> int:
@@ -143,10 +164,13 @@ class VerlDriver:
         size = prompt.fields.get(GROUP_SIZE_COLUMN)
         return int(size) if size else self.curriculum.config.group_size
 
-    # -- observe ------------------------------------------------------------------------------------------------------
+    # -- observe -----------------------------------------------------------------------------------
 
-    def drop(self, groups: Mapping[int, Sequence[Completion]], failed_rows: Iterable[int] = ()) -> None:
-        """Notes groups that verl rolled out and will not train on, and rows of which nothing came back."""
+    def drop(
+        self, groups: Mapping[int, Sequence[Completion]], failed_rows: Iterable[int] = ()
+    ) -> None:
+        """Notes groups that verl rolled out and will not train on, and rows of which nothing came
+        back."""
         nothing: dict[int, Sequence[Completion]] = dict.fromkeys(failed_rows, ())
         with self.session.timed("reading"):
             outcomes = self._outcomes(nothing | dict(groups))
@@ -156,10 +180,12 @@ class VerlDriver:
     def finish(
         self, groups: Mapping[int, Sequence[Completion]], step: int, nothing_in_flight: bool = False
     ) -> dict[str, float]:
-        """Learns from the groups of a training batch and from those dropped meanwhile; figures for verl's log.
+        """Learns from the groups of a training batch and from those dropped meanwhile; figures for
+        verl's log.
 
-        step: verl's ``global_steps``. nothing_in_flight: verl holds no other prompt, so proposals that did not come
-        back never will. Raises RewardError if nothing says what is correct, or nothing could be scored for too long.
+        step: verl's ``global_steps``. nothing_in_flight: verl holds no other prompt, so proposals
+        that did not come back never will. Raises RewardError if nothing says what is correct, or
+        nothing could be scored for too long.
         """
         outcomes = self._take_waiting() + self._outcomes(groups)
         self.join()
@@ -174,7 +200,8 @@ class VerlDriver:
         return self.curriculum.config.importance > 0
 
     def importance(self, rows: Sequence[int]) -> list[float]:
-        """What to multiply the advantages of these rows' groups by, each > 0; ask before ``finish``."""
+        """What to multiply the advantages of these rows' groups by, each > 0; ask before
+        ``finish``."""
         self.join()
         self._weights = self.curriculum.importance([self._table.key_of_row[row] for row in rows])
         return self._weights
@@ -185,14 +212,17 @@ class VerlDriver:
         return outcomes
 
     def _outcomes(self, groups: Mapping[int, Sequence[Completion]]) -> list[GroupOutcome]:
-        """A source whose completions never had the correct key is judged by its score, if another source has the key.
+        """A source whose completions never had the correct key is judged by its score, if another
+        source has the key.
 
         Raises RewardError if no source of the data set has it.
         """
         for row, group in groups.items():
             if group:
                 source = self._source_of(row)
-                self._keyed[source] = self._keyed.get(source, False) or any(self.judge.key in c.info for c in group)
+                self._keyed[source] = self._keyed.get(source, False) or any(
+                    self.judge.key in c.info for c in group
+                )
         if not any(self._keyed.values()) and len(self._keyed) == self._n_sources:
             self.judge.check_key([completion for group in groups.values() for completion in group])
         self._tell_unkeyed()
@@ -211,7 +241,9 @@ class VerlDriver:
 
     def _tell_unkeyed(self) -> None:
         """Says once for each source that it is judged by its score."""
-        for source in sorted(name for name, keyed in self._keyed.items() if not keyed and name not in self._told):
+        for source in sorted(
+            name for name, keyed in self._keyed.items() if not keyed and name not in self._told
+        ):
             self._told.add(source)
             _log.warning(
                 "source %r: no completion has %r in reward_extra_info: judged by 'score', else the reward, from %s on",
@@ -224,7 +256,9 @@ class VerlDriver:
         """Completions asked for when the row was chosen."""
         return self._asked.get(self._table.key_of_row[row], self.curriculum.config.group_size)
 
-    def _learn(self, outcomes: list[GroupOutcome], step: int, in_background: bool, release: bool = False) -> None:
+    def _learn(
+        self, outcomes: list[GroupOutcome], step: int, in_background: bool, release: bool = False
+    ) -> None:
         dropped = self._dropped
         self._dropped = set()
         self.step = step
@@ -255,26 +289,31 @@ class VerlDriver:
     def _figures(self) -> dict[str, float]:
         """As ``Session.figures``: of this step, and of the run up to what was learnt last. Besides:
 
-        seconds_waiting: for the learner, before the next choice. seconds_reading: reading outcomes from what verl
-        holds. importance_max: largest weight of the batch, with ``importance`` above 0. effective_share: effective
-        sample size over the number of groups, 1 for equal weights.
+        seconds_waiting: for the learner, before the next choice. seconds_reading: reading outcomes
+        from what verl holds. importance_max: largest weight of the batch, with ``importance`` above
+        0. effective_share: effective sample size over the number of groups, 1 for equal weights.
         """
         of_step, so_far = self.session.figures()
         told = of_step | so_far
         if self._weights:
-            told |= {"importance_max": max(self._weights), "effective_share": effective_share(self._weights)}
+            told |= {
+                "importance_max": max(self._weights),
+                "effective_share": effective_share(self._weights),
+            }
         self._weights = []
         return {f"depo/{name}": value for name, value in told.items()}
 
-    # -- the log, save and resume -------------------------------------------------------------------------------------
+    # -- the log, save and resume ------------------------------------------------------------------
 
     def _open_log(self) -> None:
-        """With the first groups: a data set that is only looked at must not move the log of a run aside."""
+        """With the first groups: a data set that is only looked at must not move the log of a run
+        aside."""
         if self._log_path is not None and self.session.log is None:
             self.session.open_log(self._log_path, self.resumed_at)
 
     def close(self) -> None:
-        """Learns what is left and finishes the log; a process that just ends loses at most its last rows."""
+        """Learns what is left and finishes the log; a process that just ends loses at most its last
+        rows."""
         self.join()
         self.session.close_log()
 
@@ -293,9 +332,11 @@ class VerlDriver:
         }
 
     def load_state_dict(self, state: State, keeps_in_flight: bool = True) -> None:
-        """Goes on from ``state``. Raises StateMismatch, with nothing changed, if it is of another run.
+        """Goes on from ``state``. Raises StateMismatch, with nothing changed, if it is of another
+        run.
 
-        keeps_in_flight: False for trainers that do not save what they are rolling out: it is given up as failed.
+        keeps_in_flight: False for trainers that do not save what they are rolling out: it is given
+        up as failed.
         """
         state = {"keyed": {}, **state}  # not in 0.1's
         expect_fields("data.depo", state, (*_OWN_STATE, *STATE))

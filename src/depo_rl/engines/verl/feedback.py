@@ -1,4 +1,5 @@
-"""Reads finished trajectories out of verl's TransferQueue (V1) or its batch (the older trainers)."""
+"""Reads finished trajectories out of verl's TransferQueue (V1) or its batch (the older
+trainers)."""
 
 from __future__ import annotations
 
@@ -22,9 +23,11 @@ _FIELDS = ["rm_scores", "extra_fields", "response_mask", "rollout_log_probs"]
 def read_groups(
     keys: Iterable[str], partition: str, tags: Mapping[str, Mapping[str, Any]]
 ) -> dict[int, list[Completion]]:
-    """Row of the training set -> its completions, of trajectories ``{uid}_{session}_{index}`` in the queue.
+    """Row of the training set -> its completions, of trajectories ``{uid}_{session}_{index}`` in
+    the queue.
 
-    Of a session with several outputs the last one counts: it carries the session's reward. Padding is left out.
+    Of a session with several outputs the last one counts: it carries the session's reward. Padding
+    is left out.
     """
     last: dict[tuple[str, str], tuple[int, str]] = {}
     for key in keys:
@@ -44,9 +47,11 @@ def read_groups(
 
 
 def row_of_uid(keys: Iterable[str], partition: str) -> dict[str, int]:
-    """uid of each prompt -> its row of the training set, of trajectories ``{uid}_{session}_{index}`` in the queue.
+    """uid of each prompt -> its row of the training set, of trajectories
+    ``{uid}_{session}_{index}`` in the queue.
 
-    Raises EngineError where a session has several outputs: verl's GRPO judges the last alone, and tells it to nobody.
+    Raises EngineError where a session has several outputs: verl's GRPO judges the last alone, and
+    tells it to nobody.
     """
     first: dict[str, str] = {}
     for key in keys:
@@ -75,7 +80,9 @@ def groups_of_batch(batch: Any) -> dict[int, list[Completion]]:
     rewards = np.asarray(batch.batch["token_level_scores"].sum(-1).float().cpu(), dtype=np.float64)
     mask = batch.batch["response_mask"]
     logprobs = batch.batch.get("rollout_log_probs", None)
-    per_sample = {name: values for name, values in columns.items() if name not in ("extra_info", "uid")}
+    per_sample = {
+        name: values for name, values in columns.items() if name not in ("extra_info", "uid")
+    }
     groups: dict[int, list[Completion]] = defaultdict(list)
     for i, extra in enumerate(columns["extra_info"]):
         groups[int(extra[ROW])].append(
@@ -106,7 +113,8 @@ def _completion(values: Sequence[Any], tag: Mapping[str, Any]) -> Completion:
 
 
 def _column(data: Any, name: str, size: int) -> list[Any]:
-    """One value per key, out of whatever container tensordict has put them in; None where there is no such field."""
+    """One value per key, out of whatever container tensordict has put them in; None where there is
+    no such field."""
     if name not in data.keys():  # noqa: SIM118 (a TensorDict refuses ``in``)
         return [None] * size
     column = data[name]

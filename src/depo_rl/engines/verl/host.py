@@ -1,8 +1,9 @@
 """The estimator in a Ray actor: on any node, off the critical path, and expendable.
 
-``HostedEstimator`` stands in for it in the trainer's process. When the actor is lost (its node died, it does not
-answer) predictions become unknown, another actor is started wherever Ray finds its resources, and it is given the last
-copy of the state and everything observed since, so that it is what it would have been.
+``HostedEstimator`` stands in for it in the trainer's process. When the actor is lost (its node
+died, it does not answer) predictions become unknown, another actor is started wherever Ray finds
+its resources, and it is given the last copy of the state and everything observed since, so that it
+is what it would have been.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _log = logging.getLogger(__name__)
 
 
 class EstimatorHost:
-    """Runs inside the actor. Builds the method's own estimator; calls come one at a time, in order."""
+    """Runs inside the actor. Builds the method's own estimator; calls come one at a time, in
+    order."""
 
     def __init__(self, method: str, prompts: Sequence[Prompt], config: CurriculumConfig) -> None:
         self._given = (method, prompts, config)
@@ -58,7 +60,8 @@ class EstimatorHost:
         return self._estimator.state_dict()
 
     def restore(self, state: State | None, batches: Sequence[Sequence[GroupOutcome]]) -> None:
-        """Takes ``state`` on (None: none was ever saved) and learns again from what was observed after it."""
+        """Takes ``state`` on (None: none was ever saved) and learns again from what was observed
+        after it."""
         if state is not None:
             self._estimator.load_state_dict(state)
         for outcomes in batches:
@@ -68,8 +71,8 @@ class EstimatorHost:
 class HostedEstimator:
     """A ``PassRateEstimator`` whose work is done by an ``EstimatorHost`` on some node.
 
-    start: creates the actor; the second argument of ``start_host``. Raises EngineError if no node takes the actor
-    within ``start_timeout_s``, and what the estimator raises if it cannot be built.
+    start: creates the actor; the second argument of ``start_host``. Raises EngineError if no node
+    takes the actor within ``start_timeout_s``, and what the estimator raises if it cannot be built.
     """
 
     def __init__(self, start: Callable[[], Any], settings: HostSettings) -> None:
@@ -77,7 +80,9 @@ class HostedEstimator:
         self._settings = settings
         self._snapshot: State | None = None
         self._since: list[list[GroupOutcome]] = []  # observed after the snapshot
-        self._snapshot_due: tuple[Any, int] | None = None  # reference, and how many of _since it contains
+        self._snapshot_due: tuple[Any, int] | None = (
+            None  # reference, and how many of _since it contains
+        )
         self._updates: list[Any] = []  # references not looked at yet
         self._metrics: dict[str, float] = {}
         self._restarts = 0
@@ -92,7 +97,7 @@ class HostedEstimator:
                 f"cluster has {_short(ray.cluster_resources())}. Change data.depo.host, or set data.depo.host.use=never"
             ) from None
 
-    # -- the estimator's contract -------------------------------------------------------------------------------------
+    # -- the estimator's contract ------------------------------------------------------------------
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
         """As the estimator predicts; NaN, shape (P,), while there is no actor that could."""
@@ -100,7 +105,9 @@ class HostedEstimator:
         if self._is_back():
             try:
                 keys = [prompt.key for prompt in prompts]
-                belief: Prediction = self._get(self._actor.predict.remote(keys), self._settings.timeout_s)
+                belief: Prediction = self._get(
+                    self._actor.predict.remote(keys), self._settings.timeout_s
+                )
                 suspicion_P = None if belief.suspicion_P is None else np.array(belief.suspicion_P)
                 # copies: what Ray hands over is read-only and keeps its store busy
                 return Prediction(np.array(belief.mean_P), np.array(belief.strength_P), suspicion_P)
@@ -120,15 +127,21 @@ class HostedEstimator:
         """The estimator's own state; if its actor is lost, the last copy of it, which is said."""
         if self._is_back():
             try:
-                self._snapshot = self._get(self._actor.state_dict.remote(), self._settings.timeout_s)
+                self._snapshot = self._get(
+                    self._actor.state_dict.remote(), self._settings.timeout_s
+                )
                 self._since = []
                 self._snapshot_due = None
                 return self._snapshot
             except _LOST as error:
                 self._lose(error)
         if self._snapshot is None:
-            raise EngineError("the estimator's actor is lost and there is no copy of its state yet: nothing to save")
-        _log.warning("the estimator's actor is lost: its state of %d batches ago is saved", len(self._since))
+            raise EngineError(
+                "the estimator's actor is lost and there is no copy of its state yet: nothing to save"
+            )
+        _log.warning(
+            "the estimator's actor is lost: its state of %d batches ago is saved", len(self._since)
+        )
         return self._snapshot
 
     def load_state_dict(self, state: State) -> None:
@@ -139,16 +152,22 @@ class HostedEstimator:
         self._snapshot_due = None
 
     def metrics(self) -> dict[str, float]:
-        """The estimator's own, of the last batch that it is known to have learnt, and how its actor is.
+        """The estimator's own, of the last batch that it is known to have learnt, and how its actor
+        is.
 
-        hosted: 1 while it answers, 0 while it is lost. restarts: actors started in place of lost ones.
+        hosted: 1 while it answers, 0 while it is lost. restarts: actors started in place of lost
+        ones.
         """
-        return self._metrics | {"hosted": float(self._restoring is None), "restarts": float(self._restarts)}
+        return self._metrics | {
+            "hosted": float(self._restoring is None),
+            "restarts": float(self._restarts),
+        }
 
-    # -- the actor ----------------------------------------------------------------------------------------------------
+    # -- the actor ---------------------------------------------------------------------------------
 
     def _get(self, reference: Any, timeout_s: float) -> Any:
-        """Waits for an answer. What the estimator raised is raised as it was, without Ray's wrapping."""
+        """Waits for an answer. What the estimator raised is raised as it was, without Ray's
+        wrapping."""
         try:
             return ray.get(reference, timeout=timeout_s)
         except ray.exceptions.RayTaskError as error:
@@ -185,7 +204,8 @@ class HostedEstimator:
         self._restoring = self._actor.restore.remote(self._snapshot, list(self._since))
 
     def _is_back(self) -> bool:
-        """Whether the actor has all that was observed; one that was lost while it came back is started again."""
+        """Whether the actor has all that was observed; one that was lost while it came back is
+        started again."""
         if self._restoring is None:
             return True
         if not ray.wait([self._restoring], timeout=0)[0]:
@@ -200,14 +220,24 @@ class HostedEstimator:
         return True
 
 
-_LOST = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ray.exceptions.ObjectLostError)
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.GetTimeoutError,
+    ray.exceptions.ObjectLostError,
+)
 
 
-def start_host(prompts: Sequence[Prompt], settings: VerlSettings, config: CurriculumConfig) -> HostedEstimator:
+def start_host(
+    prompts: Sequence[Prompt], settings: VerlSettings, config: CurriculumConfig
+) -> HostedEstimator:
     """An estimator in a Ray actor for ``VerlDriver``; needs a running Ray."""
     host = settings.host
     shared = ray.put(list(prompts))
-    options = {"num_cpus": host.num_cpus, "num_gpus": host.num_gpus, "resources": host.resources or None}
+    options = {
+        "num_cpus": host.num_cpus,
+        "num_gpus": host.num_gpus,
+        "resources": host.resources or None,
+    }
     remote = ray.remote(EstimatorHost).options(max_restarts=0, **options)
     return HostedEstimator(lambda: remote.remote(settings.method, shared, config), host)
 
@@ -217,4 +247,8 @@ def _own(cause: Any) -> DepoError | None:
 
 
 def _short(resources: dict[str, float]) -> dict[str, float]:
-    return {name: amount for name, amount in resources.items() if not name.startswith(("node:", "object_store"))}
+    return {
+        name: amount
+        for name, amount in resources.items()
+        if not name.startswith(("node:", "object_store"))
+    }

@@ -1,8 +1,8 @@
 """Importance weights on verl: an advantage estimator that is GRPO's times the weight of each group.
 
-verl gives an estimator the rewards, the mask and each completion's ``uid``, and none of the data set's columns. But it
-calls it in the process that sampled the batch: the replay buffer leaves the weights by uid here. This is imported with
-the dataset, which puts it into verl's own registry:
+verl gives an estimator the rewards, the mask and each completion's ``uid``, and none of the data
+set's columns. But it calls it in the process that sampled the batch: the replay buffer leaves the
+weights by uid here. This is imported with the dataset, which puts it into verl's own registry:
 
 algorithm.adv_estimator=depo_grpo
 """
@@ -31,9 +31,14 @@ def leave_weights(weight_of_uid: Mapping[str, float] | None) -> None:
 
 @register_adv_est(ADVANTAGES)
 def weighted_grpo(
-    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: Any, config: Any = None, **unused: Any
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: Any,
+    config: Any = None,
+    **unused: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Advantages and returns, shape (samples, tokens): verl's GRPO, times the weight of each sample's group.
+    """Advantages and returns, shape (samples, tokens): verl's GRPO, times the weight of each
+    sample's group.
 
     index: uids, shape (samples,). Raises EngineError for a uid that was not sampled.
     """
@@ -46,7 +51,9 @@ def weighted_grpo(
     )
     if _weight_of_uid is None:
         return advantages, returns
-    weight_S = torch.tensor([_weight(str(uid), _weight_of_uid) for uid in index], dtype=torch.float64)
+    weight_S = torch.tensor(
+        [_weight(str(uid), _weight_of_uid) for uid in index], dtype=torch.float64
+    )
     weighted = advantages * weight_S.to(advantages).unsqueeze(-1)
     return weighted, weighted
 

@@ -1,6 +1,7 @@
 """What verl knows of a group's completions becomes an outcome; free of verl.
 
-Correctness comes from a named key of ``reward_extra_info``, never from the reward that the policy trains on.
+Correctness comes from a named key of ``reward_extra_info``, never from the reward that the policy
+trains on.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from ...types import GroupOutcome
 class Completion:
     """One finished completion.
 
-    reward: what the policy trains on, None if unknown. info: ``reward_extra_info``. n_tokens: the policy's own tokens.
-    logprob_sum: of those tokens under the policy that sampled them (nats), None if unknown. version: policy step that
-    sampled it, None if unknown.
+    reward: what the policy trains on, None if unknown. info: ``reward_extra_info``. n_tokens: the
+    policy's own tokens. logprob_sum: of those tokens under the policy that sampled them (nats),
+    None if unknown. version: policy step that sampled it, None if unknown.
     """
 
     reward: float | None
@@ -32,9 +33,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A completion is correct if ``info[key]`` is at least ``threshold``; None, NaN and infinite are unscorable.
+    """A completion is correct if ``info[key]`` is at least ``threshold``; None, NaN and infinite
+    are unscorable.
 
-    by_score: where ``info`` has no such key, ``info["score"]``, else the reward, is judged in its place.
+    by_score: where ``info`` has no such key, ``info["score"]``, else the reward, is judged in its
+    place.
     """
 
     key: str
@@ -42,7 +45,8 @@ class Judge:
     by_score: bool = False
 
     def verdict(self, completion: Completion) -> bool | None:
-        """True, False, or None where the verifier could not judge. A value that is no number raises RewardError."""
+        """True, False, or None where the verifier could not judge. A value that is no number raises
+        RewardError."""
         value = completion.info.get(self.key)
         if self.by_score and self.key not in completion.info:
             value = completion.info.get("score", completion.reward)
@@ -69,8 +73,11 @@ class Judge:
             )
 
 
-def group_outcome(key: str, completions: Sequence[Completion], group_size: int, judge: Judge) -> GroupOutcome:
-    """The outcome of one group; completions asked for (``group_size``) that never came count as failed."""
+def group_outcome(
+    key: str, completions: Sequence[Completion], group_size: int, judge: Judge
+) -> GroupOutcome:
+    """The outcome of one group; completions asked for (``group_size``) that never came count as
+    failed."""
     versions = [c.version for c in completions if c.version is not None]
     return GroupOutcome.of(
         key,

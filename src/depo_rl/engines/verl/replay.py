@@ -46,8 +46,12 @@ class _Observed:
 
     asynchronous = False
 
-    def __init__(self, *, trainer_mode: str, refill_fn: Any = None, sampler_kwargs: Any = None, **kwargs: Any) -> None:
-        self._trainer: Any = getattr(refill_fn, "__self__", None)  # verl passes a method of the trainer
+    def __init__(
+        self, *, trainer_mode: str, refill_fn: Any = None, sampler_kwargs: Any = None, **kwargs: Any
+    ) -> None:
+        self._trainer: Any = getattr(
+            refill_fn, "__self__", None
+        )  # verl passes a method of the trainer
         root: Any = getattr(self._trainer, "config", None)
         if root is None:
             raise EngineError(
@@ -58,7 +62,10 @@ class _Observed:
         kwargs |= _own_settings(self._trainer, self.asynchronous)
         kwargs |= checked_sampler_kwargs(sampler_kwargs, _SAMPLER_KWARGS)
         super().__init__(  # type: ignore[call-arg]
-            trainer_mode=trainer_mode, refill_fn=self._refill, sampler_kwargs=sampler_kwargs, **kwargs
+            trainer_mode=trainer_mode,
+            refill_fn=self._refill,
+            sampler_kwargs=sampler_kwargs,
+            **kwargs,
         )
         self._step = 0
         self._n_dropped = 0  # groups dropped in this step
@@ -79,7 +86,9 @@ class _Observed:
         self.driver.expect(n_prompts)
         return int(self._trainer._add_prompts_to_generate(n_prompts))
 
-    def sample(self, global_steps: int, partition_id: str, batch_size: int) -> tuple[Any, dict[str, Any]]:
+    def sample(
+        self, global_steps: int, partition_id: str, batch_size: int
+    ) -> tuple[Any, dict[str, Any]]:
         """As verl's, with the curriculum's figures under ``depo/`` for a training batch."""
         if partition_id != _TRAIN:
             return super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
@@ -90,13 +99,18 @@ class _Observed:
         self._warn_if_resumed_without_state(driver, global_steps)
         batch, metrics = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
         with driver.session.timed("reading"):
-            groups = read_groups(batch.keys, partition_id, dict(zip(batch.keys, batch.tags, strict=True)))
+            groups = read_groups(
+                batch.keys, partition_id, dict(zip(batch.keys, batch.tags, strict=True))
+            )
         self._leave_weights(driver, batch)
-        metrics.update(driver.finish(groups, global_steps, nothing_in_flight=self._holds_no_other(batch)))
+        metrics.update(
+            driver.finish(groups, global_steps, nothing_in_flight=self._holds_no_other(batch))
+        )
         return batch, metrics
 
     def _leave_weights(self, driver: VerlDriver, batch: Any) -> None:
-        """For the advantages of this batch, which verl computes next; before its groups are settled."""
+        """For the advantages of this batch, which verl computes next; before its groups are
+        settled."""
         if not driver.weighs:
             leave_weights(None)
             return
@@ -116,7 +130,8 @@ class _Observed:
         return selected
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
-        """verl drops these groups: filtered, stale, failed or surplus. They were paid for, so they are learnt from."""
+        """verl drops these groups: filtered, stale, failed or surplus. They were paid for, so they
+        are learnt from."""
         if partition_id == _TRAIN and uids:
             partition = self.partitions[partition_id]  # type: ignore[attr-defined]
             keys = [key for key in partition if key.split("_")[0] in uids]
@@ -127,8 +142,13 @@ class _Observed:
         super()._clear_groups(partition_id, uids)  # type: ignore[misc]
 
     def _dapo_filtered_keys(self, partition_id: str) -> tuple[set[str], Counter[float]]:
-        """verl filters without end; after ``max_rounds`` batches' worth of groups what comes is trained on."""
-        limit = self.driver.curriculum.config.max_rounds * self.driver.batch_size if partition_id == _TRAIN else 0
+        """verl filters without end; after ``max_rounds`` batches' worth of groups what comes is
+        trained on."""
+        limit = (
+            self.driver.curriculum.config.max_rounds * self.driver.batch_size
+            if partition_id == _TRAIN
+            else 0
+        )
         if partition_id == _TRAIN and self._n_dropped >= limit:
             return set(), Counter()
         filtered: tuple[set[str], Counter[float]] = super()._dapo_filtered_keys(partition_id)  # type: ignore[misc]
@@ -154,12 +174,16 @@ class CurriculumReplayBufferAsync(_Observed, ReplayBufferAsync):  # type: ignore
 
 
 def _own_settings(trainer: Any, asynchronous: bool) -> dict[str, Any]:
-    """What verl passes to its own buffers but not to others: the filter of groups and its limits."""
+    """What verl passes to its own buffers but not to others: the filter of groups and its
+    limits."""
     root = trainer.config
     sampler = root.trainer.v1.sampler
     metric = trainer._resolve_filter_groups_metric()
     refills_failed = bool(sampler.get("sync_refill_failed_groups", False))
-    settings: dict[str, Any] = {"filter_groups_metric": metric, "sync_refill_failed_groups": refills_failed}
+    settings: dict[str, Any] = {
+        "filter_groups_metric": metric,
+        "sync_refill_failed_groups": refills_failed,
+    }
     if not asynchronous:
         exact = metric is not None or refills_failed
         batch_size = root.data.train_batch_size
@@ -167,6 +191,8 @@ def _own_settings(trainer: Any, asynchronous: bool) -> dict[str, Any]:
         settings |= {
             "train_batch_size": batch_size,
             "gen_batch_size": 1 if exact else (root.data.get("gen_batch_size") or batch_size),
-            "max_inflight_gen_batches": filters.get("max_inflight_gen_batches", 1) if metric is not None else 1,
+            "max_inflight_gen_batches": filters.get("max_inflight_gen_batches", 1)
+            if metric is not None
+            else 1,
         }
     return settings

@@ -1,4 +1,5 @@
-"""A verl training set becomes prompts: one per row that differs in anything that is generated from or judged by."""
+"""A verl training set becomes prompts: one per row that differs in anything that is generated from
+or judged by."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ GROUP_SIZE_COLUMN = "__rollout_n__"
 
 @dataclass(frozen=True, slots=True)
 class PromptTable:
-    """prompts: the distinct ones. key_of_row: each row's key. row_of: key -> the row that is rolled out for it."""
+    """prompts: the distinct ones. key_of_row: each row's key. row_of: key -> the row that is rolled
+    out for it."""
 
     prompts: list[Prompt]
     key_of_row: list[str]
@@ -30,11 +32,13 @@ def prompt_table(
     drop_duplicates: bool,
     media_of: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> PromptTable:
-    """Reads rows as verl's parquet files have them. Raises DataError if there is none, or one without a prompt.
+    """Reads rows as verl's parquet files have them. Raises DataError if there is none, or one
+    without a prompt.
 
-    A prompt's ``fields`` hold the scalar columns, those of ``extra_info``, and ``reward_model.ground_truth`` as
-    ``answer``. Rows that are equal in all but ``index`` are one prompt. Rows of equal text and source that differ in
-    anything else have keys of their own. media_of: images and the like of row i, undecoded; asked where texts repeat.
+    A prompt's ``fields`` hold the scalar columns, those of ``extra_info``, and
+    ``reward_model.ground_truth`` as ``answer``. Rows that are equal in all but ``index`` are one
+    prompt. Rows of equal text and source that differ in anything else have keys of their own.
+    media_of: images and the like of row i, undecoded; asked where texts repeat.
     """
     texts = []
     sources = []
@@ -77,7 +81,11 @@ def _text(i: int, row: Mapping[str, Any], column: str) -> str:
 
 
 def _fields(row: Mapping[str, Any], prompt_column: str) -> dict[str, Any]:
-    fields = {name: value for name, value in row.items() if name != prompt_column and isinstance(value, SCALAR)}
+    fields = {
+        name: value
+        for name, value in row.items()
+        if name != prompt_column and isinstance(value, SCALAR)
+    }
     for name, value in (row.get("extra_info") or {}).items():
         if isinstance(value, SCALAR):
             fields.setdefault(name, value)

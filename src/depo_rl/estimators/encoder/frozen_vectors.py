@@ -15,12 +15,14 @@ BYTES = 256 * 2**20  # of the vectors kept: 87,000 of 768 numbers
 class FrozenVectors:
     """compute: token ids of P texts -> (P, D), float32; asked one text at a time.
 
-    Among others a text is padded, and its vector differs in the last bits with the company it is in. Alone, it is a
-    function of the text: what is kept equals what would be computed again, after a resume too. limit: bytes; the
-    vectors that were computed first make room.
+    Among others a text is padded, and its vector differs in the last bits with the company it is
+    in. Alone, it is a function of the text: what is kept equals what would be computed again, after
+    a resume too. limit: bytes; the vectors that were computed first make room.
     """
 
-    def __init__(self, compute: Callable[[Sequence[Sequence[int]]], Tensor], limit: int = BYTES) -> None:
+    def __init__(
+        self, compute: Callable[[Sequence[Sequence[int]]], Tensor], limit: int = BYTES
+    ) -> None:
         self._compute = compute
         self._limit = limit
         self._known: dict[bytes, Tensor] = {}
@@ -40,6 +42,8 @@ class FrozenVectors:
         key = digest(*(token.to_bytes(4, "little") for token in row))
         if (vector_D := self._known.get(key)) is None:
             vector_D = self._known[key] = self._compute([row])[0].detach().clone()
-            if len(self._known) > max(self._limit // (vector_D.numel() * vector_D.element_size()), 1):
+            if len(self._known) > max(
+                self._limit // (vector_D.numel() * vector_D.element_size()), 1
+            ):
                 del self._known[next(iter(self._known))]
         return vector_D

@@ -1,12 +1,14 @@
 """Text -> tokens -> vector -> trunk -> two logits: the network of the paper's Difficulty Estimator.
 
-arXiv 2602.06375; sizes and initialisation are the released code's. The backbone is any Hugging Face encoder
-(``features.backbone``). Its vector of a text is the hidden state at the CLS token, as the paper has it, or the mean
-over the tokens, as sentence encoders were trained: their CLS is worse than random weights' (docs/paper_index.md).
-``D`` is the backbone's hidden size, ``W`` the trunk's width.
+arXiv 2602.06375; sizes and initialisation are the released code's. The backbone is any Hugging Face
+encoder (``features.backbone``). Its vector of a text is the hidden state at the CLS token, as the
+paper has it, or the mean over the tokens, as sentence encoders were trained: their CLS is worse
+than random weights' (docs/paper_index.md). ``D`` is the backbone's hidden size, ``W`` the trunk's
+width.
 
-The backbone's own dropout stays off, in training too; only the trunk drops out. So a vector is a function of text
-and weights alone, nothing draws from a global generator, and splitting a batch into micro-batches is exact.
+The backbone's own dropout stays off, in training too; only the trunk drops out. So a vector is a
+function of text and weights alone, nothing draws from a global generator, and splitting a batch
+into micro-batches is exact.
 """
 
 from __future__ import annotations
@@ -18,13 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ...features.backbone import TextReader, load_backbone, own_pooling, padded, private_rng, text_reader
+from ...features.backbone import (
+    TextReader,
+    load_backbone,
+    own_pooling,
+    padded,
+    private_rng,
+    text_reader,
+)
 
 _HEAD_STD = 1e-3
 
 
 class PrivateDropout(nn.Module):
-    """Inverted dropout that draws from its own CPU generator: masks neither touch nor depend on global state."""
+    """Inverted dropout that draws from its own CPU generator: masks neither touch nor depend on
+    global state."""
 
     def __init__(self, p: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -34,12 +44,16 @@ class PrivateDropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self._p == 0.0:
             return x
-        kept = torch.rand(x.shape, generator=self._generator, device="cpu", dtype=torch.float32) >= self._p
+        kept = (
+            torch.rand(x.shape, generator=self._generator, device="cpu", dtype=torch.float32)
+            >= self._p
+        )
         return x * kept.to(x.device) / (1.0 - self._p)
 
 
 class ResidualBlock(nn.Module):
-    """(P, W) -> (P, W): Linear, LayerNorm, GELU, Dropout, Linear, LayerNorm; GELU of the sum with the input."""
+    """(P, W) -> (P, W): Linear, LayerNorm, GELU, Dropout, Linear, LayerNorm; GELU of the sum with
+    the input."""
 
     def __init__(self, width: int, dropout: PrivateDropout) -> None:
         super().__init__()
@@ -57,7 +71,8 @@ class ResidualBlock(nn.Module):
 
 
 class EncoderNetwork(nn.Module):
-    """Backbone, trunk and two heads: ``vectors`` then ``logits``; weights are float32 whatever the hub stores.
+    """Backbone, trunk and two heads: ``vectors`` then ``logits``; weights are float32 whatever the
+    hub stores.
 
     pooling: "cls" or "mean". width, dropout: of the trunk, whose dropout draws from ``generator``.
     """
@@ -94,7 +109,8 @@ class EncoderNetwork(nn.Module):
         self.float().eval()  # the update alone switches the trunk's dropout on
 
     def vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        """Pooled last hidden states, shape (P, D), float32, of P texts given as token ids; right-padded here."""
+        """Pooled last hidden states, shape (P, D), float32, of P texts given as token ids;
+        right-padded here."""
         given = padded(ids, self.pad_id, self.score_head.weight.device)
         hidden_PTD: Tensor = self.backbone(**given).last_hidden_state.float()
         if self.pooling == "cls":
@@ -109,9 +125,11 @@ class EncoderNetwork(nn.Module):
 
 
 def build(config: Any, seed: int, generator: torch.Generator) -> tuple[TextReader, EncoderNetwork]:
-    """Tokenizer and network for ``config`` (``EncoderSettings``), on the CPU; dropout will draw from ``generator``.
+    """Tokenizer and network for ``config`` (``EncoderSettings``), on the CPU; dropout will draw
+    from ``generator``.
 
-    Raises ConfigError if the backbone cannot be loaded or pooled: there must be a CLS token to read, or the mean asked.
+    Raises ConfigError if the backbone cannot be loaded or pooled: there must be a CLS token to
+    read, or the mean asked.
     """
     tokenizer, backbone = load_backbone(config.backbone, seed)
     pooling = config.pooling if config.pooling != "auto" else own_pooling(config.backbone) or "cls"
@@ -122,5 +140,7 @@ def build(config: Any, seed: int, generator: torch.Generator) -> tuple[TextReade
         )
     reader = text_reader(tokenizer, backbone, config.max_length)
     with private_rng(seed):  # again, so that the trunk does not depend on what the backbone drew
-        network = EncoderNetwork(backbone, reader.pad_id, config.width, config.dropout, generator, pooling)
+        network = EncoderNetwork(
+            backbone, reader.pad_id, config.width, config.dropout, generator, pooling
+        )
     return reader, network

@@ -4,7 +4,8 @@
     evidence  the prompt's own groups, faded by policy steps, moved by the drift    (evidence)
     mending   P(mixed) recalibrated by what became of the latest predictions        (recalibration)
 
-The prior serves prompts never seen, and those seen long ago; what their groups tell takes over as it comes.
+The prior serves prompts never seen, and those seen long ago; what their groups tell takes over as
+it comes.
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from .evidence import Evidence, IndexArray
 from .logistic_normal import rates
 from .prior_heads import PriorHeads
 
-# The heads were fitted to the groups of a prompt that was seen; its prior is widened, lest they count twice.
+# The heads were fitted to the groups of a prompt that was seen; its prior is widened, lest they
+# count twice.
 _SEEN_WIDENING = 2.0
 
 
 class FusedEstimator:
-    """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the replay's generator.
+    """prompts: the whole pool. group_size: the G whose P(mixed) is calibrated. seed: of the
+    replay's generator.
 
-    The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean. Without
-    ``history`` a prompt's own groups teach the prior only. lesson: what the heads begin with.
+    The belief is told as the Beta that has its P(mixed) for groups of ``group_size``, at its mean.
+    Without ``history`` a prompt's own groups teach the prior only. lesson: what the heads begin
+    with.
     """
 
     def __init__(
@@ -50,10 +54,13 @@ class FusedEstimator:
         self.answer_logprobs: AnswerLogprobs | None = None
         self._table = FeatureTable([*prompts, *lesson.prompts] if lesson else prompts, settings)
         self._policy = PolicyFeatures(settings)
-        self._heads = PriorHeads(self._table, self._policy, len(prompts), settings, np.random.default_rng([seed, 103]))
+        self._heads = PriorHeads(
+            self._table, self._policy, len(prompts), settings, np.random.default_rng([seed, 103])
+        )
         if lesson:
             self._heads.begin_with(np.arange(len(prompts), len(self._table)), lesson.counts_P2)
-        # what the features' meaning and the weights' priors come from, and a checkpoint must agree with
+        # what the features' meaning and the weights' priors come from, and a checkpoint must agree
+        # with
         self._origin = self._table.origin | {"warm_start": lesson.identity if lesson else None}
         self._evidence = Evidence(len(prompts), settings)
         self._keys = [prompt.key for prompt in prompts]
@@ -71,7 +78,8 @@ class FusedEstimator:
         return replace(belief, suspicion_P=self._evidence.coin_flips(index_P))
 
     def read_policy(self, states: PolicyStates | None, answers: AnswerLogprobs | None) -> None:
-        """Takes from an engine that has the policy how to read it; asked by each ``predict`` if the settings say so.
+        """Takes from an engine that has the policy how to read it; asked by each ``predict`` if the
+        settings say so.
 
         What they ask for and nobody handed over is a ConfigError of ``predict``.
         """
@@ -83,7 +91,9 @@ class FusedEstimator:
 
     def _prior(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
         mean_P, variance_P = self._heads.predict(index_P, policy_PF)
-        return mean_P, np.where(self._evidence.seen(index_P), _SEEN_WIDENING * variance_P, variance_P)
+        return mean_P, np.where(
+            self._evidence.seen(index_P), _SEEN_WIDENING * variance_P, variance_P
+        )
 
     def _believe(
         self, index_P: IndexArray, prior_mean_P: FloatArray, prior_variance_P: FloatArray
@@ -102,16 +112,22 @@ class FusedEstimator:
         if not scored:
             return
         now = self._clock.read(scored)
-        # In the pool's order, whatever order an engine's workers finished in: the replay's batches depend on it.
+        # In the pool's order, whatever order an engine's workers finished in: the replay's batches
+        # depend on it.
         scored.sort(key=lambda o: self._position[o.key])
         index_P = self._table.index_of([o.key for o in scored])
         counts_P2 = np.array([(o.n_correct, o.n_scored) for o in scored], dtype=np.float64)
-        step_P = np.array([now if o.policy_step is None else o.policy_step for o in scored], dtype=np.int64)
+        step_P = np.array(
+            [now if o.policy_step is None else o.policy_step for o in scored], dtype=np.int64
+        )
         for part in _rounds(index_P):
             self._learn(index_P[part], counts_P2[part], step_P[part], now)
 
-    def _learn(self, index_P: IndexArray, counts_P2: FloatArray, step_P: IndexArray, now: int) -> None:
-        """One group each of distinct prompts; the prediction is judged before anything is learnt from them."""
+    def _learn(
+        self, index_P: IndexArray, counts_P2: FloatArray, step_P: IndexArray, now: int
+    ) -> None:
+        """One group each of distinct prompts; the prediction is judged before anything is learnt
+        from them."""
         policy_PF = self._policy.told(index_P)
         prior_mean_P, prior_variance_P = self._prior(index_P, policy_PF)
         whole_P = counts_P2[:, 1] == self._group_size  # P(mixed) of a partial group is another
@@ -125,7 +141,8 @@ class FusedEstimator:
         self._heads.learn(index_P, policy_PF, counts_P2, step_P, now, self._evidence.drift)
 
     def suspects(self) -> list[str]:
-        """Keys of the prompts whose verdicts look like coin flips (``Evidence.coin_flips``), the surest first."""
+        """Keys of the prompts whose verdicts look like coin flips (``Evidence.coin_flips``), the
+        surest first."""
         return [self._keys[index] for index in self._evidence.suspects().tolist()]
 
     def state_dict(self) -> State:
@@ -154,10 +171,11 @@ class FusedEstimator:
     def metrics(self) -> dict[str, float]:
         """What the parts say of themselves.
 
-        loss: nats per group of the heads' last batch. drift: logits per policy step. walk: expected, logits per square
-        root of a step. prompts_seen: with groups of their own. flaky_share: estimated share of prompts whose verdicts
-        are coin flips. suspects: prompts that are such with a probability of at least 0.8. recalibration_slope,
-        recalibration_offset, recalibration_offset_seen: of the mended logit of P(mixed).
+        loss: nats per group of the heads' last batch. drift: logits per policy step. walk:
+        expected, logits per square root of a step. prompts_seen: with groups of their own.
+        flaky_share: estimated share of prompts whose verdicts are coin flips. suspects: prompts
+        that are such with a probability of at least 0.8. recalibration_slope, recalibration_offset,
+        recalibration_offset_seen: of the mended logit of P(mixed).
         """
         slope, offset, offset_seen = self._recalibration.coefficients_3.tolist()
         return {
@@ -174,7 +192,8 @@ class FusedEstimator:
 
 
 def _rounds(index_P: IndexArray) -> list[IndexArray]:
-    """Positions of ``index_P`` in rounds of distinct prompts, each prompt's in order: usually one round."""
+    """Positions of ``index_P`` in rounds of distinct prompts, each prompt's in order: usually one
+    round."""
     rounds: list[list[int]] = []
     count: dict[int, int] = {}
     for position, index in enumerate(index_P.tolist()):

@@ -1,18 +1,20 @@
 """What each prompt's own groups say of its pass rate, fading as fast as the policy is seen to move.
 
-The logit theta_i of a prompt's pass rate moves from policy step to policy step with the rest, by a common drift, and by
-itself, as a random walk:
+The logit theta_i of a prompt's pass rate moves from policy step to policy step with the rest, by a
+common drift, and by itself, as a random walk:
 
     theta_i(t + 1) = theta_i(t) + drift + walk * noise,    noise ~ Normal(0, 1)                                     (1)
 
-Its own groups leave a normal message about theta_i: a precision, 0 for none, and a mean. A message that is dt policy
-steps old has its mean moved by drift * dt and its variance widened by walk^2 * dt, and multiplies the belief that comes
-from elsewhere (the prior, from the features). So evidence fades towards the prior with the *policy steps* since, and a
-prompt that was not seen for long has moved with the rest. A new group conditions that product (assumed density
-filtering: moments of the exact posterior), and the message becomes the quotient of the result and the prior.
+Its own groups leave a normal message about theta_i: a precision, 0 for none, and a mean. A message
+that is dt policy steps old has its mean moved by drift * dt and its variance widened by walk^2 *
+dt, and multiplies the belief that comes from elsewhere (the prior, from the features). So evidence
+fades towards the prior with the *policy steps* since, and a prompt that was not seen for long has
+moved with the rest. A new group conditions that product (assumed density filtering: moments of the
+exact posterior), and the message becomes the quotient of the result and the prior.
 
-How fast prompts move is not known beforehand: one filter is run for each of a few ``walks``, and they are weighted by
-how likely they made the latest groups. The drift of each follows its score by Newton steps.
+How fast prompts move is not known beforehand: one filter is run for each of a few ``walks``, and
+they are weighted by how likely they made the latest groups. The drift of each follows its score by
+Newton steps.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ _MAX_STEPS = 10_000  # beyond it a prompt's evidence is worth nothing under any 
 
 
 class Belief(NamedTuple):
-    """mean_WP, variance_WP: of theta, by walk and prompt. gain_WP: d mean / d (mean of the message)."""
+    """mean_WP, variance_WP: of theta, by walk and prompt. gain_WP: d mean / d (mean of the
+    message)."""
 
     mean_WP: FloatArray
     variance_WP: FloatArray
@@ -48,7 +51,8 @@ class Belief(NamedTuple):
 
 
 class Evidence:
-    """Messages of ``n_prompts`` prompts under each walk of ``settings``; prompts are named by their index."""
+    """Messages of ``n_prompts`` prompts under each walk of ``settings``; prompts are named by their
+    index."""
 
     def __init__(self, n_prompts: int, settings: FusedSettings) -> None:
         self.settings = settings
@@ -56,8 +60,12 @@ class Evidence:
         walks = len(settings.walks)
         self._precision_WN = np.zeros((walks, n_prompts), dtype=np.float32)
         self._shift_WN = np.zeros((walks, n_prompts), dtype=np.float32)  # precision * mean
-        self._step_N = np.full(n_prompts, -1, dtype=np.int32)  # policy step of the latest group; -1: none
-        self._coin_N = np.zeros(n_prompts, dtype=np.float32)  # log-odds that the verdicts are coin flips, of its groups
+        self._step_N = np.full(
+            n_prompts, -1, dtype=np.int32
+        )  # policy step of the latest group; -1: none
+        self._coin_N = np.zeros(
+            n_prompts, dtype=np.float32
+        )  # log-odds that the verdicts are coin flips, of its groups
         self.drift_W = np.zeros(walks)
         self._information_W = np.full(walks, _DRIFT_PRIOR)
         self._log_weight_W = np.zeros(walks)
@@ -82,16 +90,18 @@ class Evidence:
     def coin_flips(self, index_P: IndexArray) -> FloatArray:
         """Posterior probability that each prompt's verdicts are coin flips, whatever is answered.
 
-        Bayes' rule for "each verdict is right with probability 1/2" against the belief that was held before each group,
-        which follows the prompt's features, its neighbours' movement and its own history. Beforehand a prompt is such
-        a one with the share that the pool shows (``flaky_share``).
+        Bayes' rule for "each verdict is right with probability 1/2" against the belief that was
+        held before each group, which follows the prompt's features, its neighbours' movement and
+        its own history. Beforehand a prompt is such a one with the share that the pool shows
+        (``flaky_share``).
         """
         prior = np.log(self.flaky_share / (1.0 - self.flaky_share))
         result_P: FloatArray = expit(prior + self._coin_N[index_P].astype(np.float64))
         return result_P
 
     def suspects(self, least: float = SUSPECT) -> IndexArray:
-        """The prompts whose verdicts are coin flips with a probability of at least ``least``, the surest first."""
+        """The prompts whose verdicts are coin flips with a probability of at least ``least``, the
+        surest first."""
         seen = np.flatnonzero(self._step_N >= 0)
         chance_P = self.coin_flips(seen)
         order = np.argsort(-chance_P, kind="stable")
@@ -100,7 +110,8 @@ class Evidence:
 
     @property
     def flaky_share(self) -> float:
-        """Share of the prompts seen whose verdicts are coin flips: a few steps of expectation-maximisation."""
+        """Share of the prompts seen whose verdicts are coin flips: a few steps of
+        expectation-maximisation."""
         odds_N = self._coin_N[self._step_N >= 0].astype(np.float64)
         share = _FLAKY_PRIOR
         for _ in range(_FLAKY_STEPS):
@@ -112,18 +123,27 @@ class Evidence:
         return int((self._step_N >= 0).sum())
 
     def belief(
-        self, index_P: IndexArray, prior_mean_P: FloatArray, prior_variance_P: FloatArray, now: int | IndexArray
+        self,
+        index_P: IndexArray,
+        prior_mean_P: FloatArray,
+        prior_variance_P: FloatArray,
+        now: int | IndexArray,
     ) -> Belief:
-        """The prior times the message of each prompt, as of policy step ``now`` (one for all, or each its own)."""
+        """The prior times the message of each prompt, as of policy step ``now`` (one for all, or
+        each its own)."""
         precision_WP = self._precision_WN[:, index_P].astype(np.float64)
         has_WP = precision_WP > 0
         safe_WP = np.where(has_WP, precision_WP, 1.0)
         age_P = self._age(index_P, now)
-        mean_WP = np.where(has_WP, self._shift_WN[:, index_P] / safe_WP + self.drift_W[:, None] * age_P, 0.0)
+        mean_WP = np.where(
+            has_WP, self._shift_WN[:, index_P] / safe_WP + self.drift_W[:, None] * age_P, 0.0
+        )
         aged_WP = np.where(has_WP, 1.0 / (1.0 / safe_WP + self._variance_W1 * age_P), 0.0)
         total_WP = 1.0 / prior_variance_P + aged_WP
         combined_WP = (prior_mean_P / prior_variance_P + aged_WP * mean_WP) / total_WP
-        return Belief(np.clip(combined_WP, -LOGIT_LIMIT, LOGIT_LIMIT), 1.0 / total_WP, aged_WP / total_WP)
+        return Belief(
+            np.clip(combined_WP, -LOGIT_LIMIT, LOGIT_LIMIT), 1.0 / total_WP, aged_WP / total_WP
+        )
 
     def _age(self, index_P: IndexArray, now: int | IndexArray) -> FloatArray:
         step_P = self._step_N[index_P]
@@ -137,7 +157,8 @@ class Evidence:
         counts_P2: FloatArray,
         step_P: IndexArray,
     ) -> None:
-        """Learns from one group each of distinct prompts; counts_P2: correct, scored. step_P: their policy steps.
+        """Learns from one group each of distinct prompts; counts_P2: correct, scored. step_P: their
+        policy steps.
 
         A group older than the prompt's latest counts as if it were as new as that one.
         """
@@ -153,7 +174,8 @@ class Evidence:
             self._log_weight_W += after.log_evidence[:, seen_P].sum(axis=1)
             if self.settings.drift:
                 self._follow_drift(before, after, self._age(index_P, step_P))
-        # A quotient of normals; the likelihood is log-concave, so that it is one too, up to the moments' rounding.
+        # A quotient of normals; the likelihood is log-concave, so that it is one too, up to the
+        # moments' rounding.
         precision_WP = np.maximum(1.0 / after.variance - 1.0 / prior_variance_P, 1e-6)
         shift_WP = after.mean / after.variance - prior_mean_P / prior_variance_P
         self._precision_WN[:, index_P] = precision_WP
@@ -161,10 +183,13 @@ class Evidence:
         self._step_N[index_P] = step_P
 
     def _follow_drift(self, before: Belief, after: Conditioned, age_P: FloatArray) -> None:
-        """A Newton step on the drift: the score and information of each group's mean, by the chain rule of (1)."""
+        """A Newton step on the drift: the score and information of each group's mean, by the chain
+        rule of (1)."""
         by_drift_WP = before.gain_WP * age_P
         score_WP = (after.mean - before.mean_WP) / before.variance_WP
-        information_WP = np.maximum(before.variance_WP - after.variance, 0.0) / before.variance_WP**2
+        information_WP = (
+            np.maximum(before.variance_WP - after.variance, 0.0) / before.variance_WP**2
+        )
         self._information_W *= _DRIFT_MEMORY
         self._information_W += (by_drift_WP**2 * information_WP).sum(axis=1)
         self.drift_W += (by_drift_WP * score_WP).sum(axis=1) / self._information_W
@@ -185,7 +210,8 @@ class Evidence:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch if saved with other walks, ValueError or IndexError if malformed; nothing is changed."""
+        """Raises StateMismatch if saved with other walks, ValueError or IndexError if malformed;
+        nothing is changed."""
         if list(state["walks"]) != list(self.settings.walks):
             raise StateMismatch(
                 f"estimator state was saved with walks {state['walks']}, this estimator has "
@@ -199,7 +225,10 @@ class Evidence:
         step_N[index] = np.asarray(state["step"]).reshape(len(index))
         precision_WN[:, index] = np.asarray(state["precision"]).reshape(walks, len(index))
         shift_WN[:, index] = np.asarray(state["shift"]).reshape(walks, len(index))
-        vectors = [np.array(state[name], dtype=np.float64).reshape(walks) for name in ("drift", "information")]
+        vectors = [
+            np.array(state[name], dtype=np.float64).reshape(walks)
+            for name in ("drift", "information")
+        ]
         log_weight_W = np.array(state["log_weight"], dtype=np.float64).reshape(walks)
         coin_N = np.zeros_like(self._coin_N)
         coin_N[index] = np.asarray(state["coin"]).reshape(len(index))

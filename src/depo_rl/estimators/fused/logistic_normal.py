@@ -1,8 +1,9 @@
 """Beliefs about a pass rate as a normal distribution of its logit, by quadrature.
 
-theta = logit(pass rate) ~ Normal(mean, variance). A wide one is U-shaped in the pass rate, as the pass rates of real
-pools are; sums of independent changes stay normal, so that drift and forgetting are additions. Integrals use the
-trapezoid rule on 41 points within 4.5 standard deviations, whose error is far below what eight completions tell.
+theta = logit(pass rate) ~ Normal(mean, variance). A wide one is U-shaped in the pass rate, as the
+pass rates of real pools are; sums of independent changes stay normal, so that drift and forgetting
+are additions. Integrals use the trapezoid rule on 41 points within 4.5 standard deviations, whose
+error is far below what eight completions tell.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ LOGIT_LIMIT = 12.0  # rates within 6e-6 of 0 or 1 are not told apart
 
 
 class Rates(NamedTuple):
-    """Of each belief: the expected pass rate, and the probability that a group is all right, or all wrong."""
+    """Of each belief: the expected pass rate, and the probability that a group is all right, or all
+    wrong."""
 
     mean: FloatArray
     all_pass: FloatArray
@@ -28,8 +30,8 @@ class Rates(NamedTuple):
 
 
 class Conditioned(NamedTuple):
-    """Mean and variance of each belief after a group was seen, and the log-probability that it had of that group
-    (nats, without the binomial coefficient)."""
+    """Mean and variance of each belief after a group was seen, and the log-probability that it had
+    of that group (nats, without the binomial coefficient)."""
 
     mean: FloatArray
     variance: FloatArray
@@ -39,14 +41,20 @@ class Conditioned(NamedTuple):
 def rates(mean: FloatArray, variance: FloatArray, group_size: int) -> Rates:
     """What beliefs of any shape say of groups of ``group_size``; the same shape."""
     right = 1.0 / (1.0 + np.exp(-_logits(mean, variance)))
-    return Rates(right @ _WEIGHTS, _power(right, group_size) @ _WEIGHTS, _power(1.0 - right, group_size) @ _WEIGHTS)
+    return Rates(
+        right @ _WEIGHTS,
+        _power(right, group_size) @ _WEIGHTS,
+        _power(1.0 - right, group_size) @ _WEIGHTS,
+    )
 
 
 def condition(mean: FloatArray, variance: FloatArray, correct: Any, scored: Any) -> Conditioned:
-    """Beliefs after ``correct`` of ``scored`` completions were right (moments matched); counts broadcast to them.
+    """Beliefs after ``correct`` of ``scored`` completions were right (moments matched); counts
+    broadcast to them.
 
-    Two identities give every slope that learning needs: d log_evidence / d mean = (mean' - mean) / variance, and
-    d log_evidence / d log standard deviation = (variance' + (mean' - mean)^2) / variance - 1.
+    Two identities give every slope that learning needs: d log_evidence / d mean = (mean' - mean) /
+    variance, and d log_evidence / d log standard deviation = (variance' + (mean' - mean)^2) /
+    variance - 1.
     """
     logits = _logits(mean, variance)
     correct = np.asarray(correct, dtype=np.float64)[..., None]

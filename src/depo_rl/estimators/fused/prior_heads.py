@@ -2,16 +2,18 @@
 
     theta_i ~ Normal(w . x_i, exp(2 v . x_i)),    k_i of n_i right ~ Binomial(n_i, logistic(theta_i))              (1)
 
-The second head, the logarithm of the spread, is what predicting *mixed* needs and a mean near one half does not tell:
-all-or-nothing prompts have such a mean too. Both maximise the likelihood of k of n under (1), with normal priors on the
-weights whose precisions stay while the data grow, by Adam on random batches of the replay. The priors' mean is 0, but
-for published pass rates of other models, which are believed from the start (``rate_slope``).
+The second head, the logarithm of the spread, is what predicting *mixed* needs and a mean near one
+half does not tell: all-or-nothing prompts have such a mean too. Both maximise the likelihood of k
+of n under (1), with normal priors on the weights whose precisions stay while the data grow, by Adam
+on random batches of the replay. The priors' mean is 0, but for published pass rates of other
+models, which are believed from the start (``rate_slope``).
 
-The replay has one row a prompt: a prompt that is chosen again and again because it is mixed must not teach that such
-prompts are mixed, as a row per group would. Which prompts have a row depends on their features and chance alone, and
-given the features that is no selection. Groups of earlier policies count as of then: their mean is behind by the drift
-since. They are learnt from the less often the older they are: where a source was scored 0 for a while, exploration
-alone would take for ever to outweigh what was learnt then.
+The replay has one row a prompt: a prompt that is chosen again and again because it is mixed must
+not teach that such prompts are mixed, as a row per group would. Which prompts have a row depends on
+their features and chance alone, and given the features that is no selection. Groups of earlier
+policies count as of then: their mean is behind by the drift since. They are learnt from the less
+often the older they are: where a source was scored 0 for a while, exploration alone would take for
+ever to outweigh what was learnt then.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ _START = (0.0, float(np.log(3.0)))  # pools of real models are U-shaped in the p
 
 
 class Replay:
-    """The latest group of each of the ``size`` prompts seen last: index, correct, scored, policy step, and features of
-    the policy as they were then, ``width`` of them."""
+    """The latest group of each of the ``size`` prompts seen last: index, correct, scored, policy
+    step, and features of the policy as they were then, ``width`` of them."""
 
     def __init__(self, n_prompts: int, size: int, width: int = 0) -> None:
         self._size = min(size, n_prompts)
@@ -50,7 +52,9 @@ class Replay:
     def __len__(self) -> int:
         return len(self.index_R)
 
-    def add(self, index_P: IndexArray, policy_PF: Block, counts_P2: FloatArray, step_P: IndexArray) -> None:
+    def add(
+        self, index_P: IndexArray, policy_PF: Block, counts_P2: FloatArray, step_P: IndexArray
+    ) -> None:
         """Distinct prompts; one that has a row gets it overwritten."""
         fresh_P = self._slot_N[index_P] < 0
         self._make_room(index_P[fresh_P])
@@ -75,7 +79,12 @@ class Replay:
             self._next = (self._next + 1) % self._size
 
     def state_dict(self) -> State:
-        rows = {"index": self.index_R, "policy": self.policy_RF, "counts": self.counts_R2, "step": self.step_R}
+        rows = {
+            "index": self.index_R,
+            "policy": self.policy_RF,
+            "counts": self.counts_R2,
+            "step": self.step_R,
+        }
         return rows | {"next": self._next}
 
     def load_state_dict(self, state: State) -> None:
@@ -83,7 +92,9 @@ class Replay:
         index_R = np.array(state["index"], dtype=np.int64).reshape(-1)
         counts_R2 = np.array(state["counts"], dtype=np.float64).reshape(len(index_R), 2)
         step_R = np.array(state["step"], dtype=np.int64).reshape(len(index_R))
-        policy_RF = np.array(state["policy"], dtype=np.float16).reshape(len(index_R), self.policy_RF.shape[1])
+        policy_RF = np.array(state["policy"], dtype=np.float16).reshape(
+            len(index_R), self.policy_RF.shape[1]
+        )
         slot_N = np.full_like(self._slot_N, -1)
         slot_N[index_R] = np.arange(len(index_R))
         following = int(state["next"])
@@ -98,7 +109,8 @@ class Replay:
 class PriorHeads:
     """``predict`` the prior of prompts; ``learn`` from finished groups.
 
-    moving: the features that change with the policy, beside those of the table. rng: of the replay's batches.
+    moving: the features that change with the policy, beside those of the table. rng: of the
+    replay's batches.
     """
 
     def __init__(
@@ -124,13 +136,18 @@ class PriorHeads:
         self.loss = float("nan")
 
     def begin_with(self, index_P: IndexArray, counts_P2: FloatArray) -> None:
-        """Takes over, as the mean of the weights' priors, what heads learn from these groups of distinct prompts.
+        """Takes over, as the mean of the weights' priors, what heads learn from these groups of
+        distinct prompts.
 
-        They were of another policy: its level is left out, and what tells prompts apart is believed in part. A few
-        passes, no more, for what they would learn then is of that policy too.
+        They were of another policy: its level is left out, and what tells prompts apart is believed
+        in part. A few passes, no more, for what they would learn then is of that policy too.
         """
-        settings = self.settings.model_copy(update={"replay_prompts": len(index_P), "updates_per_observe": 0})
-        teacher = PriorHeads(self._table, self._moving, len(self._table), settings, np.random.default_rng(0))
+        settings = self.settings.model_copy(
+            update={"replay_prompts": len(index_P), "updates_per_observe": 0}
+        )
+        teacher = PriorHeads(
+            self._table, self._moving, len(self._table), settings, np.random.default_rng(0)
+        )
         nothing_PF = np.zeros((len(index_P), self._moving.width), np.float16)
         teacher.learn(index_P, nothing_PF, counts_P2, np.zeros(len(index_P), np.int64), 0, 0.0)
         for _ in range(ceil(_LESSON_PASSES * len(index_P) / settings.batch_groups)):
@@ -139,7 +156,8 @@ class PriorHeads:
         self._weight_D2 = self._start_D2.copy()
 
     def predict(self, index_P: IndexArray, policy_PF: Block) -> tuple[FloatArray, FloatArray]:
-        """(mean, variance) of theta of each prompt before its own groups are known. policy_PF: ``PolicyFeatures``."""
+        """(mean, variance) of theta of each prompt before its own groups are known. policy_PF:
+        ``PolicyFeatures``."""
         mean_P, log_spread_P = self._raw(self._rows(index_P, policy_PF))
         return mean_P, np.exp(2.0 * log_spread_P)
 
@@ -149,7 +167,9 @@ class PriorHeads:
 
     def _raw(self, rows: FeatureRows) -> tuple[FloatArray, FloatArray]:
         raw_P2 = rows.dot(self._weight_D2) + self._bias_2
-        return np.clip(raw_P2[:, 0], -LOGIT_LIMIT, LOGIT_LIMIT), np.clip(raw_P2[:, 1], *_LOG_SPREAD_LIMITS)
+        return np.clip(raw_P2[:, 0], -LOGIT_LIMIT, LOGIT_LIMIT), np.clip(
+            raw_P2[:, 1], *_LOG_SPREAD_LIMITS
+        )
 
     def learn(
         self,
@@ -160,13 +180,15 @@ class PriorHeads:
         now: int,
         drift: float,
     ) -> None:
-        """Adds groups of distinct prompts to the replay and makes ``updates_per_observe`` updates."""
+        """Adds groups of distinct prompts to the replay and makes ``updates_per_observe``
+        updates."""
         self.replay.add(index_P, policy_PF, counts_P2, step_P)
         for _ in range(self.settings.updates_per_observe):
             self._update(now, drift)
 
     def _pick(self) -> IndexArray:
-        """Rows of the replay for one update, with repeats, the more likely the younger their group."""
+        """Rows of the replay for one update, with repeats, the more likely the younger their
+        group."""
         age_R = self.replay.step_R.max() - self.replay.step_R
         share_R = np.cumsum(0.5 ** (age_R / self.settings.half_life_steps))
         drawn = self._rng.random(min(len(age_R), self.settings.batch_groups)) * share_R[-1]
@@ -182,10 +204,14 @@ class PriorHeads:
         counts_P2 = replay.counts_R2[picked]
         after = condition(mean_P, variance_P, counts_P2[:, 0], counts_P2[:, 1])
         moved_P = after.mean - mean_P
-        slope_P2 = np.column_stack([moved_P / variance_P, (after.variance + moved_P**2) / variance_P - 1.0])
+        slope_P2 = np.column_stack(
+            [moved_P / variance_P, (after.variance + moved_P**2) / variance_P - 1.0]
+        )
         slope_P2 /= -len(picked)
         self.loss = -float(after.log_evidence.mean())
-        precision_2 = np.array([self.settings.mean_precision, self.settings.spread_precision]) / len(replay)
+        precision_2 = np.array(
+            [self.settings.mean_precision, self.settings.spread_precision]
+        ) / len(replay)
         gradient_D2 = rows.t_dot(slope_P2) + precision_2 * (self._weight_D2 - self._start_D2)
         self._adam(np.vstack([gradient_D2, slope_P2.sum(axis=0)]))
 
@@ -194,7 +220,9 @@ class PriorHeads:
         self._moment_D2 += (1 - beta1) * (gradient_D2 - self._moment_D2)
         self._square_D2 += (1 - beta2) * (gradient_D2**2 - self._square_D2)
         corrected = np.sqrt(self._square_D2 / (1 - beta2**self._n_updates)) + 1e-8
-        step_D2 = self.settings.learning_rate / (1 - beta1**self._n_updates) * self._moment_D2 / corrected
+        step_D2 = (
+            self.settings.learning_rate / (1 - beta1**self._n_updates) * self._moment_D2 / corrected
+        )
         self._weight_D2 -= step_D2[:-1]
         self._bias_2 = self._bias_2 - _BIAS_RATE * step_D2[-1]
 
@@ -214,7 +242,10 @@ class PriorHeads:
         """Raises ValueError, with nothing changed, if the arrays are of other features."""
         names = ("weight", "moment", "square")
         shapes = (self._weight_D2.shape, self._moment_D2.shape, self._square_D2.shape)
-        arrays = [np.array(state[n], dtype=np.float64).reshape(shape) for n, shape in zip(names, shapes, strict=True)]
+        arrays = [
+            np.array(state[n], dtype=np.float64).reshape(shape)
+            for n, shape in zip(names, shapes, strict=True)
+        ]
         bias_2 = np.array(state["bias"], dtype=np.float64).reshape(2)
         n_updates = int(state["n_updates"])
         loss = float(state["loss"])

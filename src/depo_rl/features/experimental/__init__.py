@@ -1,1 +1,2 @@
-"""Features that were measured and brought nothing (docs/paper_index.md): off by default, for who has other data."""
+"""Features that were measured and brought nothing (docs/paper_index.md): off by default, for who
+has other data."""

@@ -1,6 +1,8 @@
-"""A frozen encoder's embeddings of a pool's texts as features: computed once a text, kept on disk, reduced to few.
+"""A frozen encoder's embeddings of a pool's texts as features: computed once a text, kept on disk,
+reduced to few.
 
-``_U`` distinct texts, ``_D`` the encoder's width, then the dimensions kept. torch is imported by ``embed`` only.
+``_U`` distinct texts, ``_D`` the encoder's width, then the dimensions kept. torch is imported by
+``embed`` only.
 """
 
 from __future__ import annotations
@@ -28,8 +30,11 @@ _SHARD = 2048  # texts between two saves: what a crash costs
 _PCA_PROMPTS = 20_000  # from which the principal components are found, spread over the pool
 
 
-def embedding_block(prompts: Sequence[Prompt], settings: EncoderFeatureSettings | None) -> StoredBlock:
-    """``settings.dims`` features, or the encoder's width if that is less, of mean squared norm 1 over the pool.
+def embedding_block(
+    prompts: Sequence[Prompt], settings: EncoderFeatureSettings | None
+) -> StoredBlock:
+    """``settings.dims`` features, or the encoder's width if that is less, of mean squared norm 1
+    over the pool.
 
     Without settings it has none. Raises ConfigError as ``embed``.
     """
@@ -41,10 +46,11 @@ def embedding_block(prompts: Sequence[Prompt], settings: EncoderFeatureSettings 
 
 
 def embed(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, Vectors]:
-    """The encoder in words, and the mean of its last hidden states over each text's tokens, (P, D) float32.
+    """The encoder in words, and the mean of its last hidden states over each text's tokens, (P, D)
+    float32.
 
-    Raises ConfigError if torch or transformers is not installed, the encoder or the device cannot be had, or the
-    encoder gives numbers that are not finite.
+    Raises ConfigError if torch or transformers is not installed, the encoder or the device cannot
+    be had, or the encoder gives numbers that are not finite.
     """
     if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
         raise ConfigError(
@@ -54,14 +60,20 @@ def embed(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, 
     from ..backbone import FrozenEncoder
 
     encoder = FrozenEncoder(settings.backbone, settings.max_length, settings.device, SETTING)
-    cache = EmbeddingCache((Path(settings.cache) if settings.cache else default_cache()) / encoder.digest.hex())
+    cache = EmbeddingCache(
+        (Path(settings.cache) if settings.cache else default_cache()) / encoder.digest.hex()
+    )
     keys = [_key(text, encoder.max_length) for text in texts]
     distinct = dict(zip(keys, texts, strict=True))
     row_of = {key: row for row, key in enumerate(distinct)}
     vectors_U_D = np.zeros((len(distinct), encoder.width), np.float32)
     known_U = cache.fill(row_of, vectors_U_D)
-    # in an order of their own, so that that of the pool changes nothing; texts of like length together
-    new = sorted((key for key, row in row_of.items() if not known_U[row]), key=lambda k: (len(distinct[k]), k))
+    # in an order of their own, so that that of the pool changes nothing; texts of like length
+    # together
+    new = sorted(
+        (key for key, row in row_of.items() if not known_U[row]),
+        key=lambda k: (len(distinct[k]), k),
+    )
     _compute(encoder, cache, {key: distinct[key] for key in new}, row_of, vectors_U_D)
     return encoder.name, vectors_U_D[[row_of[key] for key in keys]]
 
@@ -83,19 +95,26 @@ def _compute(
 
     console = Console(stderr=True)
     keys = list(texts)
-    with Progress(console=console, disable=not (console.is_terminal and keys), transient=True) as progress:
+    with Progress(
+        console=console, disable=not (console.is_terminal and keys), transient=True
+    ) as progress:
         task = progress.add_task(f"embedding {len(keys):,} prompts", total=len(keys))
         for start in range(0, len(keys), _SHARD):
             shard = keys[start : start + _SHARD]
-            vectors = encoder.embed([texts[key] for key in shard], lambda n: progress.advance(task, n))
+            vectors = encoder.embed(
+                [texts[key] for key in shard], lambda n: progress.advance(task, n)
+            )
             vectors_U_D[[row_of[key] for key in shard]] = vectors
             cache.add(shard, vectors)
 
 
 def principal_components(vectors_P_D: Vectors, dims: int) -> NDArray[np.float16]:
-    """The first ``dims`` principal components, scaled together to a mean squared norm of 1 over the pool (all 0 if
-    the vectors are equal). Found from a bounded part of the pool; the sign of each is that of its largest loading."""
-    spread = np.unique(np.linspace(0, len(vectors_P_D) - 1, min(len(vectors_P_D), _PCA_PROMPTS)).astype(np.int64))
+    """The first ``dims`` principal components, scaled together to a mean squared norm of 1 over the
+    pool (all 0 if the vectors are equal). Found from a bounded part of the pool; the sign of each
+    is that of its largest loading."""
+    spread = np.unique(
+        np.linspace(0, len(vectors_P_D) - 1, min(len(vectors_P_D), _PCA_PROMPTS)).astype(np.int64)
+    )
     sample = vectors_P_D[spread].astype(np.float64)
     if not len(sample):
         return np.zeros((0, min(dims, vectors_P_D.shape[1])), np.float16)
@@ -108,4 +127,6 @@ def principal_components(vectors_P_D: Vectors, dims: int) -> NDArray[np.float16]
     norm = float(np.sqrt(((sample @ loadings) ** 2).sum(axis=1).mean()))
     if norm <= 1e-6 * float(np.abs(mean_D).max()):
         return np.zeros((len(vectors_P_D), loadings.shape[1]), np.float16)
-    return ((vectors_P_D - mean_D.astype(np.float32)) @ (loadings / norm).astype(np.float32)).astype(np.float16)
+    return (
+        (vectors_P_D - mean_D.astype(np.float32)) @ (loadings / norm).astype(np.float32)
+    ).astype(np.float16)

@@ -1,8 +1,8 @@
-"""What the policy makes of a prompt before it answers, as features: its own state at the prompt's end, and the
-log-probability that it gives the reference answer there.
+"""What the policy makes of a prompt before it answers, as features: its own state at the prompt's
+end, and the log-probability that it gives the reference answer there.
 
-The states come from an engine that has the policy. They change as it learns, so a prompt's features are kept as they
-were when it was chosen, and what a head learns from is what it predicted with.
+The states come from an engine that has the policy. They change as it learns, so a prompt's features
+are kept as they were when it was chosen, and what a head learns from is what it predicted with.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ...types import FloatArray, Prompt, State
 PolicyStates = Callable[[Sequence[Prompt]], NDArray[Any]]
 """Hidden states of prompts under the present policy: floats of shape (P, hidden)."""
 AnswerLogprobs = Callable[[Sequence[Prompt]], FloatArray]
-"""Log-probabilities (nats, <= 0) of the prompts' answers under the present policy, shape (P,); NaN where none is."""
+"""Log-probabilities (nats, <= 0) of the prompts' answers under the present policy, shape (P,); NaN
+where none is."""
 Block = NDArray[np.float16]
 
 _STATE_NORM = 1.0  # length of a row of the states' features, as of a row of words
@@ -32,8 +33,13 @@ _REMEMBERED = 16_384  # prompts, those looked at last: far more than are ever in
 
 
 def no_policy(settings: FusedSettings, where: str) -> ConfigError:
-    """The error of ``where``, which cannot give what ``policy_features`` or ``answer_logprob`` ask for."""
-    asked = f"policy_features = {settings.policy_features}" if settings.policy_features else "answer_logprob = true"
+    """The error of ``where``, which cannot give what ``policy_features`` or ``answer_logprob`` ask
+    for."""
+    asked = (
+        f"policy_features = {settings.policy_features}"
+        if settings.policy_features
+        else "answer_logprob = true"
+    )
     return ConfigError(
         f"estimator.{asked}: {where} has no policy that could be read; the TRL engine has (depo train, "
         f"depo_rl.engines.trl): set it to {'0' if settings.policy_features else 'false'}"
@@ -41,7 +47,8 @@ def no_policy(settings: FusedSettings, where: str) -> ConfigError:
 
 
 def answer_odds(logprob_P: FloatArray) -> FloatArray:
-    """Log-odds of the answer, shape (P, 1): where it is said at once, those of the pass rate. Without one, the mean."""
+    """Log-odds of the answer, shape (P, 1): where it is said at once, those of the pass rate.
+    Without one, the mean."""
     logprob_P = np.clip(logprob_P, -_ODDS_LIMIT, -1e-6)
     odds_P = logprob_P - np.log(-np.expm1(logprob_P))
     known_P = np.isfinite(odds_P)
@@ -51,11 +58,12 @@ def answer_odds(logprob_P: FloatArray) -> FloatArray:
 
 
 class PolicyFeatures:
-    """``look`` gives the features of prompts as of now, ``told`` as of when they were last looked at; (P, width) each.
+    """``look`` gives the features of prompts as of now, ``told`` as of when they were last looked
+    at; (P, width) each.
 
-    A state is scaled to length 1 and projected by a fixed random matrix to ``policy_features`` numbers; the answer's
-    log-odds are one more. All are standardised by running statistics, within +-3. What is not set is never asked for.
-    scale_F: what a model multiplies them by.
+    A state is scaled to length 1 and projected by a fixed random matrix to ``policy_features``
+    numbers; the answer's log-odds are one more. All are standardised by running statistics, within
+    +-3. What is not set is never asked for. scale_F: what a model multiplies them by.
     """
 
     def __init__(self, settings: FusedSettings) -> None:
@@ -69,7 +77,9 @@ class PolicyFeatures:
         self._mean_F = np.zeros(width)
         self._variance_F = np.zeros(width)
         self._projection_HF = np.zeros((0, settings.policy_features))
-        self._told: dict[int, Block] = {}  # by index of the prompt, the one looked at last at the end
+        self._told: dict[
+            int, Block
+        ] = {}  # by index of the prompt, the one looked at last at the end
 
     def look(
         self,
@@ -78,7 +88,8 @@ class PolicyFeatures:
         prompts: Sequence[Prompt],
         index_P: NDArray[np.int64],
     ) -> Block:
-        """index_P: names of the prompts for ``told``. Raises ConfigError if there is nobody to ask."""
+        """index_P: names of the prompts for ``told``. Raises ConfigError if there is nobody to
+        ask."""
         if not self.width or not prompts:
             return np.zeros((len(prompts), self.width), np.float16)
         blocks = []
@@ -149,14 +160,17 @@ class PolicyFeatures:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Raises StateMismatch if saved with another width, ValueError if malformed; nothing is changed."""
+        """Raises StateMismatch if saved with another width, ValueError if malformed; nothing is
+        changed."""
         expect_fields("policy features", state, self.state_dict())
         if state["policy_features"] != self.width:
             raise StateMismatch(
                 f"estimator state was saved with policy_features {state['policy_features']}, this estimator has "
                 f"{self.width}: set estimator.policy_features to the former, or start anew"
             )
-        mean_F, variance_F = (np.array(state[name], np.float64).reshape(self.width) for name in ("mean", "variance"))
+        mean_F, variance_F = (
+            np.array(state[name], np.float64).reshape(self.width) for name in ("mean", "variance")
+        )
         index = np.asarray(state["index"], np.int64).reshape(-1)
         told = np.array(state["told"], np.float16).reshape(len(index), self.width)
         n = float(state["n"])

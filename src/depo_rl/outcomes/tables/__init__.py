@@ -1,4 +1,5 @@
-"""Foreign tables: what other trainers leave behind and labelled pools, read as groups with answers."""
+"""Foreign tables: what other trainers leave behind and labelled pools, read as groups with
+answers."""
 
 from .dumps import Verdict
 from .lesson import read_lesson

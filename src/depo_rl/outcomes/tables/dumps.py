@@ -1,10 +1,11 @@
-"""Readers of what other trainers leave behind: TRL's logged completions and verl's rollout dumps, as groups.
+"""Readers of what other trainers leave behind: TRL's logged completions and verl's rollout dumps,
+as groups.
 
-TRL (``log_completions=True``): parquet, one row a completion: step, prompt, completion, one column per reward function,
-columns that reward functions logged, advantage. It writes one file per logged step and repeats the completions of one
-generation for as many steps as are trained on them.
-verl (``trainer.rollout_data_dir``): JSONL, one row a completion: input, output, gts, score, step, and what the reward
-function returned beside the score (``acc`` for most).
+TRL (``log_completions=True``): parquet, one row a completion: step, prompt, completion, one column
+per reward function, columns that reward functions logged, advantage. It writes one file per logged
+step and repeats the completions of one generation for as many steps as are trained on them. verl
+(``trainer.rollout_data_dir``): JSONL, one row a completion: input, output, gts, score, step, and
+what the reward function returned beside the score (``acc`` for most).
 
 A group is the completions of one step and one prompt, however the trainer has ordered the rows.
 """
@@ -30,10 +31,11 @@ _VERL = ("input", "output", "score", "step")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How completions are judged. column: holds the verdict (None: found by rule). at: correct from this value on.
+    """How completions are judged. column: holds the verdict (None: found by rule). at: correct from
+    this value on.
 
-    Without ``at`` the column must hold nothing but 0 and 1, or -1 and 1. Null and NaN are completions that could not
-    be judged.
+    Without ``at`` the column must hold nothing but 0 and 1, or -1 and 1. Null and NaN are
+    completions that could not be judged.
     """
 
     column: str | None = None
@@ -42,7 +44,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """rows: one per group, by step. notes: what was done that a reader should know, one sentence each."""
+    """rows: one per group, by step. notes: what was done that a reader should know, one sentence
+    each."""
 
     rows: tuple[LogRow, ...]
     notes: tuple[str, ...] = ()
@@ -57,7 +60,8 @@ def is_verl(columns: Sequence[str]) -> bool:
 
 
 def read_trl(table: Table, verdict: Verdict) -> Dump:
-    """Groups of TRL's ``completions_*.parquet``. Raises DataError naming file and row, ConfigError for the column."""
+    """Groups of TRL's ``completions_*.parquet``. Raises DataError naming file and row, ConfigError
+    for the column."""
     rewards = [name for name in table.columns if name not in _TRL and _is_numeric(table.rows, name)]
     column = verdict.column or _only_verdict(table, rewards, verdict)
     rows, n_repeated = _without_repeats(table.rows)
@@ -68,7 +72,8 @@ def read_trl(table: Table, verdict: Verdict) -> Dump:
 
 
 def read_verl(table: Table, verdict: Verdict) -> Dump:
-    """Groups of verl's ``rollout_data_dir``; correct is ``acc`` where there is one, else ``score``."""
+    """Groups of verl's ``rollout_data_dir``; correct is ``acc`` where there is one, else
+    ``score``."""
     column = verdict.column or ("acc" if "acc" in table.columns else "score")
     return _groups(table.rows, "input", column, verdict, "score")
 
@@ -83,10 +88,13 @@ def _values(rows: Sequence[TableRow], column: str) -> list[Any]:
 
 
 def _only_verdict(table: Table, rewards: Sequence[str], verdict: Verdict) -> str:
-    """The one reward column that can be a verdict. Raises ConfigError if there is none, or more than one."""
+    """The one reward column that can be a verdict. Raises ConfigError if there is none, or more
+    than one."""
     usable = rewards
     if verdict.at is None:
-        usable = [c for c in rewards if _scale({finite(v) for v in _values(table.rows, c)} - {None})]
+        usable = [
+            c for c in rewards if _scale({finite(v) for v in _values(table.rows, c)} - {None})
+        ]
     if len(usable) == 1:
         return usable[0]
     raise ConfigError(
@@ -127,11 +135,16 @@ def _step(row: TableRow) -> int:
     return int(value)
 
 
-def _groups(rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict, reward: str | None) -> Dump:
-    """One row for each step and prompt; a prompt that a step has several times over is several groups."""
+def _groups(
+    rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict, reward: str | None
+) -> Dump:
+    """One row for each step and prompt; a prompt that a step has several times over is several
+    groups."""
     if column not in rows[0].values:
         names = ", ".join(rows[0].values)
-        raise ConfigError(f"{rows[0].file}: no column {column!r} (--correct-reward); there are {names}")
+        raise ConfigError(
+            f"{rows[0].file}: no column {column!r} (--correct-reward); there are {names}"
+        )
     scale = {_number(row, column) for row in rows} - {None}
     if verdict.at is None and not _scale(scale):
         odd = next(row for row in rows if _number(row, column) not in (None, 0.0, 1.0))
@@ -150,11 +163,20 @@ def _groups(rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict
         for i in range(0, len(group), usual)
     ]
     odd_sized = sum(row.group_size != usual for row in found)
-    note = f"{odd_sized} of {len(found)} groups of the dump have not {usual} completions as most have."
+    note = (
+        f"{odd_sized} of {len(found)} groups of the dump have not {usual} completions as most have."
+    )
     return Dump(tuple(found), (note,) if odd_sized else ())
 
 
-def _group(step: int, text: str, rows: Sequence[TableRow], column: str, threshold: float, reward: str | None) -> LogRow:
+def _group(
+    step: int,
+    text: str,
+    rows: Sequence[TableRow],
+    column: str,
+    threshold: float,
+    reward: str | None,
+) -> LogRow:
     judged = [v for row in rows if (v := _number(row, column)) is not None]
     shaped = [v for row in rows if reward and (v := _number(row, reward)) is not None]
     return LogRow(
@@ -182,10 +204,13 @@ def _number(row: TableRow, column: str) -> float | None:
 
 
 def _text(row: TableRow, column: str) -> str:
-    """The prompt as one text, a chat as the engines read it: so its key is that of the run's own log."""
+    """The prompt as one text, a chat as the engines read it: so its key is that of the run's own
+    log."""
     value = row.get(column)
     if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
         value = chat_text(value)
     if not isinstance(value, str) or not value:
-        raise row.bad(f"{column} = {show(value)}: must be a text or a list of messages, and not empty")
+        raise row.bad(
+            f"{column} = {show(value)}: must be a text or a list of messages, and not empty"
+        )
     return value

@@ -1,4 +1,5 @@
-"""What ``depo replay`` can answer from: a labelled pool, or a history of groups; the columns say which it is.
+"""What ``depo replay`` can answer from: a labelled pool, or a history of groups; the columns say
+which it is.
 
 | columns                                      | what it is                                                        |
 |----------------------------------------------|-------------------------------------------------------------------|
@@ -39,9 +40,11 @@ _OWN = ("key", "prompt", "source")  # columns that are not fields of a prompt
 
 @dataclass(frozen=True, slots=True)
 class LabelledPool:
-    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading, in sentences.
+    """prompts: distinct. rate_P: shape (P,), pass rates in [0, 1]. notes: what was done on reading,
+    in sentences.
 
-    label_columns: fields of the prompts that hold the label or tell it; methods that choose by labels read them there.
+    label_columns: fields of the prompts that hold the label or tell it; methods that choose by
+    labels read them there.
     """
 
     prompts: tuple[Prompt, ...]
@@ -52,7 +55,8 @@ class LabelledPool:
 
 @dataclass(frozen=True, slots=True)
 class GroupHistory:
-    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is null).
+    """prompts: distinct. visits: by key, the groups of each in the order of their steps (none is
+    null).
 
     visit_columns: fields of the prompts that tell an outcome or belong to a visit.
     """
@@ -67,7 +71,8 @@ Source = LabelledPool | GroupHistory
 
 
 def hidden_columns(source: Source) -> tuple[str, ...]:
-    """Fields of the prompts that an estimator must not read when outcomes come from ``source``: they tell them."""
+    """Fields of the prompts that an estimator must not read when outcomes come from ``source``:
+    they tell them."""
     return source.label_columns if isinstance(source, LabelledPool) else source.visit_columns
 
 
@@ -84,7 +89,8 @@ class SourceOptions:
 
 
 def read_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
-    """What the file or folder holds. Raises DataError naming file, row and rule, ConfigError for a wrong option."""
+    """What the file or folder holds. Raises DataError naming file, row and rule, ConfigError for a
+    wrong option."""
     options = options or SourceOptions()
     path = Path(path)
     table = read_table(path)
@@ -96,18 +102,30 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     notes = _torn(table.torn)
     if is_trl(table.columns) or is_verl(table.columns):
         dump = (read_trl if is_trl(table.columns) else read_verl)(table, options.verdict)
-        return _history(dump.rows, notes + dump.notes, [f"{path}: group {i + 1}" for i in range(len(dump.rows))])
+        return _history(
+            dump.rows, notes + dump.notes, [f"{path}: group {i + 1}" for i in range(len(dump.rows))]
+        )
     if {"prompt", "n_correct", "group_size"} <= columns:
         return _history([_foreign_group(row) for row in table.rows], notes, _places(table.rows))
     if {"prompt", options.pass_rate_column} <= columns:
         return _labelled(table, options.pass_rate_column, notes)
-    named = "" if options.pass_rate_column == "pass_rate" else f" (--pass-rate-column {options.pass_rate_column})"
+    named = (
+        ""
+        if options.pass_rate_column == "pass_rate"
+        else f" (--pass-rate-column {options.pass_rate_column})"
+    )
     close = nearest(options.pass_rate_column, columns) if named else ""
-    raise DataError(f"{path}: columns {', '.join(table.columns)}{named}: can replay {_KINDS}.{close}")
+    raise DataError(
+        f"{path}: columns {', '.join(table.columns)}{named}: can replay {_KINDS}.{close}"
+    )
 
 
 def _torn(n: int) -> tuple[str, ...]:
-    return (f"{n} file{'s' * (n > 1)} ended in half a line, torn when writing stopped: left out.",) if n else ()
+    return (
+        (f"{n} file{'s' * (n > 1)} ended in half a line, torn when writing stopped: left out.",)
+        if n
+        else ()
+    )
 
 
 def _own_log(table: Table, options: SourceOptions) -> Source:
@@ -127,7 +145,8 @@ def _places(rows: Sequence[TableRow]) -> list[str]:
 
 
 def _foreign_group(row: TableRow) -> LogRow:
-    """A group of a table that is not ours: n_scored defaults to the group size, further columns are fields."""
+    """A group of a table that is not ours: n_scored defaults to the group size, further columns are
+    fields."""
     known = ("key", "prompt", "source", "step", "group_size", "n_correct", "n_failed", "tokens")
     row.get("n_correct")
     row.text("prompt")
@@ -141,7 +160,11 @@ def _foreign_group(row: TableRow) -> LogRow:
     if size is not None and failed > size:
         raise row.bad(f"n_failed = {failed}: must not exceed group_size = {size}")
     flat["n_scored"] = None if size is None else size - failed
-    flat |= {f"fields.{name}": value for name, value in row.values.items() if name not in (*known, *COLUMNS)}
+    flat |= {
+        f"fields.{name}": value
+        for name, value in row.values.items()
+        if name not in (*known, *COLUMNS)
+    }
     try:
         return LogRow.from_dict(flat)
     except DataError as error:
@@ -149,41 +172,58 @@ def _foreign_group(row: TableRow) -> LogRow:
 
 
 def _history(rows: Sequence[LogRow], notes: tuple[str, ...], places: Sequence[str]) -> Source:
-    """The visits of each prompt; groups without steps are pooled into pass rates. places: of each row, for messages."""
+    """The visits of each prompt; groups without steps are pooled into pass rates. places: of each
+    row, for messages."""
     first: dict[str, LogRow] = {}
     visits: dict[str, list[LogRow]] = {}
     for place, row in zip(places, rows, strict=True):
         if (row.step is None) != (rows[0].step is None):
-            raise DataError(f"{place}: step = {row.step}, of the first it is {rows[0].step}: all or none have one")
+            raise DataError(
+                f"{place}: step = {row.step}, of the first it is {rows[0].step}: all or none have one"
+            )
         known = first.setdefault(row.key, row)
         if known.prompt != row.prompt:
-            raise DataError(f"{place}: key {show(row.key)} with another prompt than before: one key, one prompt")
+            raise DataError(
+                f"{place}: key {show(row.key)} with another prompt than before: one key, one prompt"
+            )
         visits.setdefault(row.key, []).append(row)
     prompts = tuple(row.to_prompt() for row in first.values())
     if rows[0].step is None:
         return _pooled(prompts, visits, notes, places[0])
-    telling = telling_columns([Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows if r.n_scored])
+    telling = telling_columns(
+        [Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows if r.n_scored]
+    )
     ordered = {key: tuple(sorted(each, key=lambda r: r.step or 0)) for key, each in visits.items()}
     return GroupHistory(prompts, ordered, notes, telling)
 
 
 def _pooled(
-    prompts: tuple[Prompt, ...], visits: Mapping[str, Sequence[LogRow]], notes: tuple[str, ...], first_place: str
+    prompts: tuple[Prompt, ...],
+    visits: Mapping[str, Sequence[LogRow]],
+    notes: tuple[str, ...],
+    first_place: str,
 ) -> LabelledPool:
     scored = {key: sum(row.n_scored for row in each) for key, each in visits.items()}
     kept = tuple(prompt for prompt in prompts if scored[prompt.key])
     if not kept:
-        raise DataError(f"{first_place} and all others: no group has a scored completion: there is nothing to replay")
+        raise DataError(
+            f"{first_place} and all others: no group has a scored completion: there is nothing to replay"
+        )
     rates = [sum(row.n_correct for row in visits[p.key]) / scored[p.key] for p in kept]
     rows = [row for each in visits.values() for row in each if row.n_scored]
-    telling = telling_columns([Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows])
+    telling = telling_columns(
+        [Told(r.key, r.fields, r.n_correct / r.n_scored, r.n_scored) for r in rows]
+    )
     told = [Told(p.key, p.fields, rate, scored[p.key]) for p, rate in zip(kept, rates, strict=True)]
     notes = (*notes, "No group has a step: groups were pooled into pass rates.")
-    return LabelledPool(kept, np.array(rates), notes, tuple(dict.fromkeys((*telling, *telling_columns(told)))))
+    return LabelledPool(
+        kept, np.array(rates), notes, tuple(dict.fromkeys((*telling, *telling_columns(told))))
+    )
 
 
 def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool:
-    """Prompts with their labels; rows that repeat a prompt and differ in nothing but the label are averaged by k."""
+    """Prompts with their labels; rows that repeat a prompt and differ in nothing but the label are
+    averaged by k."""
     first: dict[str, TableRow] = {}
     labels: dict[str, list[tuple[float, float]]] = {}
     for row in table.rows:
@@ -195,8 +235,14 @@ def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool
     rates = [sum(p * k for p, k in each) / sum(k for _, k in each) for each in labels.values()]
     prompts = tuple(_prompt(key, row) for key, row in first.items())
     if merged := len(table.rows) - len(prompts):
-        notes = (*notes, f"{merged} rows repeat the prompt of another row: their labels were averaged.")
-    told = [Told(p.key, p.fields, r, finite(p.fields.get("k")) or 0.0) for p, r in zip(prompts, rates, strict=True)]
+        notes = (
+            *notes,
+            f"{merged} rows repeat the prompt of another row: their labels were averaged.",
+        )
+    told = [
+        Told(p.key, p.fields, r, finite(p.fields.get("k")) or 0.0)
+        for p, r in zip(prompts, rates, strict=True)
+    ]
     own = [name for name in (column, "k") if any(name in p.fields for p in prompts)]
     telling = tuple(dict.fromkeys((*own, *telling_columns(told))))
     return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes, telling)
@@ -241,7 +287,9 @@ def _weight(row: TableRow) -> float:
 
 def _expect_repeat(one: TableRow, other: TableRow, column: str) -> None:
     """Rows of one prompt under different policies must not be averaged by accident."""
-    differ = [n for n in one.values if n not in (column, "k") and one.values[n] != other.values.get(n)]
+    differ = [
+        n for n in one.values if n not in (column, "k") and one.values[n] != other.values.get(n)
+    ]
     if differ:
         name = differ[-1]
         if "prompt" in differ:

@@ -1,4 +1,5 @@
-"""A foreign table: the rows of one file, or of a folder of them (``dumps`` and ``sources`` say what they mean)."""
+"""A foreign table: the rows of one file, or of a folder of them (``dumps`` and ``sources`` say what
+they mean)."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _SHOWN = 8  # names or values listed in a message
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """path: what was asked for. rows: in the order of the files. torn: files that ended in half a line, left out."""
+    """path: what was asked for. rows: in the order of the files. torn: files that ended in half a
+    line, left out."""
 
     path: Path
     rows: Sequence[TableRow]
@@ -31,7 +33,8 @@ class Table:
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
-    """Rows of a file, or of all ``*.parquet`` and ``*.jsonl`` in a folder (in TRL's case its ``completions`` folder).
+    """Rows of a file, or of all ``*.parquet`` and ``*.jsonl`` in a folder (in TRL's case its
+    ``completions`` folder).
 
     Raises DataError, naming file and row, for what cannot be read, or if there is no row.
     """
@@ -53,25 +56,38 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
 
 def table_files(path: Path) -> list[Path]:
-    """The file itself, or a folder's tables, numbers in names in order of size. Raises DataError if there is none."""
+    """The file itself, or a folder's tables, numbers in names in order of size. Raises DataError if
+    there is none."""
     if not path.is_dir():
         return [path]
     for folder in (path, path / "completions"):
-        found = [p for pattern in ("*.parquet", "*.jsonl") for p in folder.glob(pattern) if not p.name.startswith(".")]
+        found = [
+            p
+            for pattern in ("*.parquet", "*.jsonl")
+            for p in folder.glob(pattern)
+            if not p.name.startswith(".")
+        ]
         if found:
             return sorted(found, key=_natural)
     raise DataError(f"{path}: no .parquet or .jsonl file in this folder")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name) if part]
+    return [
+        (int(part), "") if part.isdigit() else (-1, part)
+        for part in re.split(r"(\d+)", path.name)
+        if part
+    ]
 
 
 def keep_rows(rows: Sequence[TableRow], where: Mapping[str, str]) -> list[TableRow]:
-    """Rows whose columns, written as text, equal the values. Raises ConfigError if there are none."""
+    """Rows whose columns, written as text, equal the values. Raises ConfigError if there are
+    none."""
     for column, wanted in where.items():
         if not any(column in row.values for row in rows):
-            raise ConfigError(f"--where {column}={wanted}: no column {column!r}; there are {_some(rows[0].values)}")
+            raise ConfigError(
+                f"--where {column}={wanted}: no column {column!r}; there are {_some(rows[0].values)}"
+            )
         kept = [row for row in rows if str(row.values.get(column)) == wanted]
         if not kept:
             _refuse(column, wanted, rows)
