@@ -83,9 +83,8 @@ class Results:
 def resume(device: str, add: Callable[..., None]) -> None:
     """Two runs from one start, to see what the device itself repeats, and one that resumes the
     first half-way."""
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # or CUDA's matrix products need not repeat
+    # or CUDA's matrix products need not repeat
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     encoder = {
         "estimator": {"type": "encoder", "backbone": "tiny-random", "width": 64, "device": device}

@@ -114,9 +114,8 @@ class Runs:
     def get(self, jobs: Iterable[Job]) -> list[dict[str, Any]]:
         jobs = list(jobs)
         missing = [job for job in dict.fromkeys(jobs) if job not in self._done]
-        context = multiprocessing.get_context(
-            "spawn"
-        )  # a fork would copy threads of torch in the middle of their work
+        # a fork would copy threads of torch in the middle of their work
+        context = multiprocessing.get_context("spawn")
         with (
             context.Pool(min(self._jobs, max(len(missing), 1))) as pool,
             self._path.open("a") as file,

@@ -193,9 +193,8 @@ def curriculum_of(variant: str, encoder: Path, device: str) -> dict[str, Any]:
         return {"method": "grpo"}
     ranked: dict[str, Any] = {"warmup_steps": 1, "band": "auto"}
     if variant.startswith("depo"):  # the column that the reward is made from must not be seen
-        states = (
-            128 if variant.endswith("states") else 0
-        )  # of the policy at each prompt's end, projected
+        # of the policy at each prompt's end, projected
+        states = 128 if variant.endswith("states") else 0
         ranked |= {
             "estimator": {"exclude": ["pass_rate"], "policy_features": states},
             "guard": False,

@@ -2,9 +2,8 @@
 
 import os
 
-os.environ.setdefault(
-    "HF_HUB_OFFLINE", "1"
-)  # before anything reads it; else a name not on the hub is asked for minutes
+# before anything reads it; else a name not on the hub is asked for minutes
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings

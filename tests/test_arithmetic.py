@@ -141,6 +141,5 @@ def test_room_to_learn_at_the_start(policy):
     )
     assert found.whole == pytest.approx(0.4714, abs=0.002)  # of 8,500 other problems
     assert found.whole < settings.target_accuracy - 0.005
-    assert (
-        found.accuracy["add3"] < 0.65 and found.accuracy["add2"] > 0.9
-    )  # to be learnt, and to be forgotten
+    # to be learnt, and to be forgotten
+    assert found.accuracy["add3"] < 0.65 and found.accuracy["add2"] > 0.9

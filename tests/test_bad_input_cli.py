@@ -17,9 +17,8 @@ from test_train_cli import build_tiny_model, rows, settings, write_run
 from test_train_cli import tiny_model as _tiny_model
 
 tiny_model = _tiny_model  # the fixture
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # torch, transformers and TRL warn about each other
+# torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 Change = dict[str, Any]
 

@@ -17,9 +17,8 @@ from depo_rl.commands.train.rewards import build_rewards, close_rewards, reward_
 from depo_rl.commands.train.trl_args import batch_layout, build_args, depo_kwargs
 from depo_rl.errors import ConfigError
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # torch, transformers and TRL warn about each other
+# torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 PREFIX = "qwen2.5-1.5b-dapo17k-"
 METHODS = {
@@ -43,9 +42,8 @@ def test_paper_settings(name: str) -> None:
     assert config.method == METHODS[name]
     assert config.model.name == "Qwen/Qwen2.5-1.5B-Instruct"
     assert (config.trl["max_steps"], config.trl["learning_rate"]) == (1000, 1e-6)
-    prompts, group_size = (
-        (256, 4) if name == "depo-plus" else (128, 8)
-    )  # ours: smaller groups, as many completions
+    # ours: smaller groups, as many completions
+    prompts, group_size = (256, 4) if name == "depo-plus" else (128, 8)
     assert config.group_size == group_size
     assert batch_layout(config).prompts_per_step == prompts
     assert batch_layout(config).prompts_per_generation == prompts

@@ -251,13 +251,11 @@ def test_warm_up_filters_nothing_until_enough_groups_were_scored():
     rng, reasons = np.random.default_rng(0), []
     for kind in ["failed", "scored", "scored", "scored", "scored"]:
         batch = curriculum.propose(10)
-        settled = [
-            s for p in batch for s in curriculum.settle(roll_out([p], rng, kind=kind))
-        ]  # one by one
+        # one by one
+        settled = [s for p in batch for s in curriculum.settle(roll_out([p], rng, kind=kind))]
         reasons.append({s.because for s in settled})
-    assert reasons == [{"warmup"}] * 4 + [
-        {"selected"}
-    ]  # the failed batch taught nothing and does not count
+    # the failed batch taught nothing and does not count
+    assert reasons == [{"warmup"}] * 4 + [{"selected"}]
 
 
 def test_partial_groups_are_judged_by_what_was_scored():

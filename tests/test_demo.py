@@ -40,9 +40,8 @@ def test_every_method_spends_the_same_budget_from_the_same_start(demo):
     starts = {r.accuracy[0].accuracy for r in results.values()}
     assert len(starts) == 1 and 0.46 < starts.pop() < arithmetic.SETTINGS.target_accuracy
     for r in results.values():
-        before_last_step = (
-            r.history[-2]["tokens"] if len(r.history) > 1 else 0.0
-        )  # dapo: ten rounds of one step
+        # dapo: ten rounds of one step
+        before_last_step = r.history[-2]["tokens"] if len(r.history) > 1 else 0.0
         assert before_last_step < BUDGET <= r.tokens
         assert r.rollouts == r.groups * 4 and r.steps == len(r.history)
 
@@ -65,9 +64,8 @@ def test_shares_are_over_all_groups_of_the_run(demo):
     for r in results.values():
         assert r.mixed_share + r.all_pass_share + r.all_fail_share == pytest.approx(1.0)
     assert results["depo"].explored_share == pytest.approx(0.05, abs=0.02)
-    assert (
-        results["grpo"].auc_mixed is None and results["grpo"].candidates_scored is None
-    )  # it predicts nothing
+    # it predicts nothing
+    assert results["grpo"].auc_mixed is None and results["grpo"].candidates_scored is None
 
 
 def test_accuracy_is_that_of_the_whole_pool_level_by_level(demo):

@@ -345,9 +345,8 @@ def test_seeds_differ():
 
 def saved_backbone(folder, model_class, config, dtype=torch.float32):
     tokenizer, _ = tiny_random()
-    tokenizer.model_max_length = (
-        10**30
-    )  # as some published folders: only the position table says how long
+    # as some published folders: only the position table says how long
+    tokenizer.model_max_length = 10**30
     tokenizer.save_pretrained(folder)
     state = torch.get_rng_state()
     model_class(config).to(dtype).save_pretrained(folder)

@@ -98,9 +98,8 @@ def test_p_mixed_means_something_after_some_groups(group_size):
             told += p_mixed_P.tolist()
             mixed += [o.mixed for o in outcomes]
         estimator.observe(outcomes)
-    assert (
-        ece(told, mixed) < 0.1 and log_loss(told, mixed) < 0.72
-    )  # at a constant strength of 8: 0.45 and 1.5
+    # at a constant strength of 8: 0.45 and 1.5
+    assert ece(told, mixed) < 0.1 and log_loss(told, mixed) < 0.72
     assert np.mean(told) == pytest.approx(np.mean(mixed), abs=0.06)
     metrics = estimator.metrics()
     assert (
@@ -243,9 +242,8 @@ def test_a_model_of_the_hub_is_asked_and_without_an_answer_it_has_none(tmp_path,
         "huggingface_hub.hf_hub_download", lambda name, file: str(tmp_path / "config.json")
     )
     assert own_pooling("some/model") == "mean"
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda name, file: object()
-    )  # known to have none
+    # known to have none
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: object())
     assert own_pooling("some/model") is None
 
 

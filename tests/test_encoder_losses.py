@@ -39,9 +39,8 @@ def test_distill_loss_by_hand_and_only_where_known():
     loss = distill_loss(logit_P, torch.tensor([0.5, float("nan")]), torch.tensor([True, False]))
     assert float(loss.detach()) == pytest.approx(-0.5 * math.log(0.75) - 0.5 * math.log(0.25))
     loss.backward()
-    assert logit_P.grad.tolist() == pytest.approx(
-        [0.25, 0.0]
-    )  # sigmoid - target, and nothing from the unknown
+    # sigmoid - target, and nothing from the unknown
+    assert logit_P.grad.tolist() == pytest.approx([0.25, 0.0])
 
 
 def test_distill_loss_is_zero_with_zero_gradient_if_nothing_is_known():

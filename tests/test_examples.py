@@ -149,9 +149,8 @@ def test_the_script_trains(script: ModuleType, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model" / "model.safetensors").exists()
 
 
-@pytest.mark.filterwarnings(
-    "ignore"
-)  # of datasets about its own files, of transformers about what TRL sets
+# of datasets about its own files, of transformers about what TRL sets
+@pytest.mark.filterwarnings("ignore")
 def test_gsm8k_trains_without_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two small steps of a toy policy on rows as GSM8K has them; the accuracy on the held-out ones
     is printed."""

@@ -17,9 +17,8 @@ from depo_rl.metrics import auc
 
 SMALL = {"n_buckets": 2**10, "n_random": 16}
 POOL = [Prompt(f"p{i}", "the same text for all") for i in range(400)]
-SIGNAL = np.random.default_rng(5).standard_normal(
-    len(POOL)
-)  # logit of the pass rate; in nothing but the states
+# logit of the pass rate; in nothing but the states
+SIGNAL = np.random.default_rng(5).standard_normal(len(POOL))
 
 
 def states(prompts: list[Prompt], step: int = 0) -> np.ndarray:

@@ -72,9 +72,8 @@ def test_it_is_silent_where_the_choice_works(band, seed, caplog):
     )
     narrower = {"window": (0.3, 0.7)} if band == "window" else {}
     curriculum = world(vague, band=band, seed=seed, **narrower)
-    assert (
-        warnings_of(curriculum, STEPS, caplog) == []
-    )  # a choice that is worth 0.1 is no futile one
+    # a choice that is worth 0.1 is no futile one
+    assert warnings_of(curriculum, STEPS, caplog) == []
 
 
 @pytest.mark.parametrize("method", ["grpo", "dapo", "vcrl"])
@@ -99,9 +98,8 @@ def test_a_draw_is_gentle_on_purpose_and_never_told(caplog):
 
 def test_the_rule():
     assert is_futile(0.45, 1024, 0.45, 512)  # d = 0, 2 e = 0.054
-    assert not is_futile(
-        0.48, 1024, 0.45, 512
-    )  # d + 2 e = 0.084: a gain worth having is not left out
+    # d + 2 e = 0.084: a gain worth having is not left out
+    assert not is_futile(0.48, 1024, 0.45, 512)
     assert not is_futile(0.45, 1024, 0.45, 64)  # 2 e = 0.128: too little is known
     assert is_futile(0.30, 1024, 0.45, 512)  # worse than uniform
     assert not is_futile(0.53, 100_000, 0.50, 100_000)  # little, but more than noise

@@ -44,9 +44,8 @@ def test_the_count_has_the_variance_of_the_rewards() -> None:
     rewards = [0.25 + d for d in (-0.4330127,) * 4 + (0.4330127,) * 4]
     assert group(rewards).graded(0, 1).n_correct == 2
     assert group([1 - r for r in rewards]).graded(0, 1).n_correct == 6
-    assert (
-        group([0.9, 0.5] * 4).graded(0, 1).n_correct == 7
-    )  # 0.2^2 is the variance of a third of a dissent
+    # 0.2^2 is the variance of a third of a dissent
+    assert group([0.9, 0.5] * 4).graded(0, 1).n_correct == 7
     assert group([0.9] * 7 + [0.88]).graded(0, 1).all_pass  # hardly different
 
 
@@ -106,6 +105,5 @@ def test_prompts_are_chosen_by_the_variance_of_their_rewards() -> None:
     by_correctness = mean_variance("depo+", largest)
     by_rewards = mean_variance("depo+", largest | {"reward_range": [0, 1]})
     assert by_rewards > 3 * mean_variance("grpo", {})
-    assert (
-        by_rewards > 5 * by_correctness
-    )  # which runs after those that are right or wrong by a hair
+    # which runs after those that are right or wrong by a hair
+    assert by_rewards > 5 * by_correctness

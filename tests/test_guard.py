@@ -107,23 +107,19 @@ def test_the_constant_is_what_uniform_choice_is_worth():
     fair = [(24, "explored", 0.25, 0), (8, "warmup", 0.25, 1)]
     chosen = (300, "selected", 0.5, 1)
     assert fed(*fair, *fair, chosen).judge() is False
-    assert (
-        fed(*fair, chosen).judge() is True
-    )  # 32 fair groups are too few: the constant is of the record itself
+    # 32 fair groups are too few: the constant is of the record itself
+    assert fed(*fair, chosen).judge() is True
     assert fed(*fair, *fair, (300, "selected", 0.5, 0)).judge() is True
 
 
 def test_it_releases_on_fair_groups_alone():
     assert fed((128, "guarded", 0.4, 0), (128, "explored", 0.5, 1), engaged=True).judge() is False
-    assert (
-        fed((128, "guarded", 0.4, 0), (127, "explored", 0.5, 1), engaged=True).judge() is True
-    )  # too few
-    assert (
-        fed((128, "guarded", 0.4, 0), (300, "selected", 0.5, 1), engaged=True).judge() is True
-    )  # late ones
-    assert (
-        fed((128, "guarded", 0.5, 0), (200, "guarded", 0.4, 1), engaged=True).judge() is True
-    )  # still worse
+    # too few
+    assert fed((128, "guarded", 0.4, 0), (127, "explored", 0.5, 1), engaged=True).judge() is True
+    # late ones
+    assert fed((128, "guarded", 0.4, 0), (300, "selected", 0.5, 1), engaged=True).judge() is True
+    # still worse
+    assert fed((128, "guarded", 0.5, 0), (200, "guarded", 0.4, 1), engaged=True).judge() is True
 
 
 def test_groups_that_cannot_be_mixed_are_no_evidence():
@@ -239,9 +235,8 @@ def test_a_run_that_is_guarded_resumes_exactly(stop, tmp_path):
         at(step, first)
     save_state(tmp_path / "state", first.state_dict())
     second.load_state_dict(load_state(tmp_path / "state"))
-    assert repr([at(step, second) for step in range(stop, 20)]) == repr(
-        expected[stop:]
-    )  # NaN equals NaN in words only
+    # NaN equals NaN in words only
+    assert repr([at(step, second) for step in range(stop, 20)]) == repr(expected[stop:])
     assert repr(second.state_dict()["guard"]) == repr(whole.state_dict()["guard"])
 
 

@@ -348,8 +348,7 @@ def test_a_torn_last_line_is_forgiven_and_told(tmp_path):
     path.write_text(json.dumps(POOL)[:-7])
     with pytest.raises(DataError, match="half a one"):
         read_source(path)
-    path.write_text(
-        '{"prompt": "p", "pass_\n' + json.dumps(POOL) + "\n"
-    )  # torn in the middle is not forgiven
+    # torn in the middle is not forgiven
+    path.write_text('{"prompt": "p", "pass_\n' + json.dumps(POOL) + "\n")
     with pytest.raises(DataError, match="row 1: not a JSON object"):
         read_source(path)

@@ -69,9 +69,8 @@ def test_grpo_meets_the_expected_share_and_pays_for_each_group():
     assert result.mixed_share == pytest.approx(expected, abs=0.04)
     assert result.groups == 40 * 32 and result.rollouts == 40 * 32 * 8
     assert result.distinct_prompts == 400  # three passes and a bit
-    assert (
-        result.auc_mixed is result.ece is result.skip_audit is result.tokens is None
-    )  # not measured, never 0
+    # not measured, never 0
+    assert result.auc_mixed is result.ece is result.skip_audit is result.tokens is None
     assert result.history is not None and result.history[-1]["rollouts"] == result.rollouts
 
 
@@ -423,9 +422,8 @@ def test_a_real_labelled_pool_gives_the_known_share(tmp_path):
     file = DATA / "pass_rates" / "deepscaler_qwen2.5-math-7b.parquet"
     (result,), _ = run_replay(ReplayPlan(file, tmp_path, ("grpo",), prompts_per_step=256, steps=20))
     spread = math.sqrt(0.46 * 0.54 / (256 * 20))
-    assert result.mixed_share == pytest.approx(
-        0.46, abs=4 * spread
-    )  # 46 % of a uniform draw are mixed
+    # 46 % of a uniform draw are mixed
+    assert result.mixed_share == pytest.approx(0.46, abs=4 * spread)
 
 
 @needs_data

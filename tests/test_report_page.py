@@ -216,7 +216,10 @@ IMAGES = """Promise.all([...document.images].map(i => i.decode().then(() =>
 NO_LIGHT_IMAGE = """new Promise(done => { const look = () =>
     [...document.images].some(i => i.currentSrc === i.getAttribute('src')) ? setTimeout(look, 20) : done(true);
     look(); })"""
-ROWS = "[...document.querySelectorAll('#results-table tr')].map(r => [...r.cells].map(c => c.innerText.split('\\n')[0]))"
+ROWS = (
+    "[...document.querySelectorAll('#results-table tr')]"
+    ".map(r => [...r.cells].map(c => c.innerText.split('\\n')[0]))"
+)
 
 
 @pytest.mark.slow

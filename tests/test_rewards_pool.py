@@ -303,9 +303,8 @@ def test_forked_child_gets_workers_of_its_own_and_the_parent_keeps_its_own(pool)
     pool.start(AT_ONCE_S)
     ours = pool.worker_pids()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # newer Pythons warn about any fork beside threads
+        # newer Pythons warn about any fork beside threads
+        warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:  # in the child: report by the exit status alone
         try:

@@ -50,9 +50,8 @@ def test_mopps_posterior(discount, expected):
         history.observe([_group(B, 1)])
     assert _beta(history, A) == (7, 3)  # other prompts' visits are not its own
     history.observe([_group(A, 2)])
-    assert (
-        _beta(history, A) == expected
-    )  # at 0.5: a = 0.5 * 7 + 0.5 * 1 + 2, b = 0.5 * 3 + 0.5 * 1 + 6
+    # at 0.5: a = 0.5 * 7 + 0.5 * 1 + 2, b = 0.5 * 3 + 0.5 * 1 + 6
+    assert _beta(history, A) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,9 +101,8 @@ def test_thompson_sampling_goes_by_the_given_generator():
         )
         for rng in map(np.random.default_rng, range(200))
     ]
-    assert np.mean([d.chosen == (0,) for d in unseen]) == pytest.approx(
-        0.8, abs=0.08
-    )  # uniform within 0.4 of 0.5
+    # uniform within 0.4 of 0.5
+    assert np.mean([d.chosen == (0,) for d in unseen]) == pytest.approx(0.8, abs=0.08)
 
 
 def test_pcl_takes_the_nearest_mean():
@@ -320,9 +318,8 @@ def test_skipping_at_random_fills_in_the_order_of_the_draw():
 
 
 def test_adarft_moves_its_target():
-    prompts = [
-        Prompt(f"p{i}", "t", fields={"pass_rate": 1 - i / 100}) for i in range(101)
-    ]  # difficulty i
+    # difficulty i
+    prompts = [Prompt(f"p{i}", "t", fields={"pass_rate": 1 - i / 100}) for i in range(101)]
     curriculum = make_curriculum("adarft", prompts, {"candidate_factor": 101})
 
     def step(k: int) -> tuple[float, set[str]]:
@@ -399,9 +396,8 @@ def test_speed_completes_what_screens_mixed_and_keeps_what_is_left():
     ]
     mixed = [key for key in order if right[key] == (1, 4)]
     n_first = sum(right[key] == (1, 4) for key in order[:8])
-    assert (
-        len(mixed) == 6 and n_first == 2
-    )  # by this seed: the second batch needs new ones, the third is left over
+    # by this seed: the second batch needs new ones, the third is left over
+    assert len(mixed) == 6 and n_first == 2
     result = simulate(curriculum, engine, prompts_per_step=2, steps=3)
     assert engine.asked == [(8, 4), (2, 4), (8, 4), (4, 4)]
     assert engine.trained == [[(key, 5, 8) for key in mixed[i : i + 2]] for i in (0, 2, 4)]

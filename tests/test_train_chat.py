@@ -25,9 +25,8 @@ from depo_rl.errors import DataError
 from test_train_cli import settings, write_run
 from trl_toys import saved_policy
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # torch, transformers and TRL warn about each other
+# torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 OTHER = {
@@ -177,9 +176,8 @@ def test_columns_that_the_policy_would_not_be_shown_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=says):
         load(tmp_path, [ask()], **{column: value})
-    assert (
-        column not in load(tmp_path, [ask()], **{column: []}).rows[0]
-    )  # else TRL takes the data set for one of images
+    # else TRL takes the data set for one of images
+    assert column not in load(tmp_path, [ask()], **{column: []}).rows[0]
 
 
 def write(folder: Path, template: str, chats: list[Any]) -> Path:

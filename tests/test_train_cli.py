@@ -18,9 +18,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from depo_rl.checkpoint import load_state
 from depo_rl.cli import main
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # torch, transformers and TRL warn about each other
+# torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 VOCABULARY = ["<pad>", "<bos>", "<eos>", "<unk>", *"0123456789+-*= ?"]
 REWARDS = '''

@@ -21,9 +21,8 @@ from test_train_cli import settings, write_run
 from test_train_cli import tiny_model as _tiny_model
 
 tiny_model = _tiny_model  # the fixture
-pytestmark = pytest.mark.filterwarnings(
-    "ignore"
-)  # torch, transformers and TRL warn about each other
+# torch, transformers and TRL warn about each other
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 Rows = list[dict[str, Any]]
 
@@ -143,9 +142,8 @@ def test_other_layouts_of_a_folder(tmp_path: Path) -> None:
         assert prompts(load(tmp_path / kind)) == [1] and prompts(
             load(tmp_path / kind, split="test")
         ) == [2]
-    write(
-        tmp_path / "nested" / "train" / "0000.parquet", rows(3)
-    )  # the hub's own conversion to parquet
+    # the hub's own conversion to parquet
+    write(tmp_path / "nested" / "train" / "0000.parquet", rows(3))
     assert prompts(load(tmp_path / "nested")) == [3]
     write(tmp_path / "parts" / "b.jsonl", rows(5))
     write(tmp_path / "parts" / "a.jsonl", rows(4))

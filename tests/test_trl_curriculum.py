@@ -142,9 +142,8 @@ def test_what_the_model_samples_does_not_depend_on_the_estimator(tmp_path):
     assert ids[0] == ids[1] == ids[2]
 
 
-@pytest.mark.parametrize(
-    "method", ["depo", "depo+", "dapo"]
-)  # what stock TRL does with its rows is its own affair
+# what stock TRL does with its rows is its own affair
+@pytest.mark.parametrize("method", ["depo", "depo+", "dapo"])
 def test_no_row_is_written_into_twice(tmp_path, method):
     counted = []
 

@@ -208,9 +208,8 @@ def test_vllm_settings_are_passed_through_and_trl_says_what_is_missing(tmp_path)
         toys.trainer(tmp_path, use_vllm=True)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Could not find a config file"
-)  # PEFT of a model without a name, until 0.21
+# PEFT of a model without a name, until 0.21
+@pytest.mark.filterwarnings("ignore:Could not find a config file")
 def test_peft(tmp_path):
     peft = pytest.importorskip("peft")
     lora = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")

@@ -168,7 +168,6 @@ def test_a_checkpoint_inside_a_generation_needs_the_same_ranks(ranks, tmp_path):
     ):
         made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-3"))
     made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
-    made.train(
-        resume_from_checkpoint=str(folder / "depo" / "checkpoint-2")
-    )  # between generations any number will do
+    # between generations any number will do
+    made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-2"))
     assert made.state.global_step == 4

@@ -40,9 +40,8 @@ class Breadth:
 
     def _load(self, visits: IntArray, recent: list[IntArray], sources: int, is_open: bool) -> None:
         self._visits = visits
-        self._prompts_by_visits = np.bincount(
-            visits
-        )  # position v: prompts that were visited v times
+        # position v: prompts that were visited v times
+        self._prompts_by_visits = np.bincount(visits)
         self._recent = deque(recent, RECENT_BATCHES)
         self._sources_by_place = sources  # sum over batches of (sources in it x places of it)
         self._open = is_open  # the last batch was adopted and nothing has come back since

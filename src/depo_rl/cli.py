@@ -295,9 +295,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(run: Callable[[], Any]) -> int:
     try:
-        code = (
-            run()
-        )  # without standalone mode typer returns the code of an Exit, 130 for Ctrl-C among them
+        # without standalone mode typer returns the code of an Exit, 130 for Ctrl-C among them
+        code = run()
         return (
             _complain("interrupted", 130) if code == 130 else code if isinstance(code, int) else 0
         )

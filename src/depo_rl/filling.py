@@ -83,9 +83,8 @@ def fill(
         # As many as the share let through so far says are needed: a few large calls, not many small
         # ones.
         wanted = math.ceil((n - len(flights)) * len(seen) / max(len(flights), 1))
-    rest.sort(
-        key=lambda row: -row.score
-    )  # stable: ties keep the order of the draw, which is random
+    # stable: ties keep the order of the draw, which is random
+    rest.sort(key=lambda row: -row.score)
     n_short = n - len(flights)
     flights |= {row.key: row.flight for row in rest[:n_short]}
     skipped = rest[n_short:]

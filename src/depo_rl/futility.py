@@ -50,9 +50,8 @@ class Futility:
         self._fair: deque[float] = deque(maxlen=FAIR)
         self.told = False
         self._n_selected = 0
-        self._gentle = (
-            config.temperature > 0.0
-        )  # a draw that leaves others their part gains little where most teach
+        # a draw that leaves others their part gains little where most teach
+        self._gentle = config.temperature > 0.0
 
     def observe(self, settled: Sequence[Settlement]) -> None:
         """Takes finished groups down; of one with fewer than two scored completions nothing is

@@ -56,9 +56,8 @@ class Guard:
         self.on = on
         self.engaged = False
         self._record = PredictionTrack(RECORD)
-        self._fair: deque[float] = deque(
-            maxlen=RECORD
-        )  # 1 for each mixed one of the latest fair groups, else 0
+        # 1 for each mixed one of the latest fair groups, else 0
+        self._fair: deque[float] = deque(maxlen=RECORD)
 
     def observe(self, settled: Sequence[Settlement], learnt: bool = True) -> None:
         """Takes finished groups down; those that could not be judged, and late ones of before, are

@@ -381,9 +381,8 @@ def shares(
     for setting, value in shared.items():
         if not any(setting in share for share in result.values()):
             first = methods[0]
-            get_method(first).config(
-                {**result[first], setting: value}
-            )  # refuses it, and says who reads it
+            # refuses it, and says who reads it
+            get_method(first).config({**result[first], setting: value})
     return result
 
 

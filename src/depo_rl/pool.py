@@ -115,9 +115,8 @@ class PromptPool:
         if len(self.index) < len(self.prompts):
             raise DataError(_first_duplicate(self.prompts))
         self.seed = seed
-        self.sizes = dict(
-            Counter(prompt.source for prompt in self.prompts)
-        )  # source -> number of prompts
+        # source -> number of prompts
+        self.sizes = dict(Counter(prompt.source for prompt in self.prompts))
         number = {source: i for i, source in enumerate(self.sizes)}
         self.source_of = np.array(
             [number[prompt.source] for prompt in self.prompts], dtype=np.int64
@@ -175,9 +174,8 @@ class PromptPool:
                 f"the saved state belongs to another data set: saved with {state['fingerprint']}, this pool has "
                 f"{self.fingerprint}; resume with the data set the run was started with"
             )
-        expect_same(
-            "pool", "seed", state["seed"], self.seed
-        )  # the order of the walks follows from it
+        # the order of the walks follows from it
+        expect_same("pool", "seed", state["seed"], self.seed)
         self._walk.load_state_dict(state["walk"])
 
 

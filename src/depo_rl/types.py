@@ -275,9 +275,8 @@ class Prediction:
             raise ValueError(
                 f"prediction of {n_prompts} prompts has shapes {mean_P.shape}, {strength_P.shape}"
             )
-        valid_P = (
-            (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)
-        )  # NaN compares false
+        # NaN compares false
+        valid_P = (mean_P >= 0) & (mean_P <= 1) & (strength_P > 0) & np.isfinite(strength_P)
         mean_P = np.where(valid_P, mean_P, 0.5)
         strength_P = np.where(valid_P, strength_P, 2.0)
         suspicion_P = (

@@ -56,9 +56,8 @@ def write_world(folder: Path) -> None:
     with resources.as_file(resources.files("depo_rl.commands.demo") / "assets") as assets:
         shutil.copytree(assets, folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text())
-    config["num_key_value_heads"] = config[
-        "num_attention_heads"
-    ]  # verl asks for it, GPT-NeoX has no such word
+    # verl asks for it, GPT-NeoX has no such word
+    config["num_key_value_heads"] = config["num_attention_heads"]
     (folder / "model" / "config.json").write_text(json.dumps(config))
 
 

@@ -32,9 +32,8 @@ def cluster(tmp_path):
     """Starts processes of a cluster of its own; all of them are killed at the end, whatever
     happens."""
     port, started = free_port(), []
-    temporary = tempfile.mkdtemp(
-        prefix="ray"
-    )  # short, for its sockets; not Ray's own, where it notes a current cluster
+    # short, for its sockets; not Ray's own, where it notes a current cluster
+    temporary = tempfile.mkdtemp(prefix="ray")
     environment = os.environ | {"PYTHONPATH": str(HERE), "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
 

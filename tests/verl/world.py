@@ -118,9 +118,8 @@ class AgentLoop:
             return
         rate = float(prompt["extra_info"]["pass_rate"])
         step = int(self.trainer.global_steps)
-        rng = np.random.default_rng(
-            [row + 1, step]
-        )  # no state: a resumed run sees what an unbroken one does
+        # no state: a resumed run sees what an unbroken one does
+        rng = np.random.default_rng([row + 1, step])
         keys, fields, tags = [], [], []
         for session in range(size):
             right = bool(rng.random() < rate)

@@ -147,9 +147,8 @@ def _command(run: VerlRun) -> VerlCommand:
     arguments = [f"{name}={hydra_value(value)}" for name, value in (left | added | depo).items()]
     environment = {name: _home(value) for name, value in run.environment.items()}
     if mode == "separate_async" and given.get("actor_rollout_ref.hybrid_engine") is False:
-        environment.setdefault(
-            "VERL_LOGGING_LEVEL", "WARN"
-        )  # verl 0.9.1 fails in a log line of its own below that
+        # verl 0.9.1 fails in a log line of its own below that
+        environment.setdefault("VERL_LOGGING_LEVEL", "WARN")
     return VerlCommand(environment, arguments)
 
 
@@ -328,9 +327,8 @@ def hydra_value(value: Any) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text) and not _NOT_TEXT.fullmatch(text):
         return text
-    quote = (
-        '"' if _SHELL_VARIABLE.search(text) else "'"
-    )  # for a reader too, whom single quotes tell: literal
+    # for a reader too, whom single quotes tell: literal
+    quote = '"' if _SHELL_VARIABLE.search(text) else "'"
     return (
         quote
         + re.sub(rf"(\\*)({quote}|$)", lambda m: m[1] * 2 + (f"\\{quote}" if m[2] else ""), text)
@@ -357,6 +355,5 @@ def shell_word(text: str) -> str:
 
 def _in_double_quotes(text: str) -> str:
     escaped = re.sub(r'([\\"$`])', r"\\\1", text)
-    return escaped.replace(
-        "!", "\"'!'\""
-    )  # at a prompt ! is a command of the history, in double quotes too
+    # at a prompt ! is a command of the history, in double quotes too
+    return escaped.replace("!", "\"'!'\"")

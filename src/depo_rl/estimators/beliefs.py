@@ -13,9 +13,8 @@ from ..errors import expect_fields
 from ..types import FloatArray, GroupOutcome, Prediction, State
 
 _WINDOW = 1024  # judged groups that the strength is fitted to
-_GRID = np.exp(
-    np.linspace(np.log(0.05), np.log(128.0), 48)
-)  # strengths to choose from, a sixth apart
+# strengths to choose from, a sixth apart
+_GRID = np.exp(np.linspace(np.log(0.05), np.log(128.0), 48))
 _PRECISION = 1.0  # of the normal prior on the logarithm of the strength, about the start
 
 
@@ -62,9 +61,8 @@ class Strength:
     def __init__(self, start: float) -> None:
         self._start = start
         self.value = start
-        self._judged: deque[tuple[float, ...]] = deque(
-            maxlen=_WINDOW
-        )  # predicted mean, correct, scored
+        # predicted mean, correct, scored
+        self._judged: deque[tuple[float, ...]] = deque(maxlen=_WINDOW)
 
     def judge(self, mean_P: FloatArray, counts_P2: FloatArray) -> None:
         """Takes in the predicted means, in (0, 1), and the completions right and scored, and fits

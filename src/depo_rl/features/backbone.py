@@ -163,9 +163,8 @@ def _beside(name: str, file: str) -> Path | None:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     try:
-        kept = try_to_load_from_cache(
-            name, file
-        )  # a path; a mark that there is none; or None, not known
+        # a path; a mark that there is none; or None, not known
+        kept = try_to_load_from_cache(name, file)
         return (
             Path(hf_hub_download(name, file))
             if kept is None
@@ -191,9 +190,8 @@ def _positions(backbone: Any) -> int:
     """Longest text in tokens that the backbone has positions for."""
     limit = int(getattr(backbone.config, "max_position_embeddings", 2**31))
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
-    padding = getattr(
-        table, "padding_idx", None
-    )  # the RoBERTa family counts positions from padding_idx + 1
+    # the RoBERTa family counts positions from padding_idx + 1
+    padding = getattr(table, "padding_idx", None)
     return limit if padding is None else limit - padding - 1
 
 
@@ -293,9 +291,8 @@ class FrozenEncoder:
         is not finite."""
         vectors_P_D = np.zeros((len(texts), self.width), np.float32)
         pad_id = self._reader.pad_id
-        ids = [
-            row or [pad_id] for row in self._reader.read(texts)
-        ]  # some tokenizers make nothing of an empty text
+        # some tokenizers make nothing of an empty text
+        ids = [row or [pad_id] for row in self._reader.read(texts)]
         # the caller's modes (a training loop under autocast, say) must not leak in
         with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
             for rows in micro_batches(ids, _TEXTS_PER_FORWARD):

@@ -70,9 +70,8 @@ def _text(text: str) -> tuple[float, ...]:
     """Counts; those named log_... are logged for all prompts at once."""
     runs = _DIGITS.findall(text)
     longest = len(max(runs, key=len)) if runs else 0
-    largest = max(
-        (run for run in runs if len(run) == longest), default="0"
-    )  # of equal length: as text
+    # of equal length: as text
+    largest = max((run for run in runs if len(run) == longest), default="0")
     return (
         len(text), len(text.split()), len(runs), text.count("$"), text.count("\\"), min(text.count("?"), 8),
         min(longest, 32), "[asy]" in text, not text.isascii(), text.count("\n"), _log_integer(largest), len(set(runs)),

@@ -21,9 +21,8 @@ WORDS = 0
 SHAPES = 1
 ANSWER = 2
 N_VIEWS = 3
-_SPACE, _LETTER, _DIGIT, _OTHER, _CJK = range(
-    5
-)  # from _OTHER on, every character is a token of its own
+# from _OTHER on, every character is a token of its own
+_SPACE, _LETTER, _DIGIT, _OTHER, _CJK = range(5)
 _CJK_RANGES = (
     (0x3040, 0x30FF),
     (0x3400, 0x4DBF),
@@ -139,9 +138,8 @@ def _tokenise(texts: Sequence[str]) -> _Tokens:
             np.empty(0, np.int64),
         )
     filled_C = np.flatnonzero(kind_C != _SPACE)
-    first_T = np.searchsorted(
-        filled_C, start_T
-    )  # positions among the characters that are not spaces
+    # positions among the characters that are not spaces
+    first_T = np.searchsorted(filled_C, start_T)
     length_T = np.diff(first_T, append=len(filled_C))
     position_C = np.arange(len(filled_C)) - np.repeat(first_T, length_T)
     mixed_C = _mix(code_C[filled_C].astype(np.uint64)) * _powers()[position_C]

@@ -69,9 +69,8 @@ def _json_rows(path: Path) -> tuple[list[TableRow], int]:
         for number, line in enumerate(file, start=1):
             if number == 1:
                 _expect_text(path, line)
-                line = line.removeprefix(
-                    b"\xef\xbb\xbf"
-                )  # the byte-order mark that Windows tools put first
+                # the byte-order mark that Windows tools put first
+                line = line.removeprefix(b"\xef\xbb\xbf")
             if not line.strip():
                 continue
             if not line.endswith(b"\n") and not is_json(line) and _may_be_torn(line):
@@ -131,9 +130,10 @@ def _parquet_rows(path: Path) -> list[TableRow]:
     rows: list[TableRow] = []
     try:
         with pq.ParquetFile(path) as file:
+            # pandas' own
             names = [
                 name for name in file.schema_arrow.names if not name.startswith("__index_level_")
-            ]  # pandas' own
+            ]
             if twice := [name for name in names if names.count(name) > 1]:
                 raise DataError(f"{path}: column {show(twice[0])} is there twice: rename one")
             as_json = {f.name for f in file.schema_arrow if f.metadata and _JSON_MARK in f.metadata}

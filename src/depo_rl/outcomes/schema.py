@@ -37,9 +37,8 @@ COLUMNS = (
 )  # fmt: skip
 """The columns of a row, in the order they are written."""
 
-_COMPLETIONS_BELOW = (
-    10**9
-)  # far more than a group has, and numpy's hypergeometric sampler takes no more
+# far more than a group has, and numpy's hypergeometric sampler takes no more
+_COMPLETIONS_BELOW = 10**9
 _OTHERS_BELOW = 2**63  # what parquet can hold
 
 

@@ -42,9 +42,8 @@ class OutcomeLogWriter:
         self.last_error: str | None = None
         self._queue_size = queue_size
         self._queue: deque[LogRow] = deque()
-        self._changed = (
-            threading.Condition()
-        )  # guards the queue and the counts; never held during input or output
+        # guards the queue and the counts; never held during input or output
+        self._changed = threading.Condition()
         self._disk = threading.Lock()  # held during input and output
         self._attempt_due = False
         self._closing = False
@@ -121,9 +120,8 @@ class OutcomeLogWriter:
         idle = self._disk.acquire(timeout=timeout)
         with self._changed:
             self._trim_after = after_step
-            keep = (
-                0 if idle else 1
-            )  # a row being written right now stays first in line; the file is trimmed after it
+            # a row being written right now stays first in line; the file is trimmed after it
+            keep = 0 if idle else 1
             rows = list(self._queue)
             self._queue = deque(
                 row

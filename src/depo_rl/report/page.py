@@ -324,9 +324,8 @@ def _run_row(run: RunResult, summary: Summary) -> list[str]:
 
 def _figure(spec: FigureSpec, results: Sequence[RunResult]) -> dict[str, Any]:
     light, dark = (to_png(spec.draw(results, theme)) for theme in (LIGHT, DARK))
-    width, height = (
-        int.from_bytes(light[i : i + 4], "big") for i in (16, 20)
-    )  # a PNG says its size in its header
+    # a PNG says its size in its header
+    width, height = (int.from_bytes(light[i : i + 4], "big") for i in (16, 20))
     return {
         "name": spec.name, "title": spec.title, "explanation": spec.explanation, "light": _data_uri(light),
         "dark": _data_uri(dark), "width": width, "height": height,

@@ -174,8 +174,7 @@ def to_png(figure: Figure, dpi: int = 130) -> bytes:
     """The figure as a PNG: the same bytes for the same figure."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from"
-        )  # a method named in a script without a font
+        # a method named in a script without a font
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()

@@ -16,9 +16,8 @@ from .worker import KINDS, Job, Reply
 logger = logging.getLogger("depo_rl.rewards")
 
 ENDS_WORKER = frozenset({"timed_out", "crashed", "out_of_memory"})
-MAX_CHUNK = (
-    16  # items per message: enough to hide the round trip, few enough to keep all workers busy
-)
+# items per message: enough to hide the round trip, few enough to keep all workers busy
+MAX_CHUNK = 16
 MAX_FAILED_STARTS = 3  # in a row, over all workers, before the pool gives up
 WARNINGS_PER_KIND = 3
 

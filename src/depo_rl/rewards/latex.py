@@ -20,9 +20,8 @@ _TIMES_POWER = re.compile(
 _UNIT_AT_END = re.compile(
     r"(?<=[0-9})])\s*\\(?:text|mbox|mathrm)\s*\{[^{}]*\}(?:\^\{?[0-9]\}?)?[\s.$]*\Z"
 )
-_BRACE = re.compile(
-    r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL
-)  # "\\." also steps over the escaped \{ and \}
+# "\\." also steps over the escaped \{ and \}
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _OPENING = ("(", "[", "{", "\\{")
 _CLOSING = (")", "]", "}", "\\}")
 _BETWEEN = re.compile(

@@ -31,9 +31,8 @@ _FRACTION = re.compile(
 )
 _MIXED = re.compile(r"(?<![\w.,/])([0-9]{1,9})\s{1,3}([0-9]{1,9})/([0-9]{1,9})(?![\w/]|[.,][0-9])")
 _POWER_OF_UNIT = re.compile(r"(?<=[A-Za-z])(?:\^?\{?[23]\}?|[\u00b2\u00b3])(?![\w.])")
-_NOT_BEFORE = re.compile(
-    r"[\\^_*+=<>|{}\[\]/]|\w\Z|[-\u2212]\s*\Z"
-)  # what makes the number after it part of another
+# what makes the number after it part of another
+_NOT_BEFORE = re.compile(r"[\\^_*+=<>|{}\[\]/]|\w\Z|[-\u2212]\s*\Z")
 _UNIT = r"[kcmn]?m|[km]?g|m?[lL]|hr?s?|s|secs?|mins?|[apAP][mM]|[mk]ph|ft|in|yd|lbs?|oz|th|st|nd|rd|[CFKVWN]"
 _NOT_AFTER = re.compile(
     r"[\\^_*+=<>|{}\[\]]|/(?![A-Za-z])|\b(?:hundred|thousand|[mbtr]+illion|dozen)s?\b"

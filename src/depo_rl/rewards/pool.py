@@ -31,9 +31,8 @@ RewardFunction = Callable[..., float | bool | None]
 """``f(completion: str, answer, **extras)``: a finite number, or None when the item cannot be
 judged."""
 
-ALARM_GRACE_S = (
-    5.0  # the kernel's alarm in a worker is only for when the parent is no longer there to kill it
-)
+# the kernel's alarm in a worker is only for when the parent is no longer there to kill it
+ALARM_GRACE_S = 5.0
 _pools: weakref.WeakSet[VerifierPool] = weakref.WeakSet()
 
 

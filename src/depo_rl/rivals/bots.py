@@ -12,9 +12,8 @@ from ..config import BOTSSettings
 from ..errors import StateMismatch, expect_fields
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State, as_rate
 
-_APART = (
-    1e-3  # reference pass rates closer than this on a batch do not tell how capable the policy is
-)
+# reference pass rates closer than this on a batch do not tell how capable the policy is
+_APART = 1e-3
 
 
 class BOTSEstimator:
@@ -67,9 +66,8 @@ class BOTSEstimator:
         if abs(strong - weak) < _APART:
             return
         now = (float(rate_R[labelled_R].mean()) - weak) / (strong - weak)
-        past = (
-            self.settings.capability_inertia if self._capability == self._capability else 0.0
-        )  # NaN: none yet
+        # NaN: none yet
+        past = self.settings.capability_inertia if self._capability == self._capability else 0.0
         self._capability = past * (self._capability if past else 0.0) + (1 - past) * now
 
     def _implied(self) -> FloatArray:

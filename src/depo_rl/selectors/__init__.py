@@ -170,9 +170,8 @@ def keep_at_random(
     """Each candidate, in the order of the draw, with its probability; ``reasons``: why each would
     be skipped."""
     kept_P = rng.random(len(keep_P)) < keep_P
-    decision = _decide(
-        keep_P + kept_P, np.flatnonzero(kept_P).tolist(), n, "surplus"
-    )  # the kept rank first
+    # the kept rank first
+    decision = _decide(keep_P + kept_P, np.flatnonzero(kept_P).tolist(), n, "surplus")
     dropped = {i: reasons[i] for i in np.flatnonzero(~kept_P).tolist()}
     return Decision(decision.chosen, {**decision.skipped, **dropped}, decision.score_P)
 

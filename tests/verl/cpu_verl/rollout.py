@@ -38,9 +38,8 @@ class Server:
     ) -> TokenOutput:
         prompt = tuple(int(token) for token in prompt_ids)
         self.asked[prompt] += 1
-        seed = (
-            hash((prompt, self.version, self.asked[prompt])) & 0xFFFFFFFF
-        )  # of integers: the same in any process
+        # of integers: the same in any process
+        seed = hash((prompt, self.version, self.asked[prompt])) & 0xFFFFFFFF
         tokens, logprobs = self._sample(
             list(prompt), float(sampling_params.get("temperature", 1.0)), seed
         )

@@ -121,9 +121,8 @@ def _run_all(plan: DemoPlan, tell: Tell) -> Iterator[RunResult]:
         for method, seed in plan.runs:
             yield train_once(method, seed, plan, tell)
         return
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # a fork would copy threads of torch in the middle of their work
+    # a fork would copy threads of torch in the middle of their work
+    context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(plan.jobs, mp_context=context) as pool:
         news = manager.Queue()
         waiting = {

@@ -305,9 +305,8 @@ def parse_settings(given: Sequence[str]) -> tuple[Settings, dict[str, Settings]]
         *sections, last = name.split(".")
         for section in sections:
             inner = target.get(section, {})
-            target[section] = (
-                {"type": inner} if isinstance(inner, str) else inner
-            )  # estimator=fused is short for that
+            # estimator=fused is short for that
+            target[section] = {"type": inner} if isinstance(inner, str) else inner
             target = target[section]
             if not isinstance(target, dict):
                 raise ConfigError(

@@ -111,9 +111,8 @@ class _Run:
             admitted += [s.outcome for s in fresh if s.admitted]
         if isinstance(gate, ScreeningGate):
             self.kept = admitted[self.n :]
-        self.engine.advance(
-            admitted[: self.n]
-        )  # what else is beyond the batch is paid for and not trained on
+        # what else is beyond the batch is paid for and not trained on
+        self.engine.advance(admitted[: self.n])
         self._note(number, settled)
 
     def _size(self, n_admitted: int, n_settled: int) -> int:

@@ -94,9 +94,8 @@ def _entry(entry: str, source: DataSource, setting: str) -> list[tuple[Path, str
     if path.is_dir():
         files = _of_folder(path, source, f"{setting}.path = {entry!r}", setting)
         return [(file, _folder_name(path)) for file in files]
-    there = next(
-        parent for parent in path.parents if parent.is_dir()
-    )  # its own name may look like a pattern
+    # its own name may look like a pattern
+    there = next(parent for parent in path.parents if parent.is_dir())
     pattern = str(path.relative_to(there))
     if not glob.has_magic(pattern):
         raise ConfigError(f"{setting}.path = {entry!r}: no such file")
@@ -339,9 +338,8 @@ def _read_json(text: str, where: str) -> tuple[list[str], Iterator[Row]]:
 
 def _read_csv(text: str, where: str) -> tuple[list[str], Iterator[Row]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    limit = csv.field_size_limit(
-        max(len(text), 1)
-    )  # the module's own, 131,072, is shared by the whole process
+    # the module's own, 131,072, is shared by the whole process
+    limit = csv.field_size_limit(max(len(text), 1))
     try:
         names = list(reader.fieldnames or [])
         rows = list(reader)

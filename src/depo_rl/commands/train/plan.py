@@ -113,9 +113,8 @@ def fingerprint(table: PromptTable) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for row in table.rows:
         shown = [row["prompt"], row.get("answer"), row["source"]]
-        digest.update(
-            json.dumps(shown, sort_keys=True, default=str).encode()
-        )  # parquet's answers may hold dates
+        # parquet's answers may hold dates
+        digest.update(json.dumps(shown, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 

@@ -108,9 +108,8 @@ def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
     if args is None:
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
-    promoted = copy.copy(
-        args
-    )  # values are kept as they are: __post_init__ has run and would refuse to run twice
+    # values are kept as they are: __post_init__ has run and would refuse to run twice
+    promoted = copy.copy(args)
     promoted.__class__ = DEPOConfig
     for each in dataclasses.fields(DEPOConfig):
         if not hasattr(args, each.name):

@@ -45,9 +45,8 @@ class Correctness:
             )
         self._names = list(names)
         self._column = self._names.index(reward) if reward else 0
-        self._beside = torch.zeros(
-            len(names), dtype=torch.bool
-        )  # gave a value where an earlier function did
+        # gave a value where an earlier function did
+        self._beside = torch.zeros(len(names), dtype=torch.bool)
         self._threshold = 0.5 if args.correct_threshold is None else args.correct_threshold
         self._function = function
         self._falls_back = reward is None and len(names) > 1

@@ -64,20 +64,16 @@ class DEPOTrainer(ResumableTrainer):
         **kwargs: Any,
     ) -> None:
         args = as_depo_config(args, model)
-        self._curriculum_config = (
-            args.curriculum_config()
-        )  # once; a later change of ``args`` comes too late
-        self._driver: TrlDriver | None = (
-            None  # method grpo on a stream of rows has none: it is GRPOTrainer
-        )
+        # once; a later change of ``args`` comes too late
+        self._curriculum_config = args.curriculum_config()
+        # method grpo on a stream of rows has none: it is GRPOTrainer
+        self._driver: TrlDriver | None = None
         self._sampler: DynamicSampler | None = None
         self._generation: Generation | None = None  # the one under way, until it is settled
-        self._rolled: tuple[tuple[Any, ...], torch.Tensor] | None = (
-            None  # generated before, to be scored now
-        )
-        self.completion_tokens_generated = (
-            0  # for training, on all ranks, groups discarded later included
-        )
+        # generated before, to be scored now
+        self._rolled: tuple[tuple[Any, ...], torch.Tensor] | None = None
+        # for training, on all ranks, groups discarded later included
+        self.completion_tokens_generated = 0
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
         graded = self._curriculum_config.reward_range is not None
         self._correctness = Correctness(self.reward_func_names, args, correct_fn, graded)

@@ -54,9 +54,8 @@ def require_verl(hooks: Iterable[tuple[Any, str, list[str]]]) -> None:
 def uses_v1(root: Any) -> bool:
     """Whether the trainer is V1; else ``on_batch_end`` is the feedback (trainer.use_v1=False,
     one_step_off)."""
-    one_step_off = (
-        "rollout" in root
-    )  # a section that V1 and v0 do not have; one_step_off does not ask use_v1
+    # a section that V1 and v0 do not have; one_step_off does not ask use_v1
+    one_step_off = "rollout" in root
     return bool(root.trainer.get("use_v1", True)) and not one_step_off
 
 

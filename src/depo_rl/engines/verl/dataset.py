@@ -56,9 +56,8 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
             self.driver = self._make_driver(config)
 
     def _make_driver(self, config: Any) -> VerlDriver:
-        root = (
-            config._get_root()
-        )  # verl hands down the branch ``data`` of its tree, and settings stand all over it
+        # verl hands down the branch ``data`` of its tree, and settings stand all over it
+        root = config._get_root()
         if "actor_rollout_ref" not in root:
             raise EngineError(
                 "CurriculumDataset was given a configuration without actor_rollout_ref: it needs the whole of verl's, "

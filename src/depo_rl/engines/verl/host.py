@@ -80,9 +80,8 @@ class HostedEstimator:
         self._settings = settings
         self._snapshot: State | None = None
         self._since: list[list[GroupOutcome]] = []  # observed after the snapshot
-        self._snapshot_due: tuple[Any, int] | None = (
-            None  # reference, and how many of _since it contains
-        )
+        # reference, and how many of _since it contains
+        self._snapshot_due: tuple[Any, int] | None = None
         self._updates: list[Any] = []  # references not looked at yet
         self._metrics: dict[str, float] = {}
         self._restarts = 0

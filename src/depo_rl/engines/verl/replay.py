@@ -49,9 +49,8 @@ class _Observed:
     def __init__(
         self, *, trainer_mode: str, refill_fn: Any = None, sampler_kwargs: Any = None, **kwargs: Any
     ) -> None:
-        self._trainer: Any = getattr(
-            refill_fn, "__self__", None
-        )  # verl passes a method of the trainer
+        # verl passes a method of the trainer
+        self._trainer: Any = getattr(refill_fn, "__self__", None)
         root: Any = getattr(self._trainer, "config", None)
         if root is None:
             raise EngineError(

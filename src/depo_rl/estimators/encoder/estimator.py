@@ -150,9 +150,8 @@ class EncoderEstimator:
         neither."""
         belief = self._believe(ids)
         self._strength.judge(belief.mean_P, counts_P2)
-        whole_P = (counts_P2[:, 1] == self._group_size) & np.isfinite(
-            belief.mean_P
-        )  # a part has another P(mixed)
+        # a part has another P(mixed)
+        whole_P = (counts_P2[:, 1] == self._group_size) & np.isfinite(belief.mean_P)
         if self._config.recalibrate and whole_P.any():
             mixed_P = (counts_P2[:, 0] > 0) & (counts_P2[:, 0] < counts_P2[:, 1])
             p_mixed_P = belief.p_mixed(self._group_size)[whole_P]
@@ -176,9 +175,8 @@ class EncoderEstimator:
     def _update(self, batch: _Batch) -> None:
         """One AdamW step, or none (counted) if the loss or the gradient is not finite."""
         parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
-        self._optimizer.zero_grad(
-            set_to_none=True
-        )  # an update that raised (out of memory, say) leaves gradients behind
+        # an update that raised (out of memory, say) leaves gradients behind
+        self._optimizer.zero_grad(set_to_none=True)
         last = self._backward(batch)
         last["grad_norm"] = float(
             torch.nn.utils.clip_grad_norm_(parameters, self._config.grad_clip)

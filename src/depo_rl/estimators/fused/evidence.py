@@ -60,12 +60,10 @@ class Evidence:
         walks = len(settings.walks)
         self._precision_WN = np.zeros((walks, n_prompts), dtype=np.float32)
         self._shift_WN = np.zeros((walks, n_prompts), dtype=np.float32)  # precision * mean
-        self._step_N = np.full(
-            n_prompts, -1, dtype=np.int32
-        )  # policy step of the latest group; -1: none
-        self._coin_N = np.zeros(
-            n_prompts, dtype=np.float32
-        )  # log-odds that the verdicts are coin flips, of its groups
+        # policy step of the latest group; -1: none
+        self._step_N = np.full(n_prompts, -1, dtype=np.int32)
+        # log-odds that the verdicts are coin flips, of its groups
+        self._coin_N = np.zeros(n_prompts, dtype=np.float32)
         self.drift_W = np.zeros(walks)
         self._information_W = np.full(walks, _DRIFT_PRIOR)
         self._log_weight_W = np.zeros(walks)

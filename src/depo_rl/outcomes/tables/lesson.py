@@ -42,9 +42,8 @@ def read_lesson(path: str, setting: str) -> Lesson:
 
 def _counts(source: Source) -> FloatArray:
     if isinstance(source, LabelledPool):
-        samples_P = np.array(
-            [finite(p.fields.get("k")) or 8.0 for p in source.prompts]
-        )  # 8: a usual group
+        # 8: a usual group
+        samples_P = np.array([finite(p.fields.get("k")) or 8.0 for p in source.prompts])
         return np.column_stack([source.rate_P * samples_P, samples_P])
     latest = [source.visits[p.key][-1] for p in source.prompts]
     return np.array([(row.n_correct, row.n_scored) for row in latest], dtype=np.float64).reshape(
