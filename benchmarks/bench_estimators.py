@@ -39,7 +39,6 @@ import numpy as np
 from depo_rl import METHODS, GroupOutcome, Prompt, make_curriculum
 from depo_rl.commands.replay.simulate import simulate
 from depo_rl.engines.replay import make_replay_engine
-from depo_rl.methods import make_estimator
 from depo_rl.metrics import auc, ece
 from depo_rl.outcomes.tables import (
     GroupHistory,
@@ -49,6 +48,7 @@ from depo_rl.outcomes.tables import (
     hidden_columns,
     read_source,
 )
+from depo_rl.parts import make_estimator
 from depo_rl.pool import PromptPool
 from depo_rl.types import Prediction
 

@@ -25,19 +25,13 @@ from pydantic.fields import FieldInfo
 from depo_rl import METHODS
 from depo_rl.breadth import BREADTH, Breadth
 from depo_rl.config import (
-    AdaRFTSettings,
-    BOTSSettings,
     ConstantSettings,
     CurriculumConfig,
-    DPSSettings,
     EncoderFeatureSettings,
     EncoderSettings,
     FusedSettings,
-    GRESOSettings,
     HistorySettings,
     OracleSettings,
-    PoolSettings,
-    SPEEDSettings,
 )
 from depo_rl.engines.session import COUNTS, SO_FAR, Session
 from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
@@ -55,6 +49,14 @@ from depo_rl.rivals.bots import BOTSEstimator
 from depo_rl.rivals.dps import DPSEstimator
 from depo_rl.rivals.greso import GRESOSkip
 from depo_rl.rivals.pools import DifficultyPools
+from depo_rl.rivals_config import (
+    AdaRFTSettings,
+    BOTSSettings,
+    DPSSettings,
+    GRESOSettings,
+    PoolSettings,
+    SPEEDSettings,
+)
 from depo_rl.survival import SurvivingEstimator
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -16,7 +16,8 @@ from depo_rl.config import EncoderSettings  # noqa: E402
 from depo_rl.errors import ConfigError, UnknownPrompt  # noqa: E402
 from depo_rl.estimators.encoder import EncoderEstimator  # noqa: E402
 from depo_rl.features.backbone import tiny_random  # noqa: E402
-from depo_rl.types import GroupOutcome, PassRateEstimator, Prompt  # noqa: E402
+from depo_rl.protocols import PassRateEstimator  # noqa: E402
+from depo_rl.types import GroupOutcome, Prompt  # noqa: E402
 from encoder_world import OUTCOMES, POOL, PROMPTS  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

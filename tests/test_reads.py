@@ -17,7 +17,8 @@ from depo_rl.commands.train.file import ready_configs
 from depo_rl.commands.verl_config import verl_command
 from depo_rl.config import parse_config
 from depo_rl.errors import ConfigError
-from depo_rl.methods import Method, make_gate, shares
+from depo_rl.methods import Method, shares
+from depo_rl.parts import make_gate
 from depo_rl.report.style import _KNOWN
 from depo_rl.report.table import KNOWN_ORDER
 

@@ -10,7 +10,7 @@ import pytest
 from core_world import build, make_prompts, roll_out
 from depo_rl import GroupOutcome, Prediction, Prompt, make_curriculum
 from depo_rl.commands.replay.simulate import simulate
-from depo_rl.config import BOTSSettings, DPSSettings, GRESOSettings, HistorySettings, PoolSettings
+from depo_rl.config import HistorySettings
 from depo_rl.errors import ConfigError, DataError
 from depo_rl.estimators.beliefs import beta_with_p_mixed
 from depo_rl.estimators.history import HistoryEstimator
@@ -19,6 +19,7 @@ from depo_rl.rivals.bots import BOTSEstimator
 from depo_rl.rivals.dps import DPSEstimator
 from depo_rl.rivals.greso import GRESOSkip
 from depo_rl.rivals.pools import DifficultyPools
+from depo_rl.rivals_config import BOTSSettings, DPSSettings, GRESOSettings, PoolSettings
 from depo_rl.selectors import NearestRate, keep_at_random
 
 A, B, C = (Prompt(key, f"text {key}") for key in "abc")

@@ -30,18 +30,9 @@ from .importance import importance_weight
 from .ledger import Ledger
 from .metrics import PredictionTrack
 from .pool import Exploration, PromptPool
+from .protocols import Gate, Learner, PassRateEstimator, Selector
 from .selectors import Uniform
-from .types import (
-    Gate,
-    GroupOutcome,
-    Learner,
-    PassRateEstimator,
-    Prediction,
-    Prompt,
-    Selector,
-    Settlement,
-    State,
-)
+from .types import GroupOutcome, Prediction, Prompt, Settlement, State
 
 
 class Curriculum:
@@ -95,8 +86,7 @@ class Curriculum:
         return self._ledger.breadth
 
     def propose(self, n: int) -> list[Prompt]:
-        """``n`` distinct prompts to roll out, none of them in flight. Raises PoolExhausted if the
-        pool has fewer."""
+        """``n`` distinct prompts to roll out, none in flight. Raises PoolExhausted if too few are."""
         started = time.perf_counter()
         taken = self.in_flight
         if (free := len(self.pool) - len(taken)) < n:
@@ -112,15 +102,9 @@ class Curriculum:
             return self.pool.draw(k, taken | seen)
 
         rule = self._rule(n)
-        filled = fill(
-            n - len(explored),
-            rule,
-            draw,
-            self._predict,
-            self.config,
-            self.candidate_factor,
-            self._rng,
-        )
+        places = n - len(explored)
+        factor = self.candidate_factor
+        filled = fill(places, rule, draw, self._predict, self.config, factor, self._rng)
         flights = filled.included(rule[0], flights | filled.flights)
         self._ledger.depart(
             flights, filled.n_skipped, filled.wasted_groups, time.perf_counter() - started
@@ -128,8 +112,7 @@ class Curriculum:
         return [self.pool[key] for key in flights]
 
     def _rule(self, n: int) -> tuple[Selector, str]:
-        """Nothing is filtered in the first ``warmup_steps`` batches' worth of scored groups, or
-        while guarded."""
+        """Nothing is filtered in the first ``warmup_steps`` batches of groups, or while guarded."""
         if isinstance(self.selector, Uniform):
             return self.selector, "uniform"
         if self._ledger.n_scored < self.config.warmup_steps * n:
@@ -138,18 +121,14 @@ class Curriculum:
 
     @property
     def candidate_factor(self) -> float:
-        """Candidates looked at per place, at most; no prompt is then chosen more often than this
-        times its share."""
+        """Candidates per place, at most; no prompt is chosen more often than that times its share."""
         epochs = self._ledger.count["chosen"] / len(self.pool)
         return candidates_per_place(self.config, self._futility.fair_mixed_share, epochs)
 
     def _predict(self, prompts: Sequence[Prompt]) -> Prediction:
-        """The estimator's beliefs; one that is not a Beta (NaN, infinite) becomes Beta(1, 1) and is
-        counted."""
-        belief = (
-            self.estimator.predict(prompts) if prompts else Prediction(np.empty(0), np.empty(0))
-        )
-        belief, n_invalid = belief.sanitised(len(prompts))
+        """The estimator's beliefs; what is no Beta (NaN, infinite) becomes Beta(1, 1), counted."""
+        told = self.estimator.predict(prompts) if prompts else Prediction(np.empty(0), np.empty(0))
+        belief, n_invalid = told.sanitised(len(prompts))
         self._ledger.count["invalid_predictions"] += n_invalid
         return belief
 
@@ -175,29 +154,23 @@ class Curriculum:
         return settled
 
     def importance(self, keys: Iterable[str]) -> list[float]:
-        """What to multiply the advantages of these prompts' groups by, each > 0; 1 for one that is
-        not in flight."""
+        """What to multiply the advantages of these groups by, each > 0; 1 if not in flight."""
         beta = self.config.importance
-        return [
-            importance_weight(x, beta, self.config.importance_cap)
-            for x in self._ledger.inclusions(keys)
-        ]
+        cap = self.config.importance_cap
+        return [importance_weight(x, beta, cap) for x in self._ledger.inclusions(keys)]
 
     def predicted(self, keys: Iterable[str]) -> list[float]:
-        """Pass rates that were predicted for these prompts when they were proposed, NaN for one not
-        in flight."""
+        """Pass rates predicted for these prompts when proposed; NaN for one not in flight."""
         return self._ledger.predicted(keys)
 
     def adopt(self, keys: Iterable[str]) -> None:
-        """Takes prompts that the engine chose by an order of its own as proposed, unless they are
-        in flight already."""
+        """Takes prompts that the engine chose by an order of its own as proposed, unless in flight."""
         prompts = [self.pool[key] for key in dict.fromkeys(keys) if key not in self._ledger.flights]
         flights = fly(prompts, "uniform", self._predict(prompts))
         self._ledger.adopt({key: flight._replace(inclusion=1.0) for key, flight in flights.items()})
 
     def release(self, keys: Iterable[str] | None = None) -> int:
-        """Gives up on prompts in flight (all by default) whose outcomes will never come; they count
-        as failed."""
+        """Gives up on prompts in flight (all by default) that will never land: they have failed."""
         return self._ledger.lose(self.in_flight if keys is None else keys)
 
     def max_unvisited_batches(self, n: int) -> int | None:
@@ -206,22 +179,19 @@ class Curriculum:
         return self._exploration.max_unvisited_batches(n, isinstance(self.selector, Uniform))
 
     def metrics(self) -> dict[str, float]:
-        """What ``Ledger.metrics`` tells, and the parts' own figures under ``estimator/`` and
-        ``selector/``."""
+        """What ``Ledger.metrics`` tells, and the parts' own under ``estimator/`` and ``selector/``."""
         told = self._ledger.metrics(self.config.group_size)
         for part, learner in self._learners.items():
             told |= {f"{part}/{name}": value for name, value in learner.metrics().items()}
         return told
 
     def state_dict(self) -> State:
-        """Everything a resumed run needs to go on as if it had never stopped;
-        ``checkpoint.save_state`` writes it."""
+        """Everything a resumed run needs to go on as if it had never stopped."""
         parts = {name: part.state_dict() for name, part in self._parts.items()}
         return {"version": 4, "method": self.method, **parts}
 
     def load_state_dict(self, state: State) -> None:
-        """Strict: StateMismatch, with nothing changed, on unknown or missing fields, another
-        method, data set, ..."""
+        """Strict: StateMismatch, with nothing changed, if it is of another method, data set, ..."""
         expect_fields("curriculum", state, ("version", "method", *self._parts))
         expect_same("curriculum", "version", state["version"], 4)
         expect_same("curriculum", "method", state["method"], self.method)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .config import CurriculumConfig
+from .protocols import Drawing, Selector
 from .selectors import Uniform
-from .types import Decision, Drawing, Flight, Prediction, Prompt, Selector
+from .types import Decision, Flight, Prediction, Prompt
 
 WANTED = 1.4  # of candidate_factor "auto": mixed candidates per place
 EPOCHS = 4.0  # of candidate_factor "auto": those after which half of what is above 1 is left

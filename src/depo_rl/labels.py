@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .config import BOTSSettings, CurriculumConfig, OracleSettings
+from .config import CurriculumConfig, OracleSettings
 from .errors import DataError
+from .rivals_config import BOTSSettings
 from .types import Prompt, as_rate
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from .breadth import Breadth
 from .errors import StateMismatch, expect_fields
 from .metrics import NAN, PredictionTrack, batch_shares
-from .types import Flight, Gate, GroupOutcome, Settlement, State
+from .protocols import Gate
+from .types import Flight, GroupOutcome, Settlement, State
 
 REASONS = ("explored", "fallback", "guarded")  # why a prompt was chosen, where that is counted
 BY_PREDICTION = ("selected", "fallback")

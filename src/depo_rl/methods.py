@@ -11,74 +11,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .config import (
-    BOTSSettings,
-    ConstantSettings,
     CurriculumConfig,
-    DPSSettings,
-    EncoderSettings,
-    FusedSettings,
-    HistorySettings,
-    OracleSettings,
     merged,
     parse_config,
 )
 from .curriculum import Curriculum
 from .errors import ConfigError
-from .estimators.history import HistoryEstimator
-from .estimators.simple import ConstantEstimator, OracleEstimator
-from .gates import AdmitAll, DynamicSampling, HighVariance, Screening
 from .labels import keep_the_middle, need_labels
+from .parts import MakeEstimator, make_estimator, make_gate, make_screening
 from .pool import PromptPool
+from .protocols import Drawing, Gate, Selector
 from .rivals.adarft import TargetDifficulty
-from .rivals.bots import BOTSEstimator
-from .rivals.dps import DPSEstimator
 from .rivals.greso import GRESOSkip
 from .rivals.pools import DifficultyPools
 from .selectors import MostLikelyMixed, NearestRate, PassRateWindow, Uniform
-from .types import Drawing, Gate, PassRateEstimator, Prompt, Selector
+from .types import Prompt
 from .validation import nearest
 
 # ---- estimators
-
-
-def _fused(
-    settings: FusedSettings, pool: PromptPool, config: CurriculumConfig
-) -> PassRateEstimator:
-    from .estimators.fused import FusedEstimator
-
-    lesson = None
-    if settings.warm_start is not None:
-        from .outcomes.tables import read_lesson  # reads parquet, which is slow to import
-
-        lesson = read_lesson(settings.warm_start, "estimator.warm_start")
-    return FusedEstimator(pool.prompts, settings, config.group_size, config.seed, lesson)
-
-
-def _encoder(
-    settings: EncoderSettings, pool: PromptPool, config: CurriculumConfig
-) -> PassRateEstimator:
-    from .estimators.encoder import EncoderEstimator  # imports torch
-
-    return EncoderEstimator(pool.__getitem__, settings, config.seed, config.group_size)
-
-
-ESTIMATORS: dict[type[Any], Callable[[Any, PromptPool, CurriculumConfig], PassRateEstimator]] = {
-    ConstantSettings: lambda own, pool, config: ConstantEstimator(own.mean, own.strength),
-    OracleSettings: lambda own, pool, config: OracleEstimator(own.field, own.strength),
-    HistorySettings: lambda own, pool, config: HistoryEstimator(own),
-    DPSSettings: lambda own, pool, config: DPSEstimator(own, config.group_size),
-    BOTSSettings: lambda own, pool, config: BOTSEstimator(pool.prompts, own, config.group_size),
-    FusedSettings: _fused,
-    EncoderSettings: _encoder,
-}
-"""Settings of an estimator -> what makes it, of those settings, the pool and the whole config."""
-
-MakeEstimator = Callable[[PromptPool, CurriculumConfig], PassRateEstimator]
-
-
-def make_estimator(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:
-    """The estimator that ``config.estimator`` describes; torch is imported for ``encoder`` only."""
-    return ESTIMATORS[type(config.estimator)](config.estimator, pool, config)
 
 
 # ---- what several methods have
@@ -100,22 +50,6 @@ def _window_or_most_mixed(config: CurriculumConfig, n_prompts: int) -> Selector:
 
 def _thompson(config: CurriculumConfig, n_prompts: int) -> Selector:
     return NearestRate(config.target, thompson=True)
-
-
-def make_gate(config: CurriculumConfig) -> Gate:
-    """The gate that ``config.gate`` names."""
-    if config.gate == "dynamic":
-        return DynamicSampling(config.max_rounds)
-    if config.gate == "high_variance":
-        return HighVariance(config.min_variance, config.max_rounds)
-    return AdmitAll()
-
-
-def _screening(config: CurriculumConfig) -> Gate:
-    # A group no larger than the screening is screened whole: dynamic sampling.
-    return Screening(
-        min(config.speed.n_init, config.group_size), config.speed.batches, config.max_rounds
-    )
 
 
 def _as_they_are(prompts: Sequence[Prompt], config: CurriculumConfig) -> Sequence[Prompt]:
@@ -356,7 +290,7 @@ for _method in (
         "screen with a few completions, complete the mixed groups",
         _UNIFORM,
         reads=("speed", "max_rounds"),
-        gate=_screening,
+        gate=make_screening,
     ),
 ):
     METHODS[_method.name] = _method

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError, DataError, DepoError, StateMismatch
-from .types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
+from .protocols import PassRateEstimator
+from .types import GroupOutcome, Prediction, Prompt, State
 
 _log = logging.getLogger(__name__)
 _FOR_THE_USER = (

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import ConfigError
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _TOOK_ITS_PLACE = {"ngrams": "fused"}
 

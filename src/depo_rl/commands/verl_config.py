@@ -34,7 +34,7 @@ from ..engines.verl.settings import VerlSettings, check_admission
 from ..errors import ConfigError, EngineError
 from ..gates import AdmitAll
 from ..methods import get_method
-from ..types import Gate
+from ..protocols import Gate
 from ..validation import validated
 from .yaml_file import apply_override, find_config, read_yaml, ready_files
 

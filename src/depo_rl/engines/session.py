@@ -28,12 +28,14 @@ from ..breadth import BREADTH
 from ..config import CurriculumConfig
 from ..curriculum import Curriculum
 from ..errors import ConfigError, EngineError, RewardError, expect_fields
-from ..methods import METHODS, MakeEstimator, curriculum_of, get_method, make_estimator
+from ..methods import METHODS, curriculum_of, get_method
 from ..metrics import batch_shares
 from ..outcomes import LogRow, OutcomeLogWriter
+from ..parts import MakeEstimator, make_estimator
 from ..pool import PromptPool
+from ..protocols import Gate, ScreeningGate
 from ..survival import SurvivingEstimator
-from ..types import Gate, GroupOutcome, Prompt, ScreeningGate, Settlement, State
+from ..types import GroupOutcome, Prompt, Settlement, State
 
 COUNTS = ("drawn", "skipped", "explored", "fallback", "guarded", "failed", "duplicates")
 SO_FAR = (

@@ -77,12 +77,8 @@ def accuracy_by_source(results: Results, theme: Theme = LIGHT) -> Figure:
 
 def _frame(axes: Axes, results: Results, source: str, theme: Theme) -> None:
     """The line of the start, and limits that show a fall without blowing up noise."""
-    known = [
-        run.accuracy_by_source[source]
-        for run in results
-        if source in (run.accuracy_by_source or {})
-    ]  # type: ignore[index]
-    starts = [accuracy.start for accuracy in known if accuracy.start is not None]
+    known = [(run.accuracy_by_source or {}).get(source) for run in results]
+    starts = [a.start for a in known if a is not None and a.start is not None]
     if starts:
         axes.axhline(
             float(np.median(starts)), color=theme.ink, linewidth=1, linestyle=(0, (3, 3)), zorder=1

@@ -11,12 +11,13 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_atomically
 from .by_source import accuracy_by_source, shown_sources
-from .curves import accuracy_curve, as_curve, merge_bins, smooth, window_for
+from .curves import Curve, accuracy_curve, as_curve, merge_bins, smooth, window_for
 from .drawing import (
     Results,
     by_method,
@@ -31,6 +32,7 @@ from .drawing import (
     time_unit,
 )
 from .form import form
+from .results import RunResult
 from .skips import skipped_groups
 from .style import LIGHT, Theme, add_legend, blank, new_figure, strokes, style_axes, to_png
 
@@ -114,10 +116,11 @@ def _over_steps(
 ) -> Figure:
     """One panel for each (series of the history, title), side by side with one scale."""
     window = window_for(results)
-    data = {
-        name: by_method(results, lambda r, n=name: smooth(as_curve(r.series(n)), window))
-        for name, _ in panels
-    }  # type: ignore[misc]
+
+    def curve(name: str, run: RunResult) -> Curve:
+        return smooth(as_curve(run.series(name)), window)
+
+    data = {name: by_method(results, partial(curve, name)) for name, _ in panels}
     if not any(data.values()):
         return blank(theme, empty)
     figure = new_figure(theme, 7.2 if len(panels) == 1 else 9.6, 4.2 if len(panels) == 1 else 3.9)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import AdaRFTSettings
 from ..errors import expect_fields
+from ..rivals_config import AdaRFTSettings
 from ..selectors import ALL, best_ranked
 from ..types import Decision, GroupOutcome, Prediction, Prompt, State
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import BOTSSettings
 from ..errors import StateMismatch, expect_fields
+from ..rivals_config import BOTSSettings
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State, as_rate
 
 # reference pass rates closer than this on a batch do not tell how capable the policy is

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import DPSSettings
 from ..errors import expect_fields
 from ..estimators.beliefs import StepClock, beta_with_p_mixed
+from ..rivals_config import DPSSettings
 from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
 
 ALL_WRONG, MIXED, ALL_RIGHT = range(3)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import PoolSettings
 from ..errors import expect_fields
+from ..rivals_config import PoolSettings
 from ..selectors import keep_at_random
 from ..types import Decision, GroupOutcome, Prediction, Prompt, State
 

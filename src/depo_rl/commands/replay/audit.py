@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...metrics import auc
+from ...protocols import Selector
 from ...report import SkipAudit
 from ...report.curves import wilson
-from ...types import Prediction, Prompt, Selector, Settlement
+from ...types import Prediction, Prompt, Settlement
 
 
 class SkipAuditor:

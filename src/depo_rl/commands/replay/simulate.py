@@ -14,8 +14,9 @@ from ...errors import ConfigError
 from ...ledger import LAST_BATCH
 from ...metrics import PredictionTrack
 from ...outcomes import OutcomeLogWriter
+from ...protocols import ScreeningGate
 from ...report import RunResult
-from ...types import GroupOutcome, Prompt, ScreeningGate, Settlement, finite
+from ...types import GroupOutcome, Prompt, Settlement, finite
 from ..runs import OF_A_STEP, judgement, own_figures, predicts
 from .audit import SkipAuditor
 

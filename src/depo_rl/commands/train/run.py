@@ -23,6 +23,7 @@ from ...report import write_results
 from . import plan as train_plan
 from .config import TrainConfig
 from .data import load_eval_prompts, load_prompts, to_dataset
+from .describe import describe
 from .file import load_train_config
 from .plan import Prepared
 from .rewards import build_rewards, check_answers, close_rewards, reward_name
@@ -43,7 +44,7 @@ def run_train(
         with _naming(str(source)):
             prepared = prepare(config)
         try:
-            return train_plan.describe(prepared) if dry_run else _train(prepared)
+            return describe(prepared) if dry_run else _train(prepared)
         finally:
             close_rewards(prepared.rewards)
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from ...config import CurriculumConfig, EncoderSettings
 from ...curriculum import Curriculum
 from ...errors import PoolExhausted
-from ...methods import make_estimator
+from ...parts import make_estimator
 from ...pool import PromptPool
-from ...types import Gate, GroupOutcome, PassRateEstimator, State
+from ...protocols import Gate, PassRateEstimator
+from ...types import GroupOutcome, State
 from ..session import Patience, Proposal, Session, live_curriculum, refuse_screening
 from .config import DEPOConfig
 from .policy_states import Readings

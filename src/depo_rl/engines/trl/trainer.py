@@ -26,23 +26,22 @@ from .config import DEPOConfig, as_depo_config
 from .correctness import CorrectFn, Correctness
 from .driver import TrlDriver
 from .generation import Generation
+from .listening import ListeningTrainer
 from .policy_states import Readings, hindrance, policy_readings
 from .prompts import has_random_access, identity_of, key_of
-from .resume import ResumableTrainer
 from .rollouts import (
     COMPLETION_IDS,
     COMPLETIONS,
     RolledGroup,
     add_columns,
     join,
-    known_logprobs,
     logged,
     split,
 )
 from .sampling import DynamicSampler, check_resampling
 
 
-class DEPOTrainer(ResumableTrainer):
+class DEPOTrainer(ListeningTrainer):
     """Drop-in for ``GRPOTrainer``; takes all its arguments.
 
     args: a ``DEPOConfig``; a plain ``GRPOConfig`` is taken with our defaults for the rest (method
@@ -121,12 +120,6 @@ class DEPOTrainer(ResumableTrainer):
     def curriculum(self) -> Curriculum | None:
         """The run's curriculum on the main process, None on the others."""
         return self._driver.curriculum if self._driver else None
-
-    @property
-    def driver(self) -> TrlDriver:
-        """What chooses and settles; there is none with method grpo on a stream of rows."""
-        assert self._driver is not None
-        return self._driver
 
     # -- choose, before the rollout ----------------------------------------------------------------
 
@@ -337,52 +330,9 @@ class DEPOTrainer(ResumableTrainer):
         """For TRL's log, which tells the mean over ``logging_steps``."""
         self._metrics["train"][f"depo/{name}"].append(float(value))
 
-    # -- the policy's own log-probabilities, from the loss that computes them anyway ---------------
-
-    @property
-    def _waits(self) -> bool:
-        return self._generation is not None and self._generation.waits
-
-    def _settle_or_wait(self, output: dict[str, Any]) -> None:
-        """Settles at once, unless the estimator wants log-probabilities that only the loss will
-        compute.
-
-        That is so where TRL updates the policy only after it has seen the whole generation: the
-        loss's log-probabilities are then those of the policy that sampled. Elsewhere TRL computes
-        them beforehand.
-        """
-        assert self._generation is not None
-        logprob_B_2 = known_logprobs(output)
-        if logprob_B_2 is None and self.driver.wants_logprobs:
-            self._generation.wait(output)
-        else:
-            self._settle_and_publish(logprob_B_2)
-
     def _settle_and_publish(self, logprob_B_2: torch.Tensor | None) -> None:
         self._settle(logprob_B_2)
         self._publish()
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        waiting = self._generation if self._waits else None
-        if waiting is None or not self.model.training or "depo_sample" not in inputs:
-            return super()._compute_loss(model, inputs)
-        waiting.in_the_loss = inputs
-        try:
-            return super()._compute_loss(model, inputs)
-        finally:
-            waiting.in_the_loss = None
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        if self._generation is not None:
-            self._generation.hear(result[0])
-        return result
-
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        if self._generation is not None and self._generation.heard_all:
-            self._settle_and_publish(self._generation.logprob_B_2)
-        return loss
 
     # -- run, save and resume ----------------------------------------------------------------------
 
@@ -409,11 +359,6 @@ class DEPOTrainer(ResumableTrainer):
     @property
     def _log_path(self) -> Path:
         return Path(self.args.output_dir) / "outcomes.jsonl"
-
-    def _save_cycle(self, output_dir: str) -> None:
-        if self._waits:  # a checkpoint has no place for a generation half seen
-            self._settle_and_publish(None)
-        super()._save_cycle(output_dir)
 
     def _own_state(self) -> dict[str, Any]:
         own = {

@@ -13,7 +13,7 @@ from ...config import CurriculumConfig, FusedSettings
 from ...errors import ConfigError, EngineError
 from ...features.experimental.policy import no_policy
 from ...gates import DynamicSampling
-from ...types import Gate
+from ...protocols import Gate
 from ...validation import nearest
 from .names import ADVANTAGES, DATASET, MODES, REPLAY, SUPPORTED, buffer_name
 from .settings import VerlSettings, check_admission

@@ -18,9 +18,11 @@ from ...config import CurriculumConfig
 from ...curriculum import Curriculum
 from ...errors import StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
-from ...methods import get_method, make_estimator
+from ...methods import get_method
+from ...parts import make_estimator
 from ...pool import PromptPool
-from ...types import GroupOutcome, PassRateEstimator, Prompt, State
+from ...protocols import PassRateEstimator
+from ...types import GroupOutcome, Prompt, State
 from ..session import STATE, Patience, Session, live_curriculum
 from .outcomes import Completion, Judge, group_outcome
 from .rows import GROUP_SIZE_COLUMN, PromptTable

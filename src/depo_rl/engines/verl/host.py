@@ -18,9 +18,11 @@ import ray
 
 from ...config import CurriculumConfig
 from ...errors import DepoError, EngineError
-from ...methods import get_method, make_estimator
+from ...methods import get_method
+from ...parts import make_estimator
 from ...pool import PromptPool
-from ...types import GroupOutcome, PassRateEstimator, Prediction, Prompt, State
+from ...protocols import PassRateEstimator
+from ...types import GroupOutcome, Prediction, Prompt, State
 from .settings import HostSettings, VerlSettings
 
 _log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...gates import AdmitAll, DynamicSampling
 from ...methods import get_method
-from ...types import Gate
+from ...protocols import Gate
 from ...validation import Settings, validated
 from ..session import engine_config, refuse_screening
 

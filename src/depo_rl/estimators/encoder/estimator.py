@@ -23,7 +23,7 @@ process and broadcasts).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +32,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import StateMismatch, expect_fields, expect_same
+from ...errors import expect_fields, expect_same
 from ...features.backbone import backbone_identity, micro_batches, usable_device
 from ...types import FloatArray, GroupOutcome, Prediction, Prompt, State
 from ..beliefs import Strength, beta_with_p_mixed
 from ..recalibration import Recalibration
+from .expect import expect_arrays, expect_names, expect_numbers
 from .frozen_vectors import FrozenVectors
 from .losses import distill_loss, ranking_loss, score_loss
 from .network import EncoderNetwork, build
@@ -321,19 +322,19 @@ class EncoderEstimator:
             "encoder", "backbone", state["backbone"], backbone_identity(self._config.backbone)
         )
         expect_same("encoder", "pooling", state["pooling"], self._network.pooling)
-        _expect_numbers("counters", state["counters"], (*_COUNTERS, *_READ))
-        _expect_numbers("last", state["last"], _LAST if state["last"] else ())
-        _expect_arrays("weights", state["weights"], self._network.state_dict())
-        _expect_arrays(
+        expect_numbers("counters", state["counters"], (*_COUNTERS, *_READ))
+        expect_numbers("last", state["last"], _LAST if state["last"] else ())
+        expect_arrays("weights", state["weights"], self._network.state_dict())
+        expect_arrays(
             "generator", {"state": state["generator"]}, {"state": self._generator.get_state()}
         )
         trained = self._trained()
-        _expect_names("optimizer", state["optimizer"], trained)
+        expect_names("optimizer", state["optimizer"], trained)
         for name, saved in state["optimizer"].items():
-            _expect_names(f"optimizer[{name!r}]", saved, ("step", *_MOMENTS))
-            _expect_numbers(f"optimizer[{name!r}]", {"step": saved["step"]}, ("step",))
+            expect_names(f"optimizer[{name!r}]", saved, ("step", *_MOMENTS))
+            expect_numbers(f"optimizer[{name!r}]", {"step": saved["step"]}, ("step",))
             own = {key: self._optimizer.state[trained[name]][key] for key in _MOMENTS}
-            _expect_arrays(f"optimizer[{name!r}]", {key: saved[key] for key in _MOMENTS}, own)
+            expect_arrays(f"optimizer[{name!r}]", {key: saved[key] for key in _MOMENTS}, own)
 
     def _trained(self) -> dict[str, Any]:
         return {name: p for name, p in self._network.named_parameters() if p.requires_grad}
@@ -394,40 +395,3 @@ def _confidence(mean_logprob: float | None) -> float | None:
 
 def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return np.array(tensor.detach().cpu().numpy())
-
-
-def _expect_names(where: str, saved: Any, own: Any) -> None:
-    if not isinstance(saved, Mapping):
-        raise StateMismatch(
-            f"encoder state: {where} must map names to values, got {type(saved).__name__}"
-        )
-    if set(saved) != set(own):
-        only_saved = sorted(set(saved) - set(own))
-        only_own = sorted(set(own) - set(saved))
-        raise StateMismatch(
-            f"encoder state: {where} has other names: {len(only_saved)} only in the saved state {only_saved[:3]}, "
-            f"{len(only_own)} only in this run {only_own[:3]} (the first three of each): resume with the estimator "
-            "settings that saved it"
-        )
-
-
-def _expect_numbers(where: str, saved: Any, own: Any) -> None:
-    _expect_names(where, saved, own)
-    for name, value in saved.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise StateMismatch(
-                f"encoder state: {where}[{name!r}] was saved as {value!r}, this run has a number there"
-            )
-
-
-def _expect_arrays(where: str, saved: Any, own: Mapping[str, Tensor]) -> None:
-    _expect_names(where, saved, own)
-    for name, tensor in own.items():
-        array = np.asarray(saved[name])
-        theirs = (array.shape, str(array.dtype))
-        ours = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        if theirs != ours:
-            raise StateMismatch(
-                f"encoder state: {where}[{name!r}] was saved as {theirs}, this run has {ours}: resume with the "
-                "estimator settings that saved it"
-            )
