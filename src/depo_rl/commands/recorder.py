@@ -16,7 +16,7 @@ from .evaluation import Evaluation
 from .runs import HistoryRow, history_row, rollouts_of, trl_result
 
 
-class Recorder(TrainerCallback):  # type: ignore[misc]
+class Recorder(TrainerCallback):
     """Add it to a ``DEPOTrainer`` with ``logging_steps=1``.
 
     evaluate: gives the present policy's accuracy in [0, 1], as one number, or by source as an

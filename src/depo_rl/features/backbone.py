@@ -329,4 +329,4 @@ def _content(tokenizer: Any, model: Any) -> bytes:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -76,7 +76,7 @@ def _weights(hashed: HashedTexts, part: slice, idf: Floats) -> NDArray[np.float1
     value = (1 + np.log(hashed.counts[inside].astype(np.float32))) * idf[hashed.buckets[inside]]
     n_rows = len(indptr) - 1
     group = np.repeat(np.arange(n_rows), np.diff(indptr)) * N_VIEWS + view
-    norm = np.sqrt(np.bincount(group, value.astype(np.float64) ** 2, n_rows * N_VIEWS)).astype(
-        np.float32
-    )
-    return (value * VIEW_WEIGHTS[view] / norm[group]).astype(np.float16)
+    square = np.bincount(group, value.astype(np.float64) ** 2, n_rows * N_VIEWS)
+    norm = np.sqrt(square).astype(np.float32)
+    weights: NDArray[np.float16] = (value * VIEW_WEIGHTS[view] / norm[group]).astype(np.float16)
+    return weights

@@ -33,7 +33,8 @@ class RandomFeatures:
 
     def rows(self, index_P: NDArray[np.int64]) -> Floats:
         inputs = np.hstack([values[index_P].astype(np.float32) for values in self._inputs])
-        return np.cos(inputs @ self._frequency + self._phase)
+        rows: Floats = np.cos(inputs @ self._frequency + self._phase)
+        return rows
 
     def start(self, slope: float) -> FloatArray:
         return np.zeros(self.width)

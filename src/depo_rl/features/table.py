@@ -50,7 +50,7 @@ class FeatureRows:
 
     @property
     def width(self) -> int:
-        return int(self.sparse.shape[1]) + self.dense.shape[1]
+        return int(self.sparse.shape[1] + self.dense.shape[1])
 
     def beside(self, raw_P_D: NDArray[Any], scale: float | FloatArray) -> FeatureRows:
         """These rows and more dense columns, which are not scaled yet."""

@@ -142,4 +142,5 @@ def _transitions(counts_R33: FloatArray) -> FloatArray:
 
 def _moved(counts_R33: FloatArray, belief_R3: FloatArray) -> FloatArray:
     result: FloatArray = np.einsum("rij,rj->ri", _transitions(counts_R33), belief_R3)
-    return result / result.sum(axis=1, keepdims=True)
+    result /= result.sum(axis=1, keepdims=True)
+    return result

@@ -255,7 +255,8 @@ def _batch_probabilities(
     targets = batch["input_ids"][:, -longest:, None]
     logprobs = logits.log_softmax(-1).gather(-1, targets).squeeze(-1)
     counts = torch.arange(longest, device=model.device)[None] >= longest - lengths[:, None]
-    return (logprobs * counts).sum(1).exp().double().cpu().numpy()
+    rate_P: FloatArray = (logprobs * counts).sum(1).exp().double().cpu().numpy()
+    return rate_P
 
 
 def pass_rates(
@@ -295,7 +296,8 @@ def pass_rates(
             rewards += correct_reward(
                 texts, ends[start * group_size : start * group_size + len(texts)]
             )
-    return np.array(rewards).reshape(len(rows), group_size).mean(1)
+    rate_P: FloatArray = np.array(rewards).reshape(len(rows), group_size).mean(1)
+    return rate_P
 
 
 @contextmanager

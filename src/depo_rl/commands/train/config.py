@@ -45,7 +45,8 @@ class ModelSettings(Settings):
 
     @model_validator(mode="after")
     def _one_place(self) -> ModelSettings:
-        return _needs_one_place(self, "model")
+        _needs_one_place(self, "model")
+        return self
 
 
 class Columns(Settings):
@@ -98,7 +99,8 @@ class EvalSettings(DataSource):
 
     @model_validator(mode="after")
     def _one_place(self) -> EvalSettings:
-        return _needs_one_place(self, "data.eval")
+        _needs_one_place(self, "data.eval")
+        return self
 
 
 class DataSettings(DataSource):
@@ -131,7 +133,8 @@ class DataSettings(DataSource):
             raise ValueError(
                 "data.system_prompt needs data.chat = true; plain text belongs in data.prompt_template"
             )
-        return _needs_one_place(self, "data")
+        _needs_one_place(self, "data")
+        return self
 
 
 class MathReward(Settings):
@@ -242,11 +245,10 @@ class TrainConfig(Settings):
         return engine_config(self.method, self.curriculum, owned, "curriculum")
 
 
-def _needs_one_place(settings: Any, where: str) -> Any:
+def _needs_one_place(settings: Any, where: str) -> None:
     if (settings.name is None) == (settings.path is None):
         both = "both are set" if settings.name is not None else "neither is set"
         raise ValueError(f"{where} needs either name (on the hub) or path (local); {both}")
-    return settings
 
 
 def whole_number(settings: Mapping[str, Any], name: str, default: int, least: int) -> int:

@@ -78,9 +78,8 @@ def n_steps(prepared: Prepared) -> int:
     if prepared.args.max_steps > 0:
         return int(prepared.args.max_steps)
     generations = len(prepared.table.rows) // prepared.layout.prompts_per_generation
-    return math.ceil(
-        prepared.args.num_train_epochs * generations * prepared.layout.steps_per_generation
-    )
+    epochs = float(prepared.args.num_train_epochs)
+    return math.ceil(epochs * generations * prepared.layout.steps_per_generation)
 
 
 def _batch(prepared: Prepared) -> dict[str, Any]:

@@ -224,9 +224,8 @@ def _n_parameters(model_config: Any) -> int | None:
 
     try:
         with torch.device("meta"):
-            return sum(
-                p.numel() for p in AutoModelForCausalLM.from_config(model_config).parameters()
-            )
+            model = AutoModelForCausalLM.from_config(model_config)
+        return int(sum(p.numel() for p in model.parameters()))
     except Exception:  # a remote-code or unusual model: the number is only shown
         return None
 

@@ -15,7 +15,7 @@ class Spending(Protocol):
     completion_tokens_generated: int
 
 
-class TokenBudget(TrainerCallback):  # type: ignore[misc]
+class TokenBudget(TrainerCallback):
     """Stops training once ``max_tokens`` completion tokens were generated for training, discarded
     groups included.
 

@@ -19,7 +19,7 @@ from ..session import engine_config
 
 
 @dataclass
-class DEPOConfig(GRPOConfig):  # type: ignore[misc]
+class DEPOConfig(GRPOConfig):
     """Settings of ``DEPOTrainer``. All of ``GRPOConfig`` means what it means there.
 
     The group size is ``num_generations`` and the curriculum's seed is ``seed``.
@@ -109,11 +109,12 @@ def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
     # values are kept as they are: __post_init__ has run and would refuse to run twice
-    promoted = copy.copy(args)
+    promoted: Any = copy.copy(args)
     promoted.__class__ = DEPOConfig
     for each in dataclasses.fields(DEPOConfig):
         if not hasattr(args, each.name):
             setattr(promoted, each.name, each.default)
+    assert isinstance(promoted, DEPOConfig)
     return promoted
 
 

@@ -29,7 +29,7 @@ _SAVE_FAILURES_IN_A_ROW = 3
 _CYCLE = ("step", "world", "inside", "entropy_coef", "last_world_entropy")
 
 
-class ResumableTrainer(GRPOTrainer):  # type: ignore[misc]
+class ResumableTrainer(GRPOTrainer):
     """Adds ``resume_from_checkpoint="auto"``. Subclasses add their own state with the methods
     below."""
 

@@ -124,8 +124,10 @@ class DEPOTrainer(ListeningTrainer):
     # -- choose, before the rollout ----------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any]
         if not self.model.training or self._driver is None or self._rolled is not None:
-            return super()._generate_and_score_completions(inputs)
+            output = super()._generate_and_score_completions(inputs)
+            return output
         if self._waits:  # the loss never came, so its log-probabilities never will
             self._settle_and_publish(None)
         n_groups = len(inputs) * self.accelerator.num_processes // self.num_generations

@@ -34,7 +34,7 @@ require_verl(
 )
 
 
-class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
+class CurriculumDataset(RLHFDataset):
     """verl's ``RLHFDataset``, with the run's curriculum if it holds the training files; settings
     are in ``data.depo``.
 

@@ -29,7 +29,7 @@ def leave_weights(weight_of_uid: Mapping[str, float] | None) -> None:
     _weight_of_uid = weight_of_uid
 
 
-@register_adv_est(ADVANTAGES)
+@register_adv_est(ADVANTAGES)  # type: ignore[untyped-decorator]
 def weighted_grpo(
     token_level_rewards: torch.Tensor,
     response_mask: torch.Tensor,

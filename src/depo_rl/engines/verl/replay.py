@@ -90,7 +90,9 @@ class _Observed:
     ) -> tuple[Any, dict[str, Any]]:
         """As verl's, with the curriculum's figures under ``depo/`` for a training batch."""
         if partition_id != _TRAIN:
-            return super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
+            passed_on: tuple[Any, dict[str, Any]]
+            passed_on = super().sample(global_steps, partition_id, batch_size)  # type: ignore[misc]
+            return passed_on
         if global_steps != self._step:  # a step of separate_async takes several samples
             self._step = global_steps
             self._n_dropped = 0
@@ -162,11 +164,11 @@ class _Observed:
         self._first = False
 
 
-class CurriculumReplayBuffer(_Observed, ReplayBuffer):  # type: ignore[misc]
+class CurriculumReplayBuffer(_Observed, ReplayBuffer):
     """For ``trainer.v1.trainer_mode=sync``."""
 
 
-class CurriculumReplayBufferAsync(_Observed, ReplayBufferAsync):  # type: ignore[misc]
+class CurriculumReplayBufferAsync(_Observed, ReplayBufferAsync):
     """For ``trainer.v1.trainer_mode=colocate_async`` and ``separate_async``."""
 
     asynchronous = True

@@ -192,7 +192,8 @@ class PriorHeads:
         age_R = self.replay.step_R.max() - self.replay.step_R
         share_R = np.cumsum(0.5 ** (age_R / self.settings.half_life_steps))
         drawn = self._rng.random(min(len(age_R), self.settings.batch_groups)) * share_R[-1]
-        return np.minimum(np.searchsorted(share_R, drawn, side="right"), len(age_R) - 1)
+        picked: IndexArray = np.searchsorted(share_R, drawn, side="right")
+        return np.minimum(picked, len(age_R) - 1)
 
     def _update(self, now: int, drift: float) -> None:
         replay = self.replay

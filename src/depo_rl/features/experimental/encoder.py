@@ -127,6 +127,8 @@ def principal_components(vectors_P_D: Vectors, dims: int) -> NDArray[np.float16]
     norm = float(np.sqrt(((sample @ loadings) ** 2).sum(axis=1).mean()))
     if norm <= 1e-6 * float(np.abs(mean_D).max()):
         return np.zeros((len(vectors_P_D), loadings.shape[1]), np.float16)
-    return (
-        (vectors_P_D - mean_D.astype(np.float32)) @ (loadings / norm).astype(np.float32)
-    ).astype(np.float16)
+    centred = vectors_P_D - mean_D.astype(np.float32)
+    components: NDArray[np.float16] = (centred @ (loadings / norm).astype(np.float32)).astype(
+        np.float16
+    )
+    return components
