@@ -136,6 +136,11 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
         at("reward", {"kind": "python", "function": "rewards.py:scaled", "settings": {"wait": 1}}),
         ["reward.0.settings", "'wait'"],
     ),
+    (
+        "reward setting of an earlier version",
+        at("reward", {"kind": "python", "function": "rewards.py:even", "sandbox": True}),
+        ["reward: unknown setting 'sandbox'", "'in_workers' took its place"],
+    ),
     ("rewards of one name", at("reward", MATH * 2), ["2 functions are called 'boxed_reward'"]),
     ("only a length punishment", at("reward", {"kind": "soft_overlong", "cache": 2}), ["verifier"]),
     (

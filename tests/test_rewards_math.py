@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from depo_rl.rewards import boxed_reward, gsm8k_reward, math_reward, math_verify_reward
 from depo_rl.rewards.math import final_number, last_boxed
-from depo_rl.rewards.reward import SandboxedReward
+from depo_rl.rewards.reward import WorkerReward
 from limits import AT_ONCE_S
 
 # Comparing this with any number keeps SymPy busy practically for ever (checked: still running after
@@ -28,16 +28,14 @@ bounded = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @pytest.fixture(scope="module")
-def reward() -> Iterator[SandboxedReward]:
+def reward() -> Iterator[WorkerReward]:
     pytest.importorskip("math_verify")
     with math_reward("math_verify", timeout_s=LIMIT_S, n_workers=2) as shared:
         shared.pool.start(60.0)
         yield shared
 
 
-def judge(
-    reward: SandboxedReward, completion: str, answer: str = "12"
-) -> tuple[float | None, float]:
+def judge(reward: WorkerReward, completion: str, answer: str = "12") -> tuple[float | None, float]:
     """Reward of one completion, and the seconds it took."""
     start = time.monotonic()
     [result] = reward(["?"], [completion], answer=[answer])

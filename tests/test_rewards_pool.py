@@ -1,7 +1,9 @@
 """The verifier pool: whatever a reward function does, the limit holds, the rest is unaffected,
 nothing is left over."""
 
+import functools
 import gc
+import importlib.util
 import os
 import pickle
 import signal
@@ -254,6 +256,25 @@ def test_functions_of_a_closure_are_sent_by_value():
         lambda completion, answer: bonus * (completion == answer), n_workers=1
     ) as own:
         assert own.score(["a", "b"], ["a", "c"]) == [2.0, 0.0]
+
+
+def test_functions_of_a_file_that_was_loaded_by_its_path_are_sent_by_value(tmp_path):
+    file = tmp_path / "rewards.py"
+    file.write_text(
+        "bonus = 2.0\n"
+        "def twice(x): return bonus * x\n"
+        "def mine(completion, answer): return twice(completion == answer)\n"
+    )
+    spec = importlib.util.spec_from_file_location("loaded_by_path", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        for function in (module.mine, functools.partial(module.mine)):
+            with VerifierPool(function, n_workers=1) as own:
+                assert own.score(["a", "b"], ["a", "c"]) == [2.0, 0.0]
+    finally:
+        del sys.modules[spec.name]
 
 
 def test_script_without_main_guard_is_not_run_again_by_the_workers(tmp_path):

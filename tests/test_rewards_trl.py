@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from depo_rl.errors import ConfigError, DataError
-from depo_rl.rewards import SandboxedReward, completion_text, math_reward, sandboxed
+from depo_rl.rewards import WorkerReward, completion_text, in_workers, math_reward
 from test_rewards_functions import behave
 
 
 @pytest.fixture(scope="module")
-def gsm8k() -> Iterator[SandboxedReward]:
+def gsm8k() -> Iterator[WorkerReward]:
     with math_reward("gsm8k", n_workers=1) as reward:
         yield reward
 
@@ -74,7 +74,7 @@ def test_missing_column_names_itself_and_those_that_are_there(gsm8k):
         ConfigError, match=r"no column 'answer' \(setting answer_column\); there are: .*solution"
     ):
         gsm8k(prompts=["q"], completions=["1"], solution=["1"], trainer_state=object())
-    own = sandboxed(behave, answer_column="solution", extra_columns=["level"])
+    own = in_workers(behave, answer_column="solution", extra_columns=["level"])
     with pytest.raises(
         ConfigError, match=r"no column 'level'.*extra_columns.*there are: prompts, solution"
     ):
@@ -84,7 +84,7 @@ def test_missing_column_names_itself_and_those_that_are_there(gsm8k):
 
 
 def test_own_function_with_other_columns():
-    with sandboxed(
+    with in_workers(
         behave, answer_column="solution", extra_columns=("level",), n_workers=1
     ) as reward:
         rewards = reward(
@@ -97,7 +97,7 @@ def test_own_function_with_other_columns():
 def test_names_kinds_and_copies():
     assert math_reward("boxed").__name__ == "boxed_reward"
     assert math_reward().__name__ == "math_verify_reward"
-    assert sandboxed(behave, name="mine").__name__ == "mine"
+    assert in_workers(behave, name="mine").__name__ == "mine"
     with pytest.raises(ConfigError, match="kind='latex': must be one of math_verify, boxed, gsm8k"):
         math_reward("latex")
     with pickle.loads(

@@ -35,6 +35,10 @@ def scaled(weight):
     return by_weight
 
 
+def equal(completion, answer, row=None):
+    return float(completion == str(answer))
+
+
 LIMIT = 3
 '''
 
@@ -117,6 +121,15 @@ def finished(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("run"), settings(tiny_model))
     assert main(["train", str(run)]) == 0
     return run
+
+
+def test_a_function_of_ones_own_judges_in_worker_processes(tiny_model: str, tmp_path: Path) -> None:
+    reward = {"kind": "python", "function": "rewards.py:equal", "in_workers": True, "n_workers": 1}
+    run = write_run(tmp_path, settings(tiny_model) | {"reward": [reward]})
+    assert main(["train", str(run)]) == 0
+    log = [json.loads(line) for line in (tmp_path / "out" / "outcomes.jsonl").open()]
+    groups = [row for row in log if "n_scored" in row]
+    assert groups and all(row["n_scored"] == 2 for row in groups)
 
 
 def test_dry_run_says_the_plan_and_writes_nothing(

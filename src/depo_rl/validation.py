@@ -4,7 +4,7 @@ right one."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,7 +13,7 @@ from .errors import ConfigError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
-_TOOK_ITS_PLACE = {"ngrams": "fused"}
+_TOOK_ITS_PLACE = {"ngrams": "fused", "sandbox": "in_workers"}
 
 
 class Settings(BaseModel):
@@ -49,20 +49,26 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     if kind == "extra_forbidden":
         shown, owners, _ = _follow(model, path[:-1])
         known = {name for owner in owners for name in owner.model_fields}
-        return f"unknown setting {'.'.join([*shown, path[-1]])!r}.{nearest(path[-1], known)}"
+        hint = _gone(path[-1], known) or nearest(path[-1], known)
+        return f"unknown setting {'.'.join([*shown, path[-1]])!r}.{hint}"
     shown, owners, description = _follow(model, path)
     name = ".".join(shown)
     tags = sorted(filter(None, map(_tag, owners)))
     if kind == "union_tag_invalid":
         tag = error["ctx"]["tag"]
-        gone = f" {_TOOK_ITS_PLACE[tag]!r} took its place." if tag in _TOOK_ITS_PLACE else ""
-        return f"unknown {name} {tag!r}.{gone or nearest(tag, tags)}"
+        return f"unknown {name} {tag!r}.{_gone(tag, tags) or nearest(tag, tags)}"
     if kind == "union_tag_not_found":
         return f"{name} needs a type: one of {', '.join(tags)}; got {error['input']!r}"
     if not path:
         return str(error["msg"]).removeprefix("Value error, ")
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{name} = {error['input']!r}: {message}{f' ({description})' if description else ''}"
+
+
+def _gone(name: str, known: Collection[str]) -> str:
+    """What took the place of a name of an earlier version, if it is one."""
+    now = _TOOK_ITS_PLACE.get(name)
+    return f" {now!r} took its place." if now is not None and now in known else ""
 
 
 def _follow(

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from ..errors import ConfigError, DataError
@@ -186,26 +187,49 @@ class VerifierPool:
 
 
 def pickle_function(function: RewardFunction, setup: Callable[[], None] | None) -> bytes:
-    """Pickle by name what a worker can import, and by value what lives in a script, a notebook or
-    another function.
+    """Pickle by name what a worker can import, and by value what lives in a script, a notebook, a
+    file that was loaded by its path, or another function.
 
     Raises:
         ConfigError: neither works.
     """
+    module = _only_here(function)
     try:
         payload = pickle.dumps((function, setup))
-        if b"__main__" not in payload:
+        if b"__main__" not in payload and module is None:
             return payload
     except (pickle.PicklingError, AttributeError, TypeError):
         pass
     try:
-        by_value: bytes = _cloudpickle().dumps((function, setup))
+        return _by_value((function, setup), module)
     except Exception as error:
         raise ConfigError(
             f"reward function {callable_name(function)} cannot be sent to a worker process ({error}): "
             "define it at the top level of a module of its own"
         ) from error
-    return by_value
+
+
+def _only_here(function: Callable[..., Any]) -> ModuleType | None:
+    """The function's module if no other interpreter could import it by its name."""
+    while isinstance(function, partial):
+        function = function.func
+    name = str(getattr(function, "__module__", None) or type(function).__module__)
+    top = name.partition(".")[0]
+    # not importlib.util.find_spec, which believes sys.modules
+    found = any(finder.find_spec(top, None) for finder in sys.meta_path)
+    return None if found or top == "__main__" else sys.modules.get(name)
+
+
+def _by_value(what: Any, module: ModuleType | None) -> bytes:
+    cloudpickle = _cloudpickle()
+    if module is not None:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        payload: bytes = cloudpickle.dumps(what)
+    finally:
+        if module is not None:
+            cloudpickle.unregister_pickle_by_value(module)
+    return payload
 
 
 def _cloudpickle() -> Any:

@@ -27,7 +27,7 @@ _MATH: dict[str, tuple[RewardFunction, Callable[[], None] | None]] = {
 }
 
 
-class SandboxedReward:
+class WorkerReward:
     """A TRL reward function that runs ``f(completion, answer)`` in worker processes with a limit
     per completion.
 
@@ -110,7 +110,7 @@ class SandboxedReward:
         """End the workers now rather than with the interpreter."""
         self.pool.close()
 
-    def __enter__(self) -> SandboxedReward:
+    def __enter__(self) -> WorkerReward:
         return self
 
     def __exit__(
@@ -147,19 +147,19 @@ class SandboxedReward:
             )
 
 
-def sandboxed(function: RewardFunction, **settings: Any) -> SandboxedReward:
+def in_workers(function: RewardFunction, **settings: Any) -> WorkerReward:
     """Wrap a function ``f(completion, answer, **extras)`` of your own; settings as in
-    :class:`SandboxedReward`."""
-    return SandboxedReward(function, **settings)
+    :class:`WorkerReward`."""
+    return WorkerReward(function, **settings)
 
 
-def math_reward(kind: MathKind = "math_verify", **settings: Any) -> SandboxedReward:
+def math_reward(kind: MathKind = "math_verify", **settings: Any) -> WorkerReward:
     r"""A reward for answers in mathematics.
 
     Args:
         kind: "math_verify" (symbolic equality), "boxed" (text of the last ``\boxed{}``) or "gsm8k"
             (final number).
-        **settings: as in :class:`SandboxedReward`; ``name`` defaults to ``<kind>_reward``.
+        **settings: as in :class:`WorkerReward`; ``name`` defaults to ``<kind>_reward``.
 
     Raises:
         ConfigError: unknown kind, or a setting is out of range.
@@ -167,7 +167,7 @@ def math_reward(kind: MathKind = "math_verify", **settings: Any) -> SandboxedRew
     if kind not in _MATH:
         raise ConfigError(f"kind={kind!r}: must be one of {', '.join(_MATH)}")
     function, setup = _MATH[kind]
-    return SandboxedReward(function, **{"setup": setup, **settings})
+    return WorkerReward(function, **{"setup": setup, **settings})
 
 
 def completion_text(completion: Completion) -> str:

@@ -150,7 +150,7 @@ class PythonReward(Settings):
     """A function of yours: ``module:function`` or ``file.py:function``.
 
     By default a TRL reward function ``f(prompts, completions, **columns) -> list``. With
-    ``sandbox`` a function ``f(completion, answer, **extras) -> number`` that is judged in worker
+    ``in_workers`` a function ``f(completion, answer, **extras) -> number`` that is judged in worker
     processes. With ``settings`` a factory that returns the function.
     """
 
@@ -160,11 +160,11 @@ class PythonReward(Settings):
     settings: dict[str, Any] | None = Field(
         None, description="the function is a factory: call it with these first"
     )
-    sandbox: bool = False
-    timeout_s: float = Field(5.0, gt=0.0, description="sandbox: seconds for one completion")
-    n_workers: int = Field(2, ge=1, description="sandbox: processes per rank")
+    in_workers: bool = False
+    timeout_s: float = Field(5.0, gt=0.0, description="in_workers: seconds for one completion")
+    n_workers: int = Field(2, ge=1, description="in_workers: processes per rank")
     extra_columns: tuple[str, ...] = Field(
-        (), description="sandbox: columns passed on as keyword arguments"
+        (), description="in_workers: columns passed on as keyword arguments"
     )
 
 
@@ -298,7 +298,7 @@ def check_sections(config: TrainConfig) -> None:
     needs_answer = [
         r
         for r in config.reward
-        if isinstance(r, MathReward) or (isinstance(r, PythonReward) and r.sandbox)
+        if isinstance(r, MathReward) or (isinstance(r, PythonReward) and r.in_workers)
     ]
     if needs_answer and config.data.columns.answer is None:
         raise ConfigError(

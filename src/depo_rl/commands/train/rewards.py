@@ -82,11 +82,11 @@ def _python(reward: PythonReward, where: str) -> RewardCallable:
         raise ConfigError(
             f"{where}.function = {reward.function!r}: gives {type(function).__name__}, not a function"
         )
-    if not reward.sandbox:
+    if not reward.in_workers:
         return function
-    from ...rewards import sandboxed
+    from ...rewards import in_workers
 
-    return sandboxed(
+    return in_workers(
         function,
         extra_columns=reward.extra_columns,
         timeout_s=reward.timeout_s,
