@@ -24,9 +24,11 @@ def _pool(n: int) -> tuple[list[Prompt], np.ndarray]:
     return prompts, np.array([LEVELS[words[i % 3]] for i in range(n)])
 
 
-def _after_visits(flaky: set[int], visits: int, seed: int) -> FusedEstimator:
+def _after_visits(
+    flaky: set[int], visits: int, seed: int, wrong: set[int] | None = None
+) -> FusedEstimator:
     """Every prompt is visited ``visits`` times while the policy gets better; verdicts of the flaky
-    are a coin's."""
+    are a coin's, of the wrong always "wrong"."""
     batch = 24
     prompts, logit_P = _pool(240)
     rng = np.random.default_rng(seed)
@@ -38,6 +40,7 @@ def _after_visits(flaky: set[int], visits: int, seed: int) -> FusedEstimator:
     for step, index in enumerate(order.tolist()):
         rate_P = 1.0 / (1.0 + np.exp(-(logit_P + 0.02 * step)))
         rate_P[list(flaky)] = 0.5
+        rate_P[list(wrong or ())] = 0.0
         correct_P = rng.binomial(8, rate_P[index]).tolist()
         keys = [prompts[i].key for i in index]
         estimator.observe(
@@ -50,17 +53,33 @@ def _after_visits(flaky: set[int], visits: int, seed: int) -> FusedEstimator:
 def test_suspects_are_flaky_and_most_flaky_ones_are_suspects(seed: int) -> None:
     flaky = set(np.random.default_rng(seed).choice(240, 24, replace=False).tolist())
     estimator = _after_visits(flaky, 20, seed)
-    suspects = set(map(int, estimator.suspects()))
+    suspects = set(map(int, estimator.suspects()["coin_flips"]))
     assert len(suspects & flaky) / len(suspects) >= 0.8
     assert len(suspects & flaky) / len(flaky) >= 0.5
     assert estimator.metrics()["suspects"] == len(suspects)
     assert estimator.metrics()["flaky_share"] == pytest.approx(0.1, abs=0.05)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_is_wrong_whatever_is_answered_is_found_among_prompts_that_are_solved(
+    seed: int,
+) -> None:
+    planted = np.random.default_rng(seed).choice(240, 48, replace=False)
+    flaky, wrong = set(planted[:24].tolist()), set(planted[24:].tolist())
+    estimator = _after_visits(flaky, 20, seed, wrong)
+    found = {fault: set(map(int, keys)) for fault, keys in estimator.suspects().items()}
+    assert len(found["never_right"] & wrong) / len(found["never_right"]) >= 0.8
+    solved = {i for i in wrong if i % 3 < 2}  # the hardest third is not solved, with any answer
+    assert len(found["never_right"] & solved) / len(solved) >= 0.3
+    assert len(found["coin_flips"] & flaky) / len(flaky) >= 0.5
+    assert not found["coin_flips"] & found["never_right"]
+    assert estimator.metrics()["never_right"] == len(found["never_right"])
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_where_no_verdict_is_a_coins_hardly_anybody_is_suspected(seed: int) -> None:
     estimator = _after_visits(set(), 20, seed)
-    assert len(estimator.suspects()) <= 2
+    assert sum(map(len, estimator.suspects().values())) <= 2
     assert estimator.metrics()["flaky_share"] < 0.03
 
 

@@ -61,12 +61,14 @@ LENGTHS: Mapping[str, float] = {
 
 @dataclass(frozen=True, slots=True)
 class Bed:
-    """mix: level -> weight in the pool. flaky: share of prompts whose verdict is a coin flip. What
+    """mix: level -> weight in the pool. flaky: share of prompts whose verdict is a coin flip.
+    wrong: share whose verdict is "wrong" whatever is answered, as with a wrong reference. What
     else is the task."""
 
     mix: Mapping[str, float]
     size: int
     flaky: float = 0.0
+    wrong: float = 0.0
 
 
 BEDS: Mapping[str, Bed] = {
@@ -76,6 +78,7 @@ BEDS: Mapping[str, Bed] = {
     "small": Bed(EVEN, 600),
     "large": Bed(EVEN, 50_000),
     "flaky": Bed(EVEN, 4000, flaky=0.1),
+    "faults": Bed(EVEN, 800, flaky=0.1, wrong=0.1),
     "lengths": Bed(LENGTHS, 4000),
 }
 
@@ -183,12 +186,11 @@ class Run:
             moments = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": square.clone()}
             self.optimiser.state[p] = {"step": torch.tensor(1000.0), **moments}
         self.generator = torch.Generator().manual_seed(1000 + plan.seed)
-        self.flaky_P = np.array(
-            [
-                zlib.crc32(p.text.encode()[::-1]) % 1000 < 1000 * bed.flaky
-                for p in self.problems.problems
-            ]
+        chance_P = np.array(
+            [zlib.crc32(p.text.encode()[::-1]) % 1000 / 1000 for p in self.problems.problems]
         )
+        self.flaky_P = chance_P < bed.flaky
+        self.wrong_P = (chance_P >= bed.flaky) & (chance_P < bed.flaky + bed.wrong)
         self.curriculum = self._curriculum()
         self.tokens = self.rollouts = self.step = 0
         self.visits_P = np.zeros(len(self.problems), np.int64)
@@ -264,6 +266,7 @@ class Run:
         right_PG = (tokens_PGT == self.problems.answer_PT[index_P][:, None]).all(-1)
         coin_PG = torch.rand(right_PG.shape, generator=self.generator) < 0.5
         right_PG = torch.where(torch.tensor(self.flaky_P[index])[:, None], coin_PG, right_PG)
+        right_PG &= ~torch.tensor(self.wrong_P[index])[:, None]
         length_P = (tokens_PGT >= 0).sum((1, 2)).tolist()
         outcomes = [
             GroupOutcome(

@@ -75,7 +75,7 @@ class FusedEstimator:
         if self.settings.recalibrate:
             p_mixed_P = self._recalibration.apply(p_mixed_P, self._evidence.seen(index_P))
         belief = beta_with_p_mixed(mean_P, p_mixed_P, self._group_size)
-        return replace(belief, suspicion_P=self._evidence.coin_flips(index_P))
+        return replace(belief, suspicion_P=self._evidence.faults(index_P)[0])
 
     def read_policy(self, states: PolicyStates | None, answers: AnswerLogprobs | None) -> None:
         """Takes from an engine that has the policy how to read it; asked by each ``predict`` if the
@@ -140,10 +140,15 @@ class FusedEstimator:
             self._evidence.update(index_P, prior_mean_P, prior_variance_P, counts_P2, step_P)
         self._heads.learn(index_P, policy_PF, counts_P2, step_P, now, self._evidence.drift)
 
-    def suspects(self) -> list[str]:
-        """Keys of the prompts whose verdicts look like coin flips (``Evidence.coin_flips``), the
-        surest first."""
-        return [self._keys[index] for index in self._evidence.suspects().tolist()]
+    def suspects(self) -> dict[str, list[str]]:
+        """Keys of the prompts whose verdicts look broken, the surest first, by fault.
+
+        coin_flips: right half of the time, whatever is answered; such a group is mixed and teaches
+        nothing. never_right: wrong however well the policy does on prompts alike, as with a wrong
+        reference answer.
+        """
+        found = self._evidence.suspects()
+        return {fault: [self._keys[i] for i in index.tolist()] for fault, index in found.items()}
 
     def state_dict(self) -> State:
         return {
@@ -174,17 +179,22 @@ class FusedEstimator:
         loss: nats per group of the heads' last batch. drift: logits per policy step. walk:
         expected, logits per square root of a step. prompts_seen: with groups of their own.
         flaky_share: estimated share of prompts whose verdicts are coin flips. suspects: prompts
-        that are such with a probability of at least 0.8. recalibration_slope, recalibration_offset,
+        that are such with a probability of at least 0.8. never_right_share, never_right: the same
+        of verdicts that are wrong whatever is answered. recalibration_slope, recalibration_offset,
         recalibration_offset_seen: of the mended logit of P(mixed).
         """
+        coin_flips, never_right = self._evidence.fault_shares.tolist()
+        suspects = self._evidence.suspects()
         slope, offset, offset_seen = self._recalibration.coefficients_3.tolist()
         return {
             "loss": self._heads.loss,
             "drift": self._evidence.drift,
             "walk": float(self._evidence.weight_W @ np.array(self.settings.walks)),
             "prompts_seen": float(self._evidence.n_seen()),
-            "flaky_share": self._evidence.flaky_share,
-            "suspects": float(len(self._evidence.suspects())),
+            "flaky_share": coin_flips,
+            "suspects": float(len(suspects["coin_flips"])),
+            "never_right_share": never_right,
+            "never_right": float(len(suspects["never_right"])),
             "recalibration_slope": slope,
             "recalibration_offset": offset,
             "recalibration_offset_seen": offset_seen,

@@ -19,12 +19,11 @@ Newton steps.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import softmax
 
 from ...config import FusedSettings
 from ...errors import StateMismatch
@@ -34,9 +33,11 @@ from .logistic_normal import LOGIT_LIMIT, Conditioned, condition
 IndexArray = NDArray[np.int64]
 _DRIFT_PRIOR = 1e4  # information, in (logits per step)^-2, that the drift is 0
 _DRIFT_MEMORY = 0.999  # of information, per batch
-_FLAKY_PRIOR = 0.01  # share of flaky prompts
-_FLAKY_WEIGHT = 100.0  # what that weighs, in prompts
-_FLAKY_STEPS = 5
+FAULTS = ("coin_flips", "never_right")  # what a verifier may say, whatever is answered
+_FAULT_RATE_F1 = np.array([[0.5], [0.01]])  # how often it then says "right"
+_FAULT_PRIOR = 0.01  # share of the prompts with each fault
+_FAULT_WEIGHT = 100.0  # what that weighs, in prompts
+_FAULT_STEPS = 5
 SUSPECT = 0.8  # probability from which on a prompt is listed
 _MAX_STEPS = 10_000  # beyond it a prompt's evidence is worth nothing under any walk
 
@@ -62,8 +63,8 @@ class Evidence:
         self._shift_WN = np.zeros((walks, n_prompts), dtype=np.float32)  # precision * mean
         # policy step of the latest group; -1: none
         self._step_N = np.full(n_prompts, -1, dtype=np.int32)
-        # log-odds that the verdicts are coin flips, of its groups
-        self._coin_N = np.zeros(n_prompts, dtype=np.float32)
+        # log-odds of each fault of a prompt's verdicts, of its groups
+        self._odds_FN = np.zeros((len(FAULTS), n_prompts), dtype=np.float32)
         self.drift_W = np.zeros(walks)
         self._information_W = np.full(walks, _DRIFT_PRIOR)
         self._log_weight_W = np.zeros(walks)
@@ -85,37 +86,36 @@ class Evidence:
         result: NDArray[np.bool_] = self._step_N[index_P] >= 0
         return result
 
-    def coin_flips(self, index_P: IndexArray) -> FloatArray:
-        """Posterior probability that each prompt's verdicts are coin flips, whatever is answered.
+    def faults(self, index_P: IndexArray) -> FloatArray:
+        """Posterior probability of each of ``FAULTS`` of each prompt's verdicts, shape (F, P).
 
-        Bayes' rule for "each verdict is right with probability 1/2" against the belief that was
-        held before each group, which follows the prompt's features, its neighbours' movement and
-        its own history. Beforehand a prompt is such a one with the share that the pool shows
-        (``flaky_share``).
+        Bayes' rule for "right with a fixed probability, whatever is answered" against the belief
+        that was held before each group, which follows the prompt's features, its neighbours'
+        movement and its own history. Beforehand a prompt has a fault with the share that the pool
+        shows (``fault_shares``).
         """
-        prior = np.log(self.flaky_share / (1.0 - self.flaky_share))
-        result_P: FloatArray = expit(prior + self._coin_N[index_P].astype(np.float64))
-        return result_P
+        return _posterior(self._odds_FN[:, index_P].astype(np.float64), self.fault_shares)
 
-    def suspects(self, least: float = SUSPECT) -> IndexArray:
-        """The prompts whose verdicts are coin flips with a probability of at least ``least``, the
-        surest first."""
+    def suspects(self, least: float = SUSPECT) -> dict[str, IndexArray]:
+        """The prompts with each of ``FAULTS`` with a probability of at least ``least``, the surest
+        first."""
         seen = np.flatnonzero(self._step_N >= 0)
-        chance_P = self.coin_flips(seen)
-        order = np.argsort(-chance_P, kind="stable")
-        result: IndexArray = seen[order[chance_P[order] >= least]]
-        return result
+        found: dict[str, IndexArray] = {}
+        for fault, chance_P in zip(FAULTS, self.faults(seen), strict=True):
+            order = np.argsort(-chance_P, kind="stable")
+            found[fault] = seen[order[chance_P[order] >= least]]
+        return found
 
     @property
-    def flaky_share(self) -> float:
-        """Share of the prompts seen whose verdicts are coin flips: a few steps of
+    def fault_shares(self) -> FloatArray:
+        """Share of the prompts seen with each of ``FAULTS``, shape (F,): a few steps of
         expectation-maximisation."""
-        odds_N = self._coin_N[self._step_N >= 0].astype(np.float64)
-        share = _FLAKY_PRIOR
-        for _ in range(_FLAKY_STEPS):
-            flaky = expit(np.log(share / (1.0 - share)) + odds_N).sum()
-            share = (flaky + _FLAKY_PRIOR * _FLAKY_WEIGHT) / (len(odds_N) + _FLAKY_WEIGHT)
-        return float(share)
+        odds_FN = self._odds_FN[:, self._step_N >= 0].astype(np.float64)
+        share_F = np.full(len(FAULTS), _FAULT_PRIOR)
+        for _ in range(_FAULT_STEPS):
+            faulty_F = _posterior(odds_FN, share_F).sum(axis=1)
+            share_F = (faulty_F + _FAULT_PRIOR * _FAULT_WEIGHT) / (odds_FN.shape[1] + _FAULT_WEIGHT)
+        return share_F
 
     def n_seen(self) -> int:
         return int((self._step_N >= 0).sum())
@@ -166,7 +166,9 @@ class Evidence:
         seen_P = self.seen(index_P)
         log_weight_W = self._log_weight_W - np.logaddexp.reduce(self._log_weight_W)
         told_P = np.logaddexp.reduce(log_weight_W[:, None] + after.log_evidence, axis=0)
-        self._coin_N[index_P] += -math.log(2.0) * counts_P2[:, 1] - told_P
+        wrong_P = counts_P2[:, 1] - counts_P2[:, 0]
+        of_fault_FP = np.log(_FAULT_RATE_F1) * counts_P2[:, 0] + np.log1p(-_FAULT_RATE_F1) * wrong_P
+        self._odds_FN[:, index_P] += of_fault_FP - told_P
         if seen_P.any():
             self._log_weight_W *= 0.5 ** (seen_P.sum() / self.settings.walk_half_life)
             self._log_weight_W += after.log_evidence[:, seen_P].sum(axis=1)
@@ -204,7 +206,7 @@ class Evidence:
             "drift": self.drift_W.copy(),
             "information": self._information_W.copy(),
             "log_weight": self._log_weight_W.copy(),
-            "coin": self._coin_N[index],
+            "faults": self._odds_FN[:, index],
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -228,11 +230,19 @@ class Evidence:
             for name in ("drift", "information")
         ]
         log_weight_W = np.array(state["log_weight"], dtype=np.float64).reshape(walks)
-        coin_N = np.zeros_like(self._coin_N)
-        coin_N[index] = np.asarray(state["coin"]).reshape(len(index))
+        odds_FN = np.zeros_like(self._odds_FN)
+        odds_FN[:, index] = np.asarray(state["faults"]).reshape(len(FAULTS), len(index))
         self._step_N = step_N
         self._precision_WN = precision_WN
         self._shift_WN = shift_WN
-        self._coin_N = coin_N
+        self._odds_FN = odds_FN
         self.drift_W, self._information_W = vectors
         self._log_weight_W = log_weight_W
+
+
+def _posterior(odds_FP: FloatArray, share_F: FloatArray) -> FloatArray:
+    """Probability of each fault, shape (F, P), from the log-odds of each against none."""
+    odds_FP = odds_FP + np.log(share_F / (1.0 - share_F.sum()))[:, None]
+    none_1P = np.zeros((1, odds_FP.shape[1]))
+    result_FP: FloatArray = softmax(np.vstack([none_1P, odds_FP]), axis=0)[1:]
+    return result_FP
