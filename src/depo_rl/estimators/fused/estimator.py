@@ -179,8 +179,9 @@ class FusedEstimator:
         loss: nats per group of the heads' last batch. drift: logits per policy step. walk:
         expected, logits per square root of a step. prompts_seen: with groups of their own.
         flaky_share: estimated share of prompts whose verdicts are coin flips. suspects: prompts
-        that are such with a probability of at least 0.8. never_right_share, never_right: the same
-        of verdicts that are wrong whatever is answered. recalibration_slope, recalibration_offset,
+        that are such with a probability of at least 0.8. never_right_share: estimated share of
+        prompts whose verdicts are wrong whatever is answered. never_right: prompts that are such
+        with a probability of at least 0.8. recalibration_slope, recalibration_offset,
         recalibration_offset_seen: of the mended logit of P(mixed).
         """
         coin_flips, never_right = self._evidence.fault_shares.tolist()
