@@ -1,10 +1,11 @@
 """Which way of choosing finds mixed groups, on what real models did? Every method, and what each
 part of ours brings.
 
-    python benchmarks/bench_estimators.py [--rows deepscaler,math,one-shot] [--methods ...] [--seeds
-    0,1,2] [--factor 8] python benchmarks/bench_estimators.py --ablate python
-    benchmarks/bench_estimators.py --stream [--ablate] python benchmarks/bench_estimators.py
-    --stream --warm-start deepscaler
+    python benchmarks/bench_estimators.py [--rows deepscaler,math,one-shot] [--methods ...]
+                                          [--seeds 0,1,2] [--factor 8]
+    python benchmarks/bench_estimators.py --ablate
+    python benchmarks/bench_estimators.py --stream [--ablate]
+    python benchmarks/bench_estimators.py --stream --warm-start deepscaler
 
 Reads the folder of real pass rates and histories that DEPO_DATA names. Rows (groups of 8):
 

@@ -1,7 +1,7 @@
 """What the curriculum costs and brings inside real TRL on one GPU.
 
-    python benchmarks/bench_gpu.py [resume] [cost] [demo] [--device cuda] [--scale full] [--seconds
-    200] [--out DIR]
+    python benchmarks/bench_gpu.py [resume] [cost] [demo] [--device cuda] [--scale full]
+                                   [--seconds 200] [--out DIR]
 
 resume: a run that stopped and went on, against two that did not. demo: ``depo demo`` on a larger
 pool with larger batches, all methods and seeds at once, so that its seconds are those of a shared

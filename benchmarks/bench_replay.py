@@ -1,8 +1,8 @@
 """How long does choosing take? Seconds per step of each method in the synthetic world, by size of
 the pool.
 
-    python benchmarks/bench_replay.py [--sizes 10000,1000000] [--methods grpo,dapo,depo] [--steps
-    30] [--json]
+    python benchmarks/bench_replay.py [--sizes 10000,1000000] [--methods grpo,dapo,depo]
+                                      [--steps 30] [--json]
 
 Every method gets a world of its own with the same seed. "other" is the world itself (drawing
 groups, learning) and the counting. ``share`` is the share of mixed groups, ``accuracy`` the

@@ -262,3 +262,17 @@ def test_help_texts_tables_and_figures_know_every_method(
         assert main([*command, "--help"]) == 0
         shown = capsys.readouterr().out
         assert all(name in shown for name in METHODS)
+
+
+def test_settings_of_an_estimator_are_shared_by_the_methods_whose_estimator_has_them():
+    told = shares({"estimator": {"history": False}}, ["grpo", "depo", "depo+", "dps"], {})
+    assert told == {
+        "grpo": {},
+        "depo": {"estimator": {"history": False}},
+        "depo+": {"estimator": {"history": False}},
+        "dps": {},
+    }
+    with pytest.raises(ConfigError, match="unknown setting 'estimator.histroy'"):
+        shares({"estimator": {"histroy": False}}, ["depo", "grpo"], {})
+    typed = shares({"estimator": {"type": "history"}}, ["depo", "mopps"], {})
+    assert typed["depo"] == typed["mopps"] == {"estimator": {"type": "history"}}

@@ -141,10 +141,19 @@ class Method:
 
     def share(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         """Of settings given to several methods those that this one reads, and its ``own`` over
+        them. Settings of an estimator without its type are for the methods whose estimator has
         them."""
+        if not self._has(shared.get("estimator")):
+            shared = {name: value for name, value in shared.items() if name != "estimator"}
         whole = merged(shared, own)
         read = self.settings_under(parse_config(self.defaults, whole, f"method {self.name!r}"))
         return {name: value for name, value in whole.items() if name in read or name in own}
+
+    def _has(self, estimator: Any) -> bool:
+        if not isinstance(estimator, Mapping) or "type" in estimator:
+            return True
+        own = parse_config(self.defaults, {}, f"method {self.name!r}").estimator
+        return set(estimator) <= set(type(own).model_fields)
 
     def _read_by(self, name: str) -> str:
         if name in self.settings:

@@ -1,10 +1,11 @@
 """What every engine does besides its trainer's own affairs. An adapter for a trainer is built on
 this.
 
-    config = engine_config("depo+", given, {"group_size": ("num_generations", 8), "seed": ("seed",
-    0)}, "curriculum") session = Session(live_curriculum("depo+", prompts, config),
-    Patience(limit=10)) session.open_log(folder / "outcomes.jsonl", resume_after=None) while
-    training:
+    fixed = {"group_size": ("num_generations", 8), "seed": ("seed", 0)}
+    config = engine_config("depo+", given, fixed, "curriculum")
+    session = Session(live_curriculum("depo+", prompts, config), Patience(limit=10))
+    session.open_log(folder / "outcomes.jsonl", resume_after=None)
+    while training:
         prompts = session.propose(n)              # before the trainer generates
         outcomes = [GroupOutcome.of(...), ...]    # of what it generated and scored
         settled = session.settle(outcomes, step)  # train on the admitted ones

@@ -4,8 +4,8 @@ policy's pass rates.
 It predicts from the prompt's text alone and learns from the finished groups, one AdamW update per
 batch:
 
-    loss = BCE(score head, pass rate) + w_d * BCE(distill head, policy confidence) + w_r * pairwise
-    ranking
+    loss = BCE(score head, pass rate) + w_d * BCE(distill head, policy confidence)
+           + w_r * pairwise ranking
 
 It tells means and knows nothing of its own uncertainty, which P(mixed) needs. Two things that are
 learnt from the judged groups make up for that (ours): one strength for all predictions
