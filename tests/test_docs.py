@@ -132,3 +132,17 @@ def test_the_verl_page_s_file_and_commands_are_real(tmp_path):
         assert override in printed, override
     ready, *overrides = re.search(r"depo verl-config (qwen\S+) (\S+) >", text).groups()
     assert "trainer.nnodes=4" in verl_command(ready, overrides).arguments
+
+
+def test_the_axes_of_arrays_are_one_grammar_and_each_letter_stands_in_contributing():
+    table = (ROOT / "CONTRIBUTING.md").read_text()
+    known = set(re.findall(r"\| ([A-Z]) (?=\|)", table))
+    ending = re.compile(r"_?[a-z][a-z0-9_]*_((?:[A-Z]|\d)[A-Z0-9_]*)")
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "id", None) or getattr(node, "arg", None)
+            found = ending.fullmatch(name) if isinstance(name, str) else None
+            if found:
+                assert "_" not in found[1], f"{path.name}: {name}"
+                letters = set(re.sub(r"\d", "", found[1]))
+                assert letters <= known, f"{path.name}: {name}"

@@ -272,7 +272,7 @@ def test_settings_of_an_estimator_are_shared_by_the_methods_whose_estimator_has_
         "depo+": {"estimator": {"history": False}},
         "dps": {},
     }
-    with pytest.raises(ConfigError, match="unknown setting 'estimator.histroy'"):
+    with pytest.raises(ConfigError, match=r"unknown setting 'estimator\.histroy'"):
         shares({"estimator": {"histroy": False}}, ["depo", "grpo"], {})
     typed = shares({"estimator": {"type": "history"}}, ["depo", "mopps"], {})
     assert typed["depo"] == typed["mopps"] == {"estimator": {"type": "history"}}

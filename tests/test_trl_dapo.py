@@ -48,9 +48,9 @@ def prompts(output) -> list[list[int]]:
     ]
 
 
-def advantages(rewards_P_G: torch.Tensor) -> torch.Tensor:
-    mean, std = rewards_P_G.mean(1, keepdim=True), rewards_P_G.std(1, keepdim=True)
-    return ((rewards_P_G - mean) / (std + 1e-4)).view(-1)
+def advantages(rewards_PG: torch.Tensor) -> torch.Tensor:
+    mean, std = rewards_PG.mean(1, keepdim=True), rewards_PG.std(1, keepdim=True)
+    return ((rewards_PG - mean) / (std + 1e-4)).view(-1)
 
 
 def test_the_final_batch_is_what_a_hand_computation_gives(tmp_path):
@@ -71,7 +71,7 @@ def test_the_final_batch_is_what_a_hand_computation_gives(tmp_path):
         assert len(kept) == 4
         assert completions(batch) == [c.fields[1][0] for g in kept for c in g.completions]
         assert prompts(batch) == [c.fields[0][0] for g in kept for c in g.completions]
-        rewards = torch.stack([g.rewards_G_F[:, 0] for g in kept])
+        rewards = torch.stack([g.rewards_GF[:, 0] for g in kept])
         assert ((rewards.sum(1) > 0) & (rewards.sum(1) < 4)).all()
         torch.testing.assert_close(batch["advantages"], advantages(rewards))
         assert int(batch["num_items_in_batch"]) == sum(len(ids) for ids in completions(batch))

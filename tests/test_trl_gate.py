@@ -43,7 +43,7 @@ def test_chosen_before_and_filled_with_mixed_groups_after(tmp_path):
             if keep
         ][:4]
         assert completions(batch) == [c.fields[1][0] for g in kept for c in g.completions]
-        right = torch.stack([g.rewards_G_F[:, 0] for g in kept]).sum(1)
+        right = torch.stack([g.rewards_GF[:, 0] for g in kept]).sum(1)
         assert len(kept) == 4 and ((right > 0) & (right < 4)).all()
     log = toys.outcome_log(tmp_path)
     assert [row["admitted"] for row in log] == [

@@ -289,7 +289,7 @@ class FrozenEncoder:
     ) -> Vectors:
         """Shape (P, D), float32; ``advance(n)`` after each n texts. Raises ConfigError if a number
         is not finite."""
-        vectors_P_D = np.zeros((len(texts), self.width), np.float32)
+        vectors_PD = np.zeros((len(texts), self.width), np.float32)
         pad_id = self._reader.pad_id
         # some tokenizers make nothing of an empty text
         ids = [row or [pad_id] for row in self._reader.read(texts)]
@@ -299,13 +299,13 @@ class FrozenEncoder:
                 given = padded([ids[i] for i in rows], pad_id, self._device)
                 hidden = self._model(**given).last_hidden_state.float()
                 mask = given["attention_mask"][:, :, None]
-                vectors_P_D[rows] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
+                vectors_PD[rows] = ((hidden * mask).sum(1) / mask.sum(1)).cpu().numpy()
                 advance(len(rows))
-        if broken := int((~np.isfinite(vectors_P_D).all(axis=1)).sum()):
+        if broken := int((~np.isfinite(vectors_PD).all(axis=1)).sum()):
             raise ConfigError(
                 f"{self._setting}: gives {broken} of {len(texts)} texts NaN or infinity; take another"
             )
-        return vectors_P_D
+        return vectors_PD
 
 
 def _content(tokenizer: Any, model: Any) -> bytes:

@@ -48,28 +48,28 @@ class EmbeddingCache:
         self._folder = Path(os.path.expanduser(folder))
         self._writable = True
 
-    def fill(self, row_of: Mapping[bytes, int], vectors_U_D: Vectors) -> NDArray[np.bool_]:
-        """Writes the vectors that are known to their rows of ``vectors_U_D``; which those are,
+    def fill(self, row_of: Mapping[bytes, int], vectors_UD: Vectors) -> NDArray[np.bool_]:
+        """Writes the vectors that are known to their rows of ``vectors_UD``; which those are,
         shape (U,)."""
-        known_U = np.zeros(len(vectors_U_D), bool)
+        known_U = np.zeros(len(vectors_UD), bool)
         for path in self._files():
             found = _read(path)
             if found is None:
                 continue
             keys, stored = found
             row = np.fromiter((row_of.get(key, -1) for key in keys), np.int64, len(keys))
-            vectors_U_D[row[row >= 0]] = stored[row >= 0]
+            vectors_UD[row[row >= 0]] = stored[row >= 0]
             known_U[row[row >= 0]] = True
         return known_U
 
-    def add(self, keys: Sequence[bytes], vectors_U_D: Vectors) -> None:
+    def add(self, keys: Sequence[bytes], vectors_UD: Vectors) -> None:
         """Keeps a vector for each key; after the first failure nothing more is tried."""
         from safetensors.numpy import save
 
         if not self._writable:
             return
-        key_U_16 = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
-        data = save({"keys": key_U_16, "vectors": vectors_U_D})
+        key_U16 = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), KEY_BYTES)
+        data = save({"keys": key_U16, "vectors": vectors_UD})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._folder / f"{digest(data).hex()}{_SUFFIX}") as file:

@@ -53,7 +53,7 @@ def shape_block(prompts: Sequence[Prompt], answer_field: str) -> StoredBlock:
 def shape_features(texts: Sequence[str], answers: Sequence[str | None]) -> NDArray[np.float32]:
     """Shape (P, len(NAMES)), finite, each within [0, 64]. Texts are read to ``MAX_CHARS``; answers
     may be None."""
-    raw_P_D = np.array(
+    raw_PD = np.array(
         [
             _text(text[:MAX_CHARS]) + _answer(answer)
             for text, answer in zip(texts, answers, strict=True)
@@ -61,9 +61,9 @@ def shape_features(texts: Sequence[str], answers: Sequence[str | None]) -> NDArr
         np.float32,
     ).reshape(len(texts), len(NAMES))
     for name in (n for n in TEXT_NAMES if n.startswith("log_") and n != "log_largest_integer"):
-        column_P = raw_P_D[:, NAMES.index(name)]
+        column_P = raw_PD[:, NAMES.index(name)]
         np.log1p(column_P, out=column_P)
-    return raw_P_D
+    return raw_PD
 
 
 def _text(text: str) -> tuple[float, ...]:

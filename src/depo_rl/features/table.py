@@ -52,18 +52,18 @@ class FeatureRows:
     def width(self) -> int:
         return int(self.sparse.shape[1] + self.dense.shape[1])
 
-    def beside(self, raw_P_D: NDArray[Any], scale: float | FloatArray) -> FeatureRows:
+    def beside(self, raw_PD: NDArray[Any], scale: float | FloatArray) -> FeatureRows:
         """These rows and more dense columns, which are not scaled yet."""
-        return FeatureRows(self.sparse, np.hstack([self.dense, _scaled(raw_P_D, scale)]))
+        return FeatureRows(self.sparse, np.hstack([self.dense, _scaled(raw_PD, scale)]))
 
-    def dot(self, weights_D_K: NDArray[Any]) -> NDArray[Any]:
+    def dot(self, weights_DK: NDArray[Any]) -> NDArray[Any]:
         """X @ weights: (D, K) -> (P, K), or (D,) -> (P,)."""
         split = self.sparse.shape[1]
-        return np.asarray(self.sparse @ weights_D_K[:split] + self.dense @ weights_D_K[split:])
+        return np.asarray(self.sparse @ weights_DK[:split] + self.dense @ weights_DK[split:])
 
-    def t_dot(self, slopes_P_K: NDArray[Any]) -> NDArray[Any]:
+    def t_dot(self, slopes_PK: NDArray[Any]) -> NDArray[Any]:
         """X.T @ slopes: (P, K) -> (D, K), or (P,) -> (D,)."""
-        return np.concatenate([self.sparse.T @ slopes_P_K, self.dense.T @ slopes_P_K])
+        return np.concatenate([self.sparse.T @ slopes_PK, self.dense.T @ slopes_PK])
 
 
 class FeatureTable:
@@ -114,6 +114,6 @@ class FeatureTable:
         return FeatureRows(self._ngrams.rows(index_P), np.hstack(dense))
 
 
-def _scaled(raw_P_D: NDArray[Any], scale: float | FloatArray) -> Floats:
-    result: Floats = raw_P_D.astype(np.float32, copy=False) * np.asarray(scale, np.float32)
+def _scaled(raw_PD: NDArray[Any], scale: float | FloatArray) -> Floats:
+    result: Floats = raw_PD.astype(np.float32, copy=False) * np.asarray(scale, np.float32)
     return result

@@ -77,11 +77,11 @@ class Correctness:
             )
         return torch.tensor(values, device=device)
 
-    def judge(self, rewards_S_F: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
+    def judge(self, rewards_SF: torch.Tensor, gathered_S: torch.Tensor | None) -> torch.Tensor:
         """Correctness of all samples, shape (S,), from rewards of shape (S, functions) or what
         ``local`` gathered."""
-        score_S = self._score(rewards_S_F) if gathered_S is None else gathered_S
-        self._warn_if_shaped(rewards_S_F)
+        score_S = self._score(rewards_SF) if gathered_S is None else gathered_S
+        self._warn_if_shaped(rewards_SF)
         score_S = score_S.double().cpu()
         correct_S = (score_S >= self._threshold).double()
         correct_S[~torch.isfinite(score_S)] = torch.nan
@@ -99,22 +99,22 @@ class Correctness:
     def accompanying(self, names: Sequence[str]) -> None:
         self._beside = torch.tensor([name in names for name in self._names], dtype=torch.bool)
 
-    def _score(self, rewards_S_F: torch.Tensor) -> torch.Tensor:
+    def _score(self, rewards_SF: torch.Tensor) -> torch.Tensor:
         """The judging function's value of each sample, NaN where none gave one."""
-        score_S = rewards_S_F[:, self._column]
+        score_S = rewards_SF[:, self._column]
         if not self._falls_back:
             return score_S
-        gave_S_F = ~rewards_S_F.isnan().cpu()
-        earlier_S_F = gave_S_F.cumsum(dim=1) > gave_S_F.long()
-        self._beside |= (gave_S_F & earlier_S_F).any(dim=0)
+        gave_SF = ~rewards_SF.isnan().cpu()
+        earlier_SF = gave_SF.cumsum(dim=1) > gave_SF.long()
+        self._beside |= (gave_SF & earlier_SF).any(dim=0)
         for column in (~self._beside).nonzero().flatten().tolist():
-            score_S = torch.where(score_S.isnan(), rewards_S_F[:, column], score_S)
+            score_S = torch.where(score_S.isnan(), rewards_SF[:, column], score_S)
         return score_S
 
-    def _warn_if_shaped(self, rewards_S_F: torch.Tensor) -> None:
+    def _warn_if_shaped(self, rewards_SF: torch.Tensor) -> None:
         if self._named or self._warned:
             return
-        known = rewards_S_F[torch.isfinite(rewards_S_F)]
+        known = rewards_SF[torch.isfinite(rewards_SF)]
         if len(self._names) > 1 or bool(((known != 0) & (known != 1)).any()):
             self._warned = True
             warnings.warn(

@@ -30,7 +30,7 @@ class ListeningTrainer(ResumableTrainer):
         assert self._driver is not None
         return self._driver
 
-    def _settle_and_publish(self, logprob_B_2: torch.Tensor | None) -> None:
+    def _settle_and_publish(self, logprob_B2: torch.Tensor | None) -> None:
         raise NotImplementedError
 
     @property
@@ -40,11 +40,11 @@ class ListeningTrainer(ResumableTrainer):
     def _settle_or_wait(self, output: dict[str, Any]) -> None:
         """Settles at once, unless the estimator wants what only the loss will compute."""
         assert self._generation is not None
-        logprob_B_2 = known_logprobs(output)
-        if logprob_B_2 is None and self.driver.wants_logprobs:
+        logprob_B2 = known_logprobs(output)
+        if logprob_B2 is None and self.driver.wants_logprobs:
             self._generation.wait(output)
         else:
-            self._settle_and_publish(logprob_B_2)
+            self._settle_and_publish(logprob_B2)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         waiting = self._generation if self._waits else None
@@ -65,7 +65,7 @@ class ListeningTrainer(ResumableTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
         if self._generation is not None and self._generation.heard_all:
-            self._settle_and_publish(self._generation.logprob_B_2)
+            self._settle_and_publish(self._generation.logprob_B2)
         return loss
 
     def _save_cycle(self, output_dir: str) -> None:

@@ -26,13 +26,13 @@ class Completion:
 class RolledGroup:
     """The G completions of one prompt.
 
-    row: index in the data set. rewards_G_F: shape (G, reward functions). weight: of its advantages,
+    row: index in the data set. rewards_GF: shape (G, reward functions). weight: of its advantages,
     > 0. admitted: by the gate.
     """
 
     row: int
     completions: list[Completion]
-    rewards_G_F: torch.Tensor
+    rewards_GF: torch.Tensor
     weight: float
     admitted: bool
 
@@ -97,12 +97,12 @@ def loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
     return mask if inputs.get("tool_mask") is None else mask * inputs["tool_mask"]
 
 
-def logprob_sums(logps_B_T: torch.Tensor, mask_B_T: torch.Tensor) -> torch.Tensor:
+def logprob_sums(logps_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
     """Per completion: sum of its token log-probabilities (unknown ones left out) and their number,
     shape (B, 2)."""
-    known_B_T = (mask_B_T > 0) & logps_B_T.isfinite()
+    known_BT = (mask_BT > 0) & logps_BT.isfinite()
     return torch.stack(
-        [logps_B_T.float().masked_fill(~known_B_T, 0.0).sum(1), known_B_T.sum(1).float()], dim=1
+        [logps_BT.float().masked_fill(~known_BT, 0.0).sum(1), known_BT.sum(1).float()], dim=1
     )
 
 

@@ -232,16 +232,16 @@ class DEPOTrainer(ListeningTrainer):
         self._pending_extra_logs.clear()
         generated = self._generate(prompts)
         add_columns(inputs, generated)
-        rewards_S_F = self._calculate_rewards(
+        rewards_SF = self._calculate_rewards(
             inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS]
         )
-        rewards_P_G_F = rewards_S_F.view(n_groups, size, -1)
+        rewards_PGF = rewards_SF.view(n_groups, size, -1)
         samples = self._gathered(split(generated, n_local, self._pending_extra_logs))
         weights = self.driver.importance(keys)  # before the groups are settled
         admitted = self._settle(None)
         return [
             RolledGroup(
-                row, samples[i * size : (i + 1) * size], rewards_P_G_F[i], weights[i], admitted[i]
+                row, samples[i * size : (i + 1) * size], rewards_PGF[i], weights[i], admitted[i]
             )
             for i, row in enumerate(rows)
         ]
@@ -258,7 +258,7 @@ class DEPOTrainer(ListeningTrainer):
         ]
         self._pending_extra_logs.clear()
         self._pending_extra_logs.update(logged(mine))
-        self._rolled = (join(mine), torch.cat([group.rewards_G_F for group in groups]))
+        self._rolled = (join(mine), torch.cat([group.rewards_GF for group in groups]))
         try:
             rows = self.local_rows([group.row for group in groups], n_local)
             output: dict[str, Any] = super()._generate_and_score_completions(rows)
@@ -274,10 +274,10 @@ class DEPOTrainer(ListeningTrainer):
     ) -> torch.Tensor:
         if self._rolled is not None:
             return self._rolled[1]
-        rewards_S_F = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        rewards_SF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training and self._driver is not None:
-            self._record(inputs, prompts, completions, completion_ids_list, rewards_S_F)
-        return rewards_S_F
+            self._record(inputs, prompts, completions, completion_ids_list, rewards_SF)
+        return rewards_SF
 
     def _record(
         self,
@@ -285,10 +285,10 @@ class DEPOTrainer(ListeningTrainer):
         prompts: Any,
         completions: Any,
         completion_ids: Any,
-        rewards_S_F: torch.Tensor,
+        rewards_SF: torch.Tensor,
     ) -> None:
         assert self._generation is not None
-        device = rewards_S_F.device
+        device = rewards_SF.device
         gather = self.accelerator.gather
         call = {
             "prompts": prompts,
@@ -299,22 +299,22 @@ class DEPOTrainer(ListeningTrainer):
             "log_metric": self._log_metric,
         }
         own_B = self._correctness.local(inputs, call, device)
-        total_S = (rewards_S_F * self.reward_weights.to(device)).nansum(dim=1)
-        total_S[rewards_S_F.isnan().all(dim=1)] = torch.nan
+        total_S = (rewards_SF * self.reward_weights.to(device)).nansum(dim=1)
+        total_S[rewards_SF.isnan().all(dim=1)] = torch.nan
         tokens_S = gather(torch.tensor([len(ids) for ids in completion_ids], device=device))
         self.completion_tokens_generated += int(tokens_S.sum())
         own_S = None if own_B is None else gather(own_B)
-        self._generation.correct_S = self._correctness.judge(rewards_S_F, own_S)
+        self._generation.correct_S = self._correctness.judge(rewards_SF, own_S)
         self._generation.reward_S = total_S
         self._generation.tokens_S = tokens_S
 
-    def _settle(self, logprob_B_2: torch.Tensor | None) -> list[bool]:
+    def _settle(self, logprob_B2: torch.Tensor | None) -> list[bool]:
         """Hands the generation to the curriculum; True for each group admitted."""
         assert self._generation is not None
         generation = self._generation
         self._generation = None
-        logprob_S_2 = None if logprob_B_2 is None else self.accelerator.gather(logprob_B_2)
-        return self.driver.settle(lambda: generation.outcomes(logprob_S_2), generation.step)
+        logprob_S2 = None if logprob_B2 is None else self.accelerator.gather(logprob_B2)
+        return self.driver.settle(lambda: generation.outcomes(logprob_S2), generation.step)
 
     def _publish(self) -> None:
         """Hands the figures of the generation to TRL's log, under ``depo/``.
@@ -332,8 +332,8 @@ class DEPOTrainer(ListeningTrainer):
         """For TRL's log, which tells the mean over ``logging_steps``."""
         self._metrics["train"][f"depo/{name}"].append(float(value))
 
-    def _settle_and_publish(self, logprob_B_2: torch.Tensor | None) -> None:
-        self._settle(logprob_B_2)
+    def _settle_and_publish(self, logprob_B2: torch.Tensor | None) -> None:
+        self._settle(logprob_B2)
         self._publish()
 
     # -- run, save and resume ----------------------------------------------------------------------

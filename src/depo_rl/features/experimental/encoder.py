@@ -40,8 +40,8 @@ def embedding_block(
     """
     if settings is None:
         return StoredBlock(np.zeros((len(prompts), 0), np.float16), SCALE, {"encoder": None})
-    identity, vectors_P_D = embed([prompt.text for prompt in prompts], settings)
-    features = principal_components(vectors_P_D, settings.dims)
+    identity, vectors_PD = embed([prompt.text for prompt in prompts], settings)
+    features = principal_components(vectors_PD, settings.dims)
     return StoredBlock(features, SCALE, {"encoder": f"{identity}, {features.shape[1]} dimensions"})
 
 
@@ -66,16 +66,16 @@ def embed(texts: Sequence[str], settings: EncoderFeatureSettings) -> tuple[str, 
     keys = [_key(text, encoder.max_length) for text in texts]
     distinct = dict(zip(keys, texts, strict=True))
     row_of = {key: row for row, key in enumerate(distinct)}
-    vectors_U_D = np.zeros((len(distinct), encoder.width), np.float32)
-    known_U = cache.fill(row_of, vectors_U_D)
+    vectors_UD = np.zeros((len(distinct), encoder.width), np.float32)
+    known_U = cache.fill(row_of, vectors_UD)
     # in an order of their own, so that that of the pool changes nothing; texts of like length
     # together
     new = sorted(
         (key for key, row in row_of.items() if not known_U[row]),
         key=lambda k: (len(distinct[k]), k),
     )
-    _compute(encoder, cache, {key: distinct[key] for key in new}, row_of, vectors_U_D)
-    return encoder.name, vectors_U_D[[row_of[key] for key in keys]]
+    _compute(encoder, cache, {key: distinct[key] for key in new}, row_of, vectors_UD)
+    return encoder.name, vectors_UD[[row_of[key] for key in keys]]
 
 
 def _key(text: str, max_length: int) -> bytes:
@@ -87,7 +87,7 @@ def _compute(
     cache: EmbeddingCache,
     texts: dict[bytes, str],
     row_of: dict[bytes, int],
-    vectors_U_D: Vectors,
+    vectors_UD: Vectors,
 ) -> None:
     """Embeds ``texts`` into their rows, saving as it goes, with a progress bar on a terminal."""
     from rich.console import Console
@@ -104,20 +104,20 @@ def _compute(
             vectors = encoder.embed(
                 [texts[key] for key in shard], lambda n: progress.advance(task, n)
             )
-            vectors_U_D[[row_of[key] for key in shard]] = vectors
+            vectors_UD[[row_of[key] for key in shard]] = vectors
             cache.add(shard, vectors)
 
 
-def principal_components(vectors_P_D: Vectors, dims: int) -> NDArray[np.float16]:
+def principal_components(vectors_PD: Vectors, dims: int) -> NDArray[np.float16]:
     """The first ``dims`` principal components, scaled together to a mean squared norm of 1 over the
     pool (all 0 if the vectors are equal). Found from a bounded part of the pool; the sign of each
     is that of its largest loading."""
     spread = np.unique(
-        np.linspace(0, len(vectors_P_D) - 1, min(len(vectors_P_D), _PCA_PROMPTS)).astype(np.int64)
+        np.linspace(0, len(vectors_PD) - 1, min(len(vectors_PD), _PCA_PROMPTS)).astype(np.int64)
     )
-    sample = vectors_P_D[spread].astype(np.float64)
+    sample = vectors_PD[spread].astype(np.float64)
     if not len(sample):
-        return np.zeros((0, min(dims, vectors_P_D.shape[1])), np.float16)
+        return np.zeros((0, min(dims, vectors_PD.shape[1])), np.float16)
     mean_D = sample.mean(axis=0)
     sample -= mean_D
     _, loadings = np.linalg.eigh(sample.T @ sample)
@@ -126,8 +126,8 @@ def principal_components(vectors_P_D: Vectors, dims: int) -> NDArray[np.float16]
     loadings = loadings * np.sign(largest)
     norm = float(np.sqrt(((sample @ loadings) ** 2).sum(axis=1).mean()))
     if norm <= 1e-6 * float(np.abs(mean_D).max()):
-        return np.zeros((len(vectors_P_D), loadings.shape[1]), np.float16)
-    centred = vectors_P_D - mean_D.astype(np.float32)
+        return np.zeros((len(vectors_PD), loadings.shape[1]), np.float16)
+    centred = vectors_PD - mean_D.astype(np.float32)
     components: NDArray[np.float16] = (centred @ (loadings / norm).astype(np.float32)).astype(
         np.float16
     )
