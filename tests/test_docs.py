@@ -147,3 +147,13 @@ def test_the_axes_of_arrays_are_one_grammar_and_each_letter_stands_in_contributi
                 assert "_" not in found[1], f"{path.name}: {name}"
                 letters = set(re.sub(r"\d", "", found[1]))
                 assert letters <= known, f"{path.name}: {name}"
+
+
+def test_docstrings_are_of_one_dialect():
+    section = re.compile(
+        r"^\s*(Args|Arguments|Parameters|Returns|Raises|Yields):\s*$", re.MULTILINE
+    )
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert not section.search(ast.get_docstring(node) or ""), path.name

@@ -50,13 +50,10 @@ def gsm8k_reward(completion: str, answer: Any) -> float | None:
     trailing zeros do not matter. A completion with ``####`` has named its answer: no number behind
     it is wrong, whatever came before.
 
-    Args:
-        completion: the model's text.
-        answer: gold answer, bare ("1,234"), a list of one, or the data set's whole solution ("...
-            #### 1234").
+    completion: the model's text. answer: gold answer, bare ("1,234"), a list of one, or the data
+    set's whole solution ("... #### 1234").
 
-    Returns:
-        1.0 or 0.0; None if ``answer`` is not one number, see :func:`gold_number`.
+    Returns 1.0 or 0.0; None if ``answer`` is not one number, see :func:`gold_number`.
     """
     gold = gold_number(answer)
     if gold is None:
@@ -127,12 +124,10 @@ def boxed_reward(completion: str, answer: Any) -> float | None:
     r"""Compare the last ``\boxed{}`` with the gold answer, as numbers where both are, else as
     tidied LaTeX.
 
-    Args:
-        completion: the model's text; no closed ``\boxed{}`` is wrong.
-        answer: gold answer, bare, a list, or a solution with ``\boxed{}``.
+    completion: the model's text; no closed ``\boxed{}`` is wrong. answer: gold answer, bare, a
+    list, or a solution with ``\boxed{}``.
 
-    Returns:
-        1.0 or 0.0; None if ``answer`` is empty or a mapping.
+    Returns 1.0 or 0.0; None if ``answer`` is empty or a mapping.
     """
     gold = read_gold(answer)
     if gold is None or not tidy_latex(gold.text):
@@ -164,13 +159,10 @@ def math_verify_reward(completion: str, answer: Any) -> float | None:
     math-verify's own time-outs, which turn a hang into "wrong" and work in the main thread only,
     are off.
 
-    Args:
-        completion: the model's text; nothing readable in it is wrong.
-        answer: gold answer as LaTeX or plain text, with or without ``$`` or ``\boxed{}``, or a
-            list.
+    completion: the model's text; nothing readable in it is wrong. answer: gold answer as LaTeX or
+    plain text, with or without ``$`` or ``\boxed{}``, or a list.
 
-    Returns:
-        1.0 or 0.0; None if math-verify cannot read ``answer``, or it is empty or a mapping.
+    Returns 1.0 or 0.0; None if math-verify cannot read ``answer``, or it is empty or a mapping.
     """
     gold = read_gold(answer)
     if gold is None:

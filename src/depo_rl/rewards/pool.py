@@ -60,20 +60,15 @@ class VerifierPool:
     ) -> None:
         """Store the settings; starts nothing.
 
-        Args:
-            function: ``f(completion, answer, **extras)``, see :data:`RewardFunction`.
-            n_workers: worker processes, at least 1. A hanging item occupies one of them for
-                ``timeout_s``.
-            timeout_s: wall-clock limit for one item, in seconds; starting a worker does not count.
-            memory_limit_mb: resident memory in MiB at which a worker is killed (Linux only); None
-                for no limit.
-            start_timeout_s: limit for starting one worker, the function's imports included, in
-                seconds.
-            setup: called once in every worker before its first item, for slow imports.
+        function: ``f(completion, answer, **extras)``, see :data:`RewardFunction`. n_workers: worker
+        processes, at least 1. A hanging item occupies one of them for ``timeout_s``. timeout_s:
+        wall-clock limit for one item, in seconds; starting a worker does not count.
+        memory_limit_mb: resident memory in MiB at which a worker is killed (Linux only); None for
+        no limit. start_timeout_s: limit for starting one worker, the function's imports included,
+        in seconds. setup: called once in every worker before its first item, for slow imports.
 
-        Raises:
-            ConfigError: a setting is out of range, or the function cannot be sent to another
-                process.
+        Raises ConfigError if a setting is out of range, or the function cannot be sent to another
+        process.
         """
         if not isinstance(n_workers, int):
             raise ConfigError(f"n_workers={n_workers!r}: must be a whole number")
@@ -103,8 +98,7 @@ class VerifierPool:
         """Start the workers and wait until all are ready, at most ``timeout_s`` seconds (default:
         no limit).
 
-        Raises:
-            RewardError: the workers cannot start, or the pool is closed.
+        Raises RewardError if the workers cannot start, or the pool is closed.
         """
         self._started().wait_all_ready(timeout_s)
 
@@ -116,17 +110,13 @@ class VerifierPool:
     ) -> list[float | None]:
         """Score n completions against n answers; blocks until every item has a result.
 
-        Args:
-            completions: the n texts to judge.
-            answers: the n gold answers; anything that pickles.
-            extras: per item, keyword arguments for the function.
+        completions: the n texts to judge. answers: the n gold answers; anything that pickles.
+        extras: per item, keyword arguments for the function.
 
-        Returns:
-            n rewards in the order given; None where unscorable.
+        Returns n rewards in the order given; None where unscorable.
 
-        Raises:
-            DataError: the lengths differ, or an item does not pickle.
-            RewardError: the workers cannot start, or the pool is (being) closed.
+        Raises DataError if the lengths differ, or an item does not pickle, RewardError if the
+        workers cannot start, or the pool is (being) closed.
         """
         n_items = len(completions)
         extras = [{}] * n_items if extras is None else extras
@@ -190,8 +180,7 @@ def pickle_function(function: RewardFunction, setup: Callable[[], None] | None) 
     """Pickle by name what a worker can import, and by value what lives in a script, a notebook, a
     file that was loaded by its path, or another function.
 
-    Raises:
-        ConfigError: neither works.
+    Raises ConfigError if neither works.
     """
     module = _only_here(function)
     try:

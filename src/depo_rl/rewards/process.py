@@ -63,9 +63,8 @@ class WorkerProcess:
     def wait_ready(self, job: Job, timeout_s: float) -> None:
         """Send the job and wait until the function is loaded, at most ``timeout_s`` seconds.
 
-        Raises:
-            WorkerStartError: it did not get there; ``final`` if the function could not be loaded or
-                set up.
+        Raises WorkerStartError if it did not get there; ``final`` if the function could not be
+        loaded or set up.
         """
         try:
             self._connection.send(job)
@@ -87,10 +86,8 @@ class WorkerProcess:
     def receive(self, timeout_s: float, memory_limit_bytes: int | None) -> Reply:
         """Wait for the reply to the next item, at most ``timeout_s`` seconds of wall clock.
 
-        Returns:
-            The worker's reply, or one of kind timed_out, out_of_memory or crashed, after which the
-                worker is of no
-            more use and has to be stopped.
+        Returns the worker's reply, or one of kind timed_out, out_of_memory or crashed, after which
+        the worker is of no more use and has to be stopped.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -115,12 +112,10 @@ class WorkerProcess:
         """Kill the worker with everything in its process group and reap it. From any thread; twice
         does no harm.
 
-        Args:
-            grace_s: seconds left to a worker that hung up and is about to end by itself, to learn
-                its real status.
+        grace_s: seconds left to a worker that hung up and is about to end by itself, to learn its
+        real status.
 
-        Returns:
-            The exit status; negative is the signal that ended it.
+        Returns the exit status; negative is the signal that ended it.
         """
         with self._stop_lock:
             if not self._stopped:

@@ -46,17 +46,14 @@ class WorkerReward:
     ) -> None:
         """Store the settings; starts nothing.
 
-        Args:
-            function: ``f(completion, answer, **extras) -> number, bool or None``.
-            answer_column: column of the data set that holds the gold answer.
-            extra_columns: columns to pass on as keyword arguments; "prompts" is allowed.
-            name: name in TRL's metrics; default: the function's.
-            **pool_settings: ``n_workers``, ``timeout_s``, ``memory_limit_mb``, ... of
-                :class:`VerifierPool`.
+        function: ``f(completion, answer, **extras) -> number, bool or None``. answer_column: column
+        of the data set that holds the gold answer. extra_columns: columns to pass on as keyword
+        arguments; "prompts" is allowed. name: name in TRL's metrics; default: the function's.
+        **pool_settings: ``n_workers``, ``timeout_s``, ``memory_limit_mb``, ... of
+        :class:`VerifierPool`.
 
-        Raises:
-            ConfigError: a setting is out of range, or the function cannot be sent to another
-                process.
+        Raises ConfigError if a setting is out of range, or the function cannot be sent to another
+        process.
         """
         self.__name__ = name or callable_name(function)
         self.answer_column = answer_column
@@ -68,19 +65,15 @@ class WorkerReward:
     ) -> list[float | None]:
         """Score n completions.
 
-        Args:
-            prompts: the n prompts; only used where "prompts" is among the extra columns.
-            completions: n texts or conversations.
-            **columns: the data set's other columns, n values each, and TRL's own extras. Through
-                TRL's ``log_metric`` the share that could not be scored is logged as
-                ``<name>/unscorable_share``.
+        prompts: the n prompts; only used where "prompts" is among the extra columns. completions: n
+        texts or conversations. **columns: the data set's other columns, n values each, and TRL's
+        own extras. Through TRL's ``log_metric`` the share that could not be scored is logged as
+        ``<name>/unscorable_share``.
 
-        Returns:
-            n rewards; None where unscorable. A gold answer of None is unscorable at once.
+        Returns n rewards; None where unscorable. A gold answer of None is unscorable at once.
 
-        Raises:
-            ConfigError: the answer column or an extra column is missing.
-            RewardError: the workers cannot start.
+        Raises ConfigError if the answer column or an extra column is missing, RewardError if the
+        workers cannot start.
         """
         columns["prompts"] = prompts
         answers = self._column(self.answer_column, columns, len(completions))
@@ -156,13 +149,10 @@ def in_workers(function: RewardFunction, **settings: Any) -> WorkerReward:
 def math_reward(kind: MathKind = "math_verify", **settings: Any) -> WorkerReward:
     r"""A reward for answers in mathematics.
 
-    Args:
-        kind: "math_verify" (symbolic equality), "boxed" (text of the last ``\boxed{}``) or "gsm8k"
-            (final number).
-        **settings: as in :class:`WorkerReward`; ``name`` defaults to ``<kind>_reward``.
+    kind: "math_verify" (symbolic equality), "boxed" (text of the last ``\boxed{}``) or "gsm8k"
+    (final number). **settings: as in :class:`WorkerReward`; ``name`` defaults to ``<kind>_reward``.
 
-    Raises:
-        ConfigError: unknown kind, or a setting is out of range.
+    Raises ConfigError for an unknown kind, or if a setting is out of range.
     """
     if kind not in _MATH:
         raise ConfigError(f"kind={kind!r}: must be one of {', '.join(_MATH)}")

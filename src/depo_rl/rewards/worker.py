@@ -105,8 +105,8 @@ def judge(value: Any) -> Reply:
     """Sort what a reward function returned into scored (finite number or bool), abstained (None) or
     nonfinite.
 
-    Raises:
-        TypeError: ``value`` is no number. Text is refused even where ``float()`` would read it.
+    Raises TypeError if ``value`` is no number. Text is refused even where ``float()`` would read
+    it.
     """
     if value is None:
         return ("abstained", None, "")
