@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..types import chat_text
 from .schema import show
 
 _PARQUET_MAGIC = b"PAR1"
@@ -24,11 +25,12 @@ _JSON_MARK = b"depo_json"  # metadata of a parquet column whose values are JSON 
 
 class TableRow(NamedTuple):
     """file: the path. number: counted from 1; in JSONL the line. values: columns and values, as the
-    file has them."""
+    file has them. of_line: whether the line holds a whole table, of which this is one row."""
 
     file: Path
     number: int
     values: Mapping[str, Any]
+    of_line: bool = False
 
     def bad(self, message: object) -> DataError:
         """The error to raise for this row."""
@@ -48,6 +50,33 @@ class TableRow(NamedTuple):
         if not isinstance(value, str) or not value:
             raise self.bad(f"{column} = {show(value)}: must be a text that is not empty")
         return value
+
+    def prompt(self, column: str) -> str:
+        """A prompt as one text, a chat as the engines read it, so that its key is that of the run's
+        own log.
+
+        Raises DataError if it is neither a text nor a list of messages, or holds no text.
+        """
+        value = self.get(column)
+        text = chat_text(value) if _is_chat(value) else value
+        if not isinstance(text, str) or not text.strip():
+            raise self.bad(
+                f"{column} = {show(value)}: must be a text or a list of messages, and not empty"
+            )
+        return text
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(message, dict) and _is_content(message.get("content", 0)) for message in value
+    )
+
+
+def _is_content(content: Any) -> bool:
+    """What a message says: a text, parts, or nothing, as beside a tool call."""
+    if isinstance(content, list):
+        return all(isinstance(part, (str, dict)) for part in content)
+    return content is None or isinstance(content, str)
 
 
 def read_rows(path: Path) -> tuple[list[TableRow], int]:

@@ -1,13 +1,7 @@
-"""Readers of what other trainers leave behind: TRL's logged completions and verl's rollout dumps,
-as groups.
+"""From the samples that another trainer logged to groups: what all formats of dumps share.
 
-TRL (``log_completions=True``): parquet, one row a completion: step, prompt, completion, one column
-per reward function, columns that reward functions logged, advantage. It writes one file per logged
-step and repeats the completions of one generation for as many steps as are trained on them. verl
-(``trainer.rollout_data_dir``): JSONL, one row a completion: input, output, gts, score, step, and
-what the reward function returned beside the score (``acc`` for most).
-
-A group is the completions of one step and one prompt, however the trainer has ordered the rows.
+A format's reader (``formats`` lists them) says which samples are one group; what is correct is
+judged here, by one rule for all.
 """
 
 from __future__ import annotations
@@ -15,18 +9,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ...errors import ConfigError
-from ...types import chat_text, finite, prompt_key
+from ...types import finite, prompt_key
 from ..rows import TableRow
 from ..schema import LogRow, show
-from .table import Table
 
-_TRL = ("step", "prompt", "completion", "advantage")
-_VERL = ("input", "output", "score", "step")
+_SCALES = (frozenset({0.0, 1.0}), frozenset({-1.0, 1.0}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,143 +44,143 @@ class Dump:
     notes: tuple[str, ...] = ()
 
 
-def is_trl(columns: Sequence[str]) -> bool:
-    return set(_TRL) <= set(columns)
+class Sample(NamedTuple):
+    """A completion. row: where it was logged. key: of its prompt, where text and source do not tell
+    it."""
+
+    row: TableRow
+    step: int
+    prompt: str
+    source: str = "default"
+    key: str | None = None
 
 
-def is_verl(columns: Sequence[str]) -> bool:
-    return set(_VERL) <= set(columns)
+Group = Sequence[Sample]
 
 
-def read_trl(table: Table, verdict: Verdict) -> Dump:
-    """Groups of TRL's ``completions_*.parquet``. Raises DataError naming file and row, ConfigError
-    for the column."""
-    rewards = [name for name in table.columns if name not in _TRL and _is_numeric(table.rows, name)]
-    column = verdict.column or _only_verdict(table, rewards, verdict)
-    rows, n_repeated = _without_repeats(table.rows)
-    reward = rewards[0] if len(rewards) == 1 else None  # of several the weights are not in the file
-    found = _groups(rows, "prompt", column, verdict, reward)
-    note = f"{n_repeated} steps of the dump repeat the completions of the step before: left out."
-    return Dump(found.rows, (*((note,) if n_repeated else ()), *found.notes))
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a format's reader made of a table.
+
+    groups: the samples of each. verdict: the column of their rows that says what is correct; where
+    that is not known, rewards: those that may. shaped: the column that was trained on, if there is
+    one. scales: further sets of values that are verdicts in this format, the highest right. notes:
+    sentences.
+    """
+
+    groups: Sequence[Group]
+    verdict: str | None = None
+    rewards: Sequence[str] = ()
+    shaped: str | None = None
+    scales: tuple[frozenset[float], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
-def read_verl(table: Table, verdict: Verdict) -> Dump:
-    """Groups of verl's ``rollout_data_dir``; correct is ``acc`` where there is one, else
-    ``score``."""
-    column = verdict.column or ("acc" if "acc" in table.columns else "score")
-    return _groups(table.rows, "input", column, verdict, "score")
+def judged(found: Found, path: Path, verdict: Verdict) -> Dump:
+    """The groups with their verdicts. Raises DataError naming file and row, ConfigError for the
+    column."""
+    scales = (*_SCALES, *found.scales)
+    rows = [sample.row for group in found.groups for sample in group]
+    column = verdict.column or found.verdict or _only_verdict(rows, found, verdict, scales, path)
+    if not any(column in row.values for row in rows):
+        raise ConfigError(
+            f"{path}: no column {column!r} (--correct-reward); there are {', '.join(rows[0].values)}"
+        )
+    at = verdict.at if verdict.at is not None else _right_value(rows, column, scales)
+    groups = sorted(found.groups, key=lambda group: group[0].step)
+    return Dump(
+        tuple(_log_row(group, column, at, found.shaped) for group in groups),
+        (*found.notes, *_odd_sizes(groups)),
+    )
 
 
-def _is_numeric(rows: Sequence[TableRow], column: str) -> bool:
-    values = [value for value in _values(rows, column) if value is not None]
-    return bool(values) and all(isinstance(value, (bool, int, float)) for value in values)
+def number_columns(rows: Sequence[TableRow], besides: Iterable[str]) -> list[str]:
+    """Columns of the first row that hold numbers or nothing, in its order."""
+    skipped = set(besides)
+    names = [name for name in rows[0].values if name not in skipped]
+    return [name for name in names if _is_numeric([row.values.get(name) for row in rows])]
 
 
-def _values(rows: Sequence[TableRow], column: str) -> list[Any]:
-    return [row.values.get(column) for row in rows]
+def step_of(row: TableRow, column: str = "step") -> int:
+    """A whole number, which may stand there as text. Raises DataError."""
+    value = row.get(column)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or not 0 <= value < 2**63:
+        raise row.bad(f"{column} = {show(value)}: must be a whole number, 0 or more")
+    return int(value)
 
 
-def _only_verdict(table: Table, rewards: Sequence[str], verdict: Verdict) -> str:
+def usual_size(groups: Iterable[Group]) -> int:
+    """The most frequent size, of several the first."""
+    return Counter(map(len, groups)).most_common(1)[0][0]
+
+
+def cut(group: Group, size: int) -> Iterator[Group]:
+    """The samples in groups of ``size``, in their order."""
+    return (group[i : i + size] for i in range(0, len(group), size))
+
+
+def _is_numeric(values: Sequence[Any]) -> bool:
+    present = [value for value in values if value is not None]
+    return bool(present) and all(isinstance(value, (bool, int, float)) for value in present)
+
+
+def _only_verdict(
+    rows: Sequence[TableRow],
+    found: Found,
+    verdict: Verdict,
+    scales: Sequence[frozenset[float]],
+    path: Path,
+) -> str:
     """The one reward column that can be a verdict. Raises ConfigError if there is none, or more
     than one."""
+    rewards = found.rewards
     usable = rewards
     if verdict.at is None:
-        usable = [
-            c for c in rewards if _scale({finite(v) for v in _values(table.rows, c)} - {None})
-        ]
+        usable = [c for c in rewards if _fits({finite(row.values.get(c)) for row in rows}, scales)]
     if len(usable) == 1:
         return usable[0]
     raise ConfigError(
-        f"{table.path}: {len(usable)} columns could say whether a completion is correct "
+        f"{path}: {len(usable)} columns could say whether a completion is correct "
         f"({', '.join(usable or rewards) or 'none'}): name one with --correct-reward, and from which value on it means "
         "correct with --correct-threshold"
     )
 
 
-def _scale(values: set[float | None]) -> bool:
-    """Whether nothing but 0 and 1, or -1 and 1, is there."""
-    return values <= {0.0, 1.0} or values <= {-1.0, 1.0}
+def _fits(values: set[float | None], scales: Sequence[frozenset[float]]) -> bool:
+    return any(values - {None} <= scale for scale in scales)
 
 
-def _without_repeats(rows: Sequence[TableRow]) -> tuple[list[TableRow], int]:
-    """Without the steps whose completions are those of the step before; how many they were."""
-    by_step: dict[Any, list[TableRow]] = {}
-    for row in rows:
-        by_step.setdefault(_step(row), []).append(row)
-    kept: list[TableRow] = []
-    before: list[tuple[str, str]] = []
-    n_repeated = 0
-    for step in sorted(by_step):
-        now = [(str(row.get("prompt")), str(row.get("completion"))) for row in by_step[step]]
-        if now == before:
-            n_repeated += 1
-        else:
-            kept += by_step[step]
-        before = now
-    return kept, n_repeated
-
-
-def _step(row: TableRow) -> int:
-    value = row.get("step")
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or value < 0:
-        raise row.bad(f"step = {show(value)}: must be a whole number, 0 or more")
-    return int(value)
-
-
-def _groups(
-    rows: Sequence[TableRow], prompt: str, column: str, verdict: Verdict, reward: str | None
-) -> Dump:
-    """One row for each step and prompt; a prompt that a step has several times over is several
-    groups."""
-    if column not in rows[0].values:
-        names = ", ".join(rows[0].values)
-        raise ConfigError(
-            f"{rows[0].file}: no column {column!r} (--correct-reward); there are {names}"
-        )
-    scale = {_number(row, column) for row in rows} - {None}
-    if verdict.at is None and not _scale(scale):
-        odd = next(row for row in rows if _number(row, column) not in (None, 0.0, 1.0))
-        raise odd.bad(
-            f"{column} = {show(odd.values[column])}: a verdict is 0 or 1; of a graded reward say with "
-            "--correct-threshold from which value on it means correct, or name another column with --correct-reward"
-        )
-    threshold = verdict.at if verdict.at is not None else 1.0
-    together: dict[tuple[int, str], list[TableRow]] = {}
-    for row in rows:
-        together.setdefault((_step(row), _text(row, prompt)), []).append(row)
-    usual = Counter(len(group) for group in together.values()).most_common(1)[0][0]
-    found = [
-        _group(step, text, group[i : i + usual], column, threshold, reward)
-        for (step, text), group in sorted(together.items(), key=lambda item: item[0][0])
-        for i in range(0, len(group), usual)
-    ]
-    odd_sized = sum(row.group_size != usual for row in found)
-    note = (
-        f"{odd_sized} of {len(found)} groups of the dump have not {usual} completions as most have."
+def _right_value(
+    rows: Sequence[TableRow], column: str, scales: Sequence[frozenset[float]]
+) -> float:
+    """The value that means correct. Raises DataError for the first row that holds no verdict."""
+    numbers = [_number(row, column) for row in rows]
+    for scale in scales:
+        if _fits(set(numbers), (scale,)):
+            return max(scale)
+    odd = next(row for row, n in zip(rows, numbers, strict=True) if n not in (None, 0.0, 1.0))
+    raise odd.bad(
+        f"{column} = {show(odd.values[column])}: a verdict is 0 or 1; of a graded reward say with "
+        "--correct-threshold from which value on it means correct, or name another column with --correct-reward"
     )
-    return Dump(tuple(found), (note,) if odd_sized else ())
 
 
-def _group(
-    step: int,
-    text: str,
-    rows: Sequence[TableRow],
-    column: str,
-    threshold: float,
-    reward: str | None,
-) -> LogRow:
-    judged = [v for row in rows if (v := _number(row, column)) is not None]
-    shaped = [v for row in rows if reward and (v := _number(row, reward)) is not None]
+def _log_row(group: Group, column: str, at: float, reward: str | None) -> LogRow:
+    first = group[0]
+    verdicts = [v for s in group if (v := _number(s.row, column)) is not None]
+    shaped = [v for s in group if reward and (v := _number(s.row, reward)) is not None]
     return LogRow(
-        key=prompt_key(text),
-        prompt=text,
-        source="default",
-        step=step,
-        group_size=len(rows),
-        n_correct=sum(value >= threshold for value in judged),
-        n_scored=len(judged),
-        n_failed=len(rows) - len(judged),
+        key=first.key or prompt_key(first.prompt, first.source),
+        prompt=first.prompt,
+        source=first.source,
+        step=min(sample.step for sample in group),
+        group_size=len(group),
+        n_correct=sum(value >= at for value in verdicts),
+        n_scored=len(verdicts),
+        n_failed=len(group) - len(verdicts),
         reward_mean=statistics.fmean(shaped) if shaped else None,
         reward_std=statistics.pstdev(shaped) if shaped else None,
     )
@@ -203,14 +196,11 @@ def _number(row: TableRow, column: str) -> float | None:
     raise row.bad(f"{column} = {show(value)}: must be a number")
 
 
-def _text(row: TableRow, column: str) -> str:
-    """The prompt as one text, a chat as the engines read it: so its key is that of the run's own
-    log."""
-    value = row.get(column)
-    if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
-        value = chat_text(value)
-    if not isinstance(value, str) or not value:
-        raise row.bad(
-            f"{column} = {show(value)}: must be a text or a list of messages, and not empty"
-        )
-    return value
+def _odd_sizes(groups: Sequence[Group]) -> tuple[str, ...]:
+    usual = usual_size(groups)
+    n_odd = sum(len(group) != usual for group in groups)
+    if not n_odd:
+        return ()
+    return (
+        f"{n_odd} of {len(groups)} groups of the dump have not {usual} completions as most have.",
+    )

@@ -26,14 +26,14 @@ from ...validation import nearest
 from ..reader import log_row
 from ..rows import TableRow
 from ..schema import COLUMNS, REQUIRED, LogRow, count, show
-from .dumps import Verdict, is_trl, is_verl, read_trl, read_verl
+from .dumps import Verdict, judged
+from .formats import FORMATS, format_of
 from .leaks import Told, telling_columns
 from .table import Table, keep_rows, read_table
 
 _KINDS = (
     "an outcome log (prompt, n_correct, n_scored), a history (prompt, n_correct, group_size, step), a labelled pool "
-    "(prompt, pass_rate), TRL's completions (step, prompt, completion, advantage) or verl's rollouts (input, output, "
-    "score, step)"
+    f"(prompt, pass_rate), {', '.join(form.what for form in FORMATS)}"
 )
 _OWN = ("key", "prompt", "source")  # columns that are not fields of a prompt
 
@@ -100,8 +100,8 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     if options.where:
         table = Table(table.path, keep_rows(table.rows, options.where), table.torn)
     notes = _torn(table.torn)
-    if is_trl(table.columns) or is_verl(table.columns):
-        dump = (read_trl if is_trl(table.columns) else read_verl)(table, options.verdict)
+    if form := format_of(table.columns):
+        dump = judged(form.read(table), path, options.verdict)
         return _history(
             dump.rows, notes + dump.notes, [f"{path}: group {i + 1}" for i in range(len(dump.rows))]
         )

@@ -1,0 +1,32 @@
+"""Which dumps of other trainers can be read; a further one is a reader and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from .dumps import Found
+from .table import Table
+from .trl import is_trl, read_trl
+from .verl import is_verl, read_verl
+
+
+class Format(NamedTuple):
+    """what: whose dump and its columns, for messages. fits: whether a table with these columns is
+    one."""
+
+    what: str
+    fits: Callable[[Iterable[str]], bool]
+    read: Callable[[Table], Found]
+
+
+FORMATS = (
+    Format("TRL's or ms-swift's completions (step, prompt, completion)", is_trl, read_trl),
+    Format("verl's rollouts (input, output, score, step)", is_verl, read_verl),
+)
+
+
+def format_of(columns: Iterable[str]) -> Format | None:
+    """The format of a table with these columns, if it is a dump."""
+    names = tuple(columns)
+    return next((form for form in FORMATS if form.fits(names)), None)
