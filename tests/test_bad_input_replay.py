@@ -94,11 +94,12 @@ HUGE_COUNTS: list[tuple[str, Row, list[str]]] = [
     ("huge failures", {"n_failed": HUGE}, ["n_failed = 1000", "below"]),
 ]
 LABELS: list[tuple[str, Row, list[str]]] = [
-    ("text for a rate", {"pass_rate": "0.5"}, ["pass_rate = '0.5'", "[0, 1]"]),
+    ("text for a rate", {"pass_rate": "half"}, ["pass_rate = 'half'", "[0, 1]"]),
+    ("more right than samples", {"pass_rate": "9/8"}, ["pass_rate = '9/8'"]),
+    ("no samples", {"pass_rate": "0/0"}, ["pass_rate = '0/0'"]),
+    ("more than 100 %", {"pass_rate": "101%"}, ["pass_rate = '101%'"]),
     ("rate above 1", {"pass_rate": 1.5}, ["pass_rate = 1.5"]),
     ("rate below 0", {"pass_rate": -0.1}, ["pass_rate = -0.1"]),
-    ("NaN for a rate", {"pass_rate": math.nan}, ["pass_rate = nan"]),
-    ("null for a rate", {"pass_rate": None}, ["pass_rate = None"]),
     ("truth value for a rate", {"pass_rate": True}, ["pass_rate = True"]),
     ("nested rate", {"pass_rate": {"a": 1}}, ["pass_rate = {'a': 1}"]),
     ("negative k", {"k": -1}, ["k = -1"]),
@@ -196,6 +197,8 @@ TABLES: list[tuple[str, pa.Table, list[str]]] = [
     ("a column twice", TWICE, ["column 'prompt' is there twice"]),
     ("decimal rates", table(pass_rate=[Decimal("0.5")] * 9), ["row 1", "Decimal('0.5')"]),
     ("prompts as chats", pa.table({"prompt": [[{"role": "user"}]], "pass_rate": [0.5]}), ["row 1", "prompt = [{"]),
+    ("no label at all", table(pass_rate=pa.nulls(9)), ["row 1", "pass_rate = None", "no row has a pass rate"]),
+    ("nothing but NaN", table(pass_rate=[math.nan] * 9), ["row 1", "pass_rate = nan", "no row has a pass rate"]),
     ("prompts as bytes", pa.table({"prompt": [b"\xff"], "pass_rate": [0.5]}), ["row 1", "prompt = b'"]),
 ]  # fmt: skip
 
@@ -241,6 +244,22 @@ def test_a_folder(fill, says, tmp_path, capsys):
 
 def test_a_file_that_is_not_there(tmp_path, capsys):
     refused(tmp_path / "none.jsonl", ["none.jsonl: cannot be read"], capsys)
+
+
+COLUMNS = [
+    ({"problem": "p", "rate": 0.5}, [], ["columns problem, rate: can replay"]),
+    ({"problem": "p", "pass_rate": 0.5}, [], ["no column 'prompt'", "--prompt-column problem?"]),
+    ({"problem": "p", "rate": 0.5}, ["--pass-rate-column", "rate"], ["no column 'prompt'", "--prompt-column problem?"]),
+    ({"q": "p", **HISTORY}, [], ["no column 'prompt'", "--prompt-column"]),
+    ({"problem": "p", "pass_rate": 0.5}, ["--prompt-column", "problme"], ["no column 'problme'", "'problem'"]),
+    ({"prompt": "p", "rate": 0.5}, ["--pass-rate-column", "rat"], ["--pass-rate-column rat", "'rate'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "options", "says"), COLUMNS)
+def test_a_column_that_is_missing_is_the_one_that_is_named(row, options, says, tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_bytes(lines([row] * 8))
+    refused(tmp_path / "t.jsonl", says, capsys, *options)
 
 
 LATE = [

@@ -259,7 +259,7 @@ BAD: list[tuple[str, list[Any], list[str]]] = [
     ("negative pass rate", [POOL | {"pass_rate": -0.1}], ["row 1", "-0.1"]),
     ("NaN pass rate", [POOL | {"pass_rate": float("nan")}], ["row 1", "nan"]),
     ("null pass rate", [POOL | {"pass_rate": None}], ["row 1", "None"]),
-    ("text pass rate", [POOL | {"pass_rate": "0.5"}], ["row 1", "'0.5'"]),
+    ("text pass rate", [POOL | {"pass_rate": "half"}], ["row 1", "'half'", "3/8"]),
     ("true pass rate", [POOL | {"pass_rate": True}], ["row 1", "True"]),
     ("no prompt", [POOL | {"prompt": None}], ["row 1", "prompt = None"]),
     ("prompt of a wrong type", [POOL | {"prompt": 7}], ["row 1", "prompt = 7"]),

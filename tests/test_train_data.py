@@ -468,3 +468,12 @@ def test_a_solution_that_no_policy_writes_into_a_box_is_not_called_correct(
         and "can call correct none of 4 answers" in line
         and "every reward would be 0" in line
     )
+
+
+def test_published_pass_rates_may_be_texts_or_missing(tmp_path: Path) -> None:
+    labels = ["3/8", "37.5%", "0.375", 0.375, None, ""]
+    path = write(tmp_path / "a.jsonl", [rows(i, rate=label)[0] for i, label in enumerate(labels)])
+    table = load(path, columns={"pass_rate": "rate"})
+    assert [row["pass_rate"] for row in table.rows] == [0.375] * 4 + [None] * 2
+    with pytest.raises(DataError, match=r"a\.jsonl, row 2, column 'rate': '9/8' is no pass rate"):
+        load(write(tmp_path / "a.jsonl", rows(1, rate="1/8") + rows(2, rate="9/8")), columns={"pass_rate": "rate"})  # fmt: skip

@@ -37,6 +37,27 @@ _UsageError: Any = next(
 # The names of METHODS, whose import would make every `depo --help` wait; a test compares the two.
 _METHODS = "grpo, dapo, polaris, depo, depo+, oracle, mopps, greso, dps, bots, pools, pcl, adarft, vcrl, speed"
 
+Column = Annotated[str, typer.Option(help="Of a labelled pool.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; may be repeated."),
+]
+CorrectReward = Annotated[
+    str | None,
+    typer.Option(
+        "--correct-reward",
+        "--correct-column",
+        help="Of a dump of completions: the reward that says whether an answer is right.",
+    ),
+]
+CorrectThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--correct-threshold",
+        "--correct-at",
+        help="The value from which on it means right; without it the column holds 0 and 1.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
@@ -152,27 +173,11 @@ def replay(
             help="Curriculum setting; METHOD.KEY=VALUE for one method.",
         ),
     ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value; may be repeated."),
-    ] = None,
-    pass_rate_column: Annotated[str, typer.Option(help="Of a labelled pool.")] = "pass_rate",
-    correct_reward: Annotated[
-        str | None,
-        typer.Option(
-            "--correct-reward",
-            "--correct-column",
-            help="Of a TRL or verl dump: the reward that says whether an answer is right.",
-        ),
-    ] = None,
-    correct_threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--correct-threshold",
-            "--correct-at",
-            help="The value from which on it means right; without it the column holds 0 and 1.",
-        ),
-    ] = None,
+    where: Where = None,
+    prompt_column: Column = "prompt",
+    pass_rate_column: Column = "pass_rate",
+    correct_reward: CorrectReward = None,
+    correct_threshold: CorrectThreshold = None,
     max_gap: Annotated[
         int | None,
         typer.Option(min=0, help="Of a history: steps that a visit may be off; any unless given."),
@@ -186,8 +191,8 @@ def replay(
     """Run methods against what real models really did, with no model.
 
     FILE is a labelled pool (prompt, pass_rate), an outcome log of ours, another
-    history (prompt, n_correct, group_size, step), the completions that TRL
-    logs, or verl's rollout dump. Prints a table of what each method chose and
+    history (prompt, n_correct, group_size, step), or the completions that a
+    trainer logged: TRL, verl and others (docs/replay.md). Prints a table of what each method chose and
     paid, and writes results.json, figures and one page, report.html.
     """
     from .commands.replay.run import ReplayPlan, parse_seeds, parse_settings, show_replay
@@ -205,7 +210,10 @@ def replay(
         settings=common,
         method_settings=by_method,
         options=SourceOptions(
-            parse_where(where or ()), pass_rate_column, Verdict(correct_reward, correct_threshold)
+            where=parse_where(where or ()),
+            pass_rate_column=pass_rate_column,
+            verdict=Verdict(correct_reward, correct_threshold),
+            prompt_column=prompt_column,
         ),
         max_gap=max_gap,
         outcomes=outcomes,

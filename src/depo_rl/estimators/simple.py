@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import expect_fields
-from ..types import GroupOutcome, Prediction, Prompt, State, as_rate
+from ..labels import label_rate
+from ..types import GroupOutcome, Prediction, Prompt, State
 
 
 class ConstantEstimator:
@@ -43,7 +44,7 @@ class OracleEstimator(ConstantEstimator):
         self._label_strength = strength
 
     def predict(self, prompts: Sequence[Prompt]) -> Prediction:
-        rates = [as_rate(prompt.fields.get(self.field)) for prompt in prompts]
+        rates = [label_rate(prompt.fields.get(self.field)) for prompt in prompts]
         mean_P = np.array([self.mean if rate is None else rate for rate in rates], dtype=np.float64)
         strength_P = np.array(
             [self.strength if rate is None else self._label_strength for rate in rates]

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import StateMismatch, expect_fields
+from ..labels import label_rate
 from ..rivals_config import BOTSSettings
-from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State, as_rate
+from ..types import FloatArray, GroupOutcome, Prediction, Prompt, State
 
 # reference pass rates closer than this on a batch do not tell how capable the policy is
 _APART = 1e-3
@@ -32,7 +33,7 @@ class BOTSEstimator:
         self._group_size = group_size
         self._row = {prompt.key: i for i, prompt in enumerate(prompts)}
         rates = [
-            [as_rate(p.fields.get(name or "")) for name in (settings.weak, settings.strong)]
+            [label_rate(p.fields.get(name or "")) for name in (settings.weak, settings.strong)]
             for p in prompts
         ]
         self._label_N2 = np.array(rates, dtype=np.float64).reshape(-1, 2)  # None becomes NaN

@@ -8,11 +8,8 @@ it asks. See ``outcomes.tables`` for what can be read, ``engines.replay`` for ho
 from __future__ import annotations
 
 import importlib.util
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -20,91 +17,25 @@ import yaml
 from ...config import CurriculumConfig, FusedSettings
 from ...engines.replay import make_replay_engine
 from ...errors import ConfigError
-from ...features.experimental.policy import no_policy
-from ...methods import METHODS, get_method, make_curriculum, shares
+from ...methods import METHODS, make_curriculum
 from ...outcomes import OutcomeLogWriter
 from ...outcomes.tables import (
     GroupHistory,
-    LabelledPool,
     Source,
-    SourceOptions,
     hidden_columns,
     read_source,
 )
 from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
 from ...report.measures import BREADTH
 from ..yaml_file import yaml_value
+from .notes import answers, first_notes, screened, unexplored
+from .plan import ReplayPlan, Settings
 from .simulate import check_size, simulate
 
 _FOUND = ("mixed_share", "rollouts", "tokens")
 _PREDICTED = ("auc_mixed", "false_skip_rate")
-Settings = dict[str, Any]
 Tell = Callable[[str, int, int, float | None], None]
 """tell(method, seed, step, mixed_share): news of a run after each step."""
-
-_WARMUP_SHARE = 10  # a warm-up that nobody set takes at most one step in so many
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayPlan:
-    """What to replay: ``methods`` x ``seeds``, each ``steps`` batches of ``prompts_per_step``
-    groups.
-
-    settings: of the curriculum of every method that reads them. method_settings: of one method's,
-    over those. max_gap: steps between a history's visit and the simulated step beyond which there
-    is no answer. outcomes: also write each run's outcome log. configs: by method, as its first seed
-    has it, made of the settings. Raises ConfigError.
-    """
-
-    file: Path
-    out: Path
-    methods: tuple[str, ...] = ("grpo", "dapo", "depo")
-    seeds: tuple[int, ...] = (0,)
-    group_size: int = 8
-    prompts_per_step: int = 128
-    steps: int = 100
-    settings: Settings = field(default_factory=dict)
-    method_settings: Mapping[str, Settings] = field(default_factory=dict)
-    options: SourceOptions = field(default_factory=SourceOptions)
-    max_gap: int | None = None
-    outcomes: bool = False
-    configs: Mapping[str, CurriculumConfig] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in (*self.methods, *self.method_settings):
-            get_method(name)
-        if not self.methods or len(set(self.methods)) < len(self.methods):
-            raise ConfigError(
-                f"methods = {','.join(self.methods)!r}: name at least one, and each once"
-            )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(
-                f"seeds = {self.seeds}: whole numbers, 0 or more, at least one and each once"
-            )
-        if min(self.prompts_per_step, self.steps) < 1:
-            raise ConfigError(
-                f"prompts_per_step = {self.prompts_per_step}, steps = {self.steps}: each at least 1"
-            )
-        object.__setattr__(self, "configs", {name: self._config(name) for name in self.methods})
-
-    def config(self, method: str, seed: int) -> CurriculumConfig:
-        """Settings of one run."""
-        return self.configs[method].model_copy(update={"seed": seed})
-
-    def _config(self, method: str) -> CurriculumConfig:
-        """The method's own settings, those given, and a warm-up that leaves steps to filter in."""
-        for name, option in (("group_size", "--group-size"), ("seed", "--seeds")):
-            if name in self.settings or name in self.method_settings.get(method, {}):
-                raise ConfigError(f"--set {name}: set it with {option}")
-        given = shares(self.settings, self.methods, self.method_settings)[method]
-        given |= {"group_size": self.group_size, "seed": self.seeds[0]}
-        config = get_method(method).config(given)
-        longest = max(self.steps // _WARMUP_SHARE, 1)
-        if "warmup_steps" not in given and config.warmup_steps > longest:
-            config = get_method(method).config(given | {"warmup_steps": longest})
-        if isinstance(config.estimator, FusedSettings) and config.estimator.policy_width:
-            raise no_policy(config.estimator, "a replay")
-        return config
 
 
 def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResult], list[str]]:
@@ -116,7 +47,7 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
     source = read_source(plan.file, plan.options)
     _check(plan, source)
     results: list[RunResult] = []
-    notes = _notes(plan, source)
+    notes = first_notes(plan, source)
     for method in plan.methods:
         engines = []
         for seed in plan.seeds:
@@ -125,17 +56,9 @@ def run_replay(plan: ReplayPlan, tell: Tell | None = None) -> tuple[list[RunResu
             engines.append(engine)
             write_results(results, plan.out / "results.json")
         if isinstance(source, GroupHistory):
-            notes.append(_answers(method, results[-len(plan.seeds) :], engines))
-    choosing = [
-        r for r in results if r.auc_mixed is not None and "explore" in get_method(r.method).settings
-    ]
-    blind = dict.fromkeys(r.method for r in choosing if not r.explored_share)
-    if blind:
-        notes.append(
-            f"{', '.join(blind)}: explores nothing, so that its false skips cannot be measured; --set explore=0.05 "
-            "lets 5 % of the groups be chosen whatever the prediction."
-        )
-    return results, notes + _screened(results, plan.group_size)
+            notes.append(answers(method, results[-len(plan.seeds) :], engines))
+    notes += unexplored(plan, results)
+    return results, notes + screened(results, plan.group_size)
 
 
 def write_report(plan: ReplayPlan, results: Sequence[RunResult], notes: Sequence[str]) -> str:
@@ -197,73 +120,6 @@ def _blinded(config: CurriculumConfig, source: Source) -> CurriculumConfig:
     return config.model_copy(
         update={"estimator": config.estimator.model_copy(update={"exclude": exclude})}
     )
-
-
-def _answers(
-    method: str, results: Sequence[RunResult], engines: Sequence[Mapping[str, float]]
-) -> str:
-    """How well a history could answer one method, over its seeds."""
-    unanswered = sum(r.unanswered or 0 for r in results)
-    groups = sum(r.groups or 0 for r in results)
-    gaps = [engine["mean_gap"] for engine in engines if not math.isnan(engine["mean_gap"])]
-    apart = f"{sum(gaps) / len(gaps):.1f}" if gaps else "-"
-    return (
-        f"{method}: {unanswered:,} of {groups:,} groups had no answer in the history; answers lay {apart} steps from "
-        f"the simulated step on average, at most {max(engine['largest_gap'] for engine in engines):.0f}."
-    )
-
-
-def _screened(results: Sequence[RunResult], group_size: int) -> list[str]:
-    """What to compare where a method left groups unfinished: not shares of groups, which are not of
-    one size."""
-    names = dict.fromkeys(
-        r.method for r in results if (r.rollouts or 0) < (r.groups or 0) * group_size
-    )
-    if not names:
-        return []
-    paid = []
-    for method in dict.fromkeys(r.method for r in results):
-        runs = [r for r in results if r.method == method]
-        mixed = sum((r.mixed_share or 0.0) * (r.groups or 0) for r in runs)
-        paid.append(
-            f"{method} {sum(r.rollouts or 0 for r in runs) / mixed:.1f}" if mixed else f"{method} -"
-        )
-    return [
-        f"{', '.join(names)}: a prompt that is screened out counts as a group with the few completions it got, so that "
-        f"shares of groups do not compare; rollouts per mixed group do: {', '.join(paid)}."
-    ]
-
-
-def _notes(plan: ReplayPlan, source: Source) -> list[str]:
-    """What the numbers rest on."""
-    kind = "a labelled pool: outcomes are drawn from its pass rates, the policy stands still"
-    if isinstance(source, GroupHistory):
-        kind = (
-            f"a history of {sum(map(len, source.visits.values())):,} groups: an outcome is that of the visit whose "
-            "step is nearest; the policy improves as it did then, whatever is chosen here"
-        )
-    notes = [
-        f"{plan.file.name} is {kind}. {len(source.prompts):,} prompts, {plan.steps:,} steps of "
-        f"{plan.prompts_per_step:,} groups of {plan.group_size}. No accuracy comes of it: a replay shows what methods "
-        "choose and pay, not what a policy learns, nor what it forgets of what is never chosen. Mixed groups found by "
-        "returning to few prompts may teach little: judge them with the breadth beside them.",
-        *source.notes,
-    ]
-    for method in plan.methods:
-        config = plan.configs[method]
-        usual = get_method(method).config().warmup_steps
-        given = plan.settings.keys() | plan.method_settings.get(method, {}).keys()
-        if "warmup_steps" not in given and config.warmup_steps < usual:
-            notes.append(
-                f"{method}: a warm-up of {config.warmup_steps} steps instead of its own {usual}, to leave steps to "
-                f"filter in; set it with --set {method}.warmup_steps=N."
-            )
-    told = [m for m in plan.methods if m == "polaris" or plan.configs[m].estimator.type == "oracle"]
-    if told and isinstance(source, LabelledPool):
-        notes.append(
-            f"{', '.join(told)}: chooses by the very labels that outcomes are drawn from, an upper bound."
-        )
-    return notes
 
 
 def _configuration(plan: ReplayPlan) -> dict[str, Any]:

@@ -58,7 +58,8 @@ class Columns(Settings):
         None, description="data set or domain of a row; null: the data set's own name"
     )
     pass_rate: str | None = Field(
-        None, description="published pass rate in [0, 1], for polaris and oracle"
+        None,
+        description="published pass rate, for polaris and oracle: in [0, 1], or a text such as 37.5% or 3/8",
     )
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, DepoError
+from ...labels import label_rate
 from ...rewards.gold import is_number, number_text, plain
-from ...types import as_rate, prompt_key
+from ...types import prompt_key
 from ...validation import nearest
 from .chat import chat_of_text, needs_json, read_chat
 from .config import Columns, DataSettings, DataSource
@@ -297,13 +298,11 @@ def _as_prompt(
 def _as_rate(value: Any, where: str) -> float | None:
     if _is_blank(value):
         return None
-    try:
-        rate = as_rate(float(value) if isinstance(value, str) else value)
-    except ValueError:
-        rate = None
+    rate = label_rate(value)
     if rate is None:
         raise DataError(
-            f"{where}: {value!r} is no pass rate; it must be a number in [0, 1] or empty"
+            f"{where}: {value!r} is no pass rate; it must be a number in [0, 1], a text such as '37.5%' or '3/8', "
+            "or empty"
         )
     return rate
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import ConfigError, DataError
-from ...types import FloatArray, Prompt, as_rate, finite, prompt_key
+from ...labels import Label, is_missing, read_label
+from ...types import FloatArray, Prompt, finite, prompt_key
 from ...validation import nearest
 from ..reader import log_row
 from ..rows import TableRow
@@ -35,6 +36,7 @@ _KINDS = (
     "an outcome log (prompt, n_correct, n_scored), a history (prompt, n_correct, group_size, step), a labelled pool "
     f"(prompt, pass_rate), {', '.join(form.what for form in FORMATS)}"
 )
+_PROMPTS = ("problem", "question", "query", "instruction", "input", "text")  # as others name them
 _OWN = ("key", "prompt", "source")  # columns that are not fields of a prompt
 
 
@@ -80,12 +82,14 @@ def hidden_columns(source: Source) -> tuple[str, ...]:
 class SourceOptions:
     """where: only rows whose columns, as text, equal these. pass_rate_column: of a labelled pool.
 
-    verdict: how the completions of a TRL or verl dump are judged.
+    verdict: how the completions of a dump are judged. prompt_column: holds the prompts of a pool or
+    a history.
     """
 
     where: Mapping[str, str] = field(default_factory=dict)
     pass_rate_column: str = "pass_rate"
     verdict: Verdict = field(default_factory=Verdict)
+    prompt_column: str = "prompt"
 
 
 def read_source(path: str | os.PathLike[str], options: SourceOptions | None = None) -> Source:
@@ -93,7 +97,7 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     wrong option."""
     options = options or SourceOptions()
     path = Path(path)
-    table = read_table(path)
+    table = _with_prompts(read_table(path), options.prompt_column)
     columns = set(table.columns)
     if set(REQUIRED) <= columns:
         return _own_log(table, options)
@@ -109,15 +113,44 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
         return _history([_foreign_group(row) for row in table.rows], notes, _places(table.rows))
     if {"prompt", options.pass_rate_column} <= columns:
         return _labelled(table, options.pass_rate_column, notes)
-    named = (
-        ""
-        if options.pass_rate_column == "pass_rate"
-        else f" (--pass-rate-column {options.pass_rate_column})"
-    )
-    close = nearest(options.pass_rate_column, columns) if named else ""
-    raise DataError(
-        f"{path}: columns {', '.join(table.columns)}{named}: can replay {_KINDS}.{close}"
-    )
+    raise _unknown(table, options)
+
+
+def _with_prompts(table: Table, column: str) -> Table:
+    """The table with the column's values as its prompts. Raises ConfigError if there is none."""
+    if column == "prompt":
+        return table
+    if column not in table.columns:
+        raise ConfigError(
+            f"{table.path}: no column {column!r} (--prompt-column).{nearest(column, table.columns)}"
+        )
+    rows = [
+        row._replace(
+            values={
+                "prompt" if name == column else name: value
+                for name, value in row.values.items()
+                if name != "prompt"
+            }
+        )
+        for row in table.rows
+    ]
+    return replace(table, rows=rows)
+
+
+def _unknown(table: Table, options: SourceOptions) -> DataError:
+    """What is said of a table of which nothing can be made."""
+    columns = table.columns
+    label = options.pass_rate_column
+    there = f"{table.path}: columns {', '.join(columns)}"
+    if "prompt" not in columns and (
+        label in columns or {"n_correct", "group_size"} <= set(columns)
+    ):
+        likely = next((name for name in _PROMPTS if name in columns), None)
+        hint = f" Did you mean --prompt-column {likely}?" if likely else ""
+        return DataError(f"{there}: no column 'prompt': name it with --prompt-column.{hint}")
+    asked = "" if label == "pass_rate" else f" (--pass-rate-column {label})"
+    close = nearest(label, columns) if asked else ""
+    return DataError(f"{there}{asked}: can replay {_KINDS}.{close}")
 
 
 def _torn(n: int) -> tuple[str, ...]:
@@ -149,8 +182,8 @@ def _foreign_group(row: TableRow) -> LogRow:
     fields."""
     known = ("key", "prompt", "source", "step", "group_size", "n_correct", "n_failed", "tokens")
     row.get("n_correct")
-    row.text("prompt")
     flat = {name: row.values[name] for name in known if name in row.values}
+    flat["prompt"] = row.prompt("prompt")
     row.get("group_size")
     try:
         size = count("group_size", flat["group_size"])
@@ -222,34 +255,48 @@ def _pooled(
 
 
 def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool:
-    """Prompts with their labels; rows that repeat a prompt and differ in nothing but the label are
-    averaged by k."""
+    """Prompts with their labels; rows without one are left out, and rows that repeat a prompt and
+    differ in nothing but the label are averaged by k."""
+    rows, missing = _with_label(table.rows, column)
     first: dict[str, TableRow] = {}
-    labels: dict[str, list[tuple[float, float]]] = {}
-    for row in table.rows:
+    labels: dict[str, list[Label]] = {}
+    for row in rows:
         key = _key(row)
+        label = _label(row, column)
         if key in first:
             _expect_repeat(first[key], row, column)
         first.setdefault(key, row)
-        labels.setdefault(key, []).append((_rate(row, column), _weight(row)))
-    rates = [sum(p * k for p, k in each) / sum(k for _, k in each) for each in labels.values()]
-    prompts = tuple(_prompt(key, row) for key, row in first.items())
-    if merged := len(table.rows) - len(prompts):
-        notes = (
-            *notes,
-            f"{merged} rows repeat the prompt of another row: their labels were averaged.",
-        )
+        labels.setdefault(key, []).append(label)
+    rates = [
+        sum(p * (k or 1) for p, k in each) / sum(k or 1 for _, k in each)
+        for each in labels.values()
+    ]
+    prompts = tuple(_prompt(key, row, column) for key, row in first.items())
+    if merged := len(rows) - len(prompts):
+        missing += (f"{merged} rows repeat the prompt of another row: their labels were averaged.",)
     told = [
         Told(p.key, p.fields, r, finite(p.fields.get("k")) or 0.0)
         for p, r in zip(prompts, rates, strict=True)
     ]
     own = [name for name in (column, "k") if any(name in p.fields for p in prompts)]
     telling = tuple(dict.fromkeys((*own, *telling_columns(told))))
-    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes, telling)
+    return LabelledPool(prompts, np.clip(rates, 0.0, 1.0), notes + missing, telling)
+
+
+def _with_label(
+    rows: Sequence[TableRow], column: str
+) -> tuple[Sequence[TableRow], tuple[str, ...]]:
+    kept = [row for row in rows if not is_missing(row.get(column))]
+    if not kept:
+        shown = show(rows[0].get(column))
+        raise rows[0].bad(f"{column} = {shown}: no row has a pass rate there: name another column")
+    if n := len(rows) - len(kept):
+        return kept, (f"{n} of {len(rows)} rows have no label ({column}): left out.",)
+    return kept, ()
 
 
 def _key(row: TableRow) -> str:
-    text = row.text("prompt")
+    text = row.prompt("prompt")
     return _optional_text(row, "key") or prompt_key(text, _source(row))
 
 
@@ -264,22 +311,30 @@ def _optional_text(row: TableRow, column: str) -> str | None:
     raise row.bad(f"{column} = {show(value)}: must be a text, or null")
 
 
-def _prompt(key: str, row: TableRow) -> Prompt:
+def _prompt(key: str, row: TableRow, column: str) -> Prompt:
+    """With the label as a number, and k, where the label says it."""
     fields: dict[str, Any] = {name: value for name, value in row.values.items() if name not in _OWN}
-    return Prompt(key, row.text("prompt"), _source(row), fields)
+    label = _label(row, column)
+    fields[column] = label.rate if isinstance(fields[column], str) else fields[column]
+    if label.k is not None:
+        fields["k"] = label.k
+    return Prompt(key, row.prompt("prompt"), _source(row), fields)
 
 
-def _rate(row: TableRow, column: str) -> float:
-    rate = as_rate(row.get(column))
-    if rate is None:
-        raise row.bad(f"{column} = {show(row.get(column))}: a pass rate is a number in [0, 1]")
-    return rate
+def _label(row: TableRow, column: str) -> Label:
+    """k: what the label says, else the column k, else None."""
+    value = row.get(column)
+    label = read_label(value)
+    if label is None:
+        text = ", or a text such as '37.5%' or '3/8'" if isinstance(value, str) else ""
+        raise row.bad(f"{column} = {show(value)}: a pass rate is a number in [0, 1]{text}")
+    return label if label.k is not None else label._replace(k=_samples(row))
 
 
-def _weight(row: TableRow) -> float:
+def _samples(row: TableRow) -> float | None:
     k = row.values.get("k")
     if k is None:
-        return 1.0
+        return None
     if isinstance(k, bool) or not isinstance(k, (int, float)) or not k > 0 or finite(k) is None:
         raise row.bad(f"k = {show(k)}: the number of samples behind a label is above 0")
     return float(k)
