@@ -6,9 +6,10 @@ judged here, by one rule for all.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,28 @@ def step_of(row: TableRow, column: str = "step") -> int:
     if isinstance(value, bool) or not whole or not 0 <= value < 2**63:
         raise row.bad(f"{column} = {show(value)}: must be a whole number, 0 or more")
     return int(value)
+
+
+def told_by_answer(
+    samples: Sequence[Sample], answers: Sequence[Any]
+) -> tuple[list[Sample], tuple[str, ...]]:
+    """The samples; where questions of one text have several answers, with keys that tell them
+    apart, and that said."""
+    texts = [
+        a if isinstance(a, str) else json.dumps(a, sort_keys=True, default=str) for a in answers
+    ]
+    of_question: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for sample, text in zip(samples, texts, strict=True):
+        of_question[sample.prompt, sample.source].add(text)
+    told = [
+        s._replace(key=f"{prompt_key(s.prompt, s.source)}-{prompt_key(text)[:8]}")
+        if len(of_question[s.prompt, s.source]) > 1
+        else s
+        for s, text in zip(samples, texts, strict=True)
+    ]
+    n = sum(len(each) > 1 for each in of_question.values())
+    note = f"{n} questions have several answers: each answer is a prompt of its own."
+    return told, (note,) if n else ()
 
 
 def usual_size(groups: Iterable[Group]) -> int:

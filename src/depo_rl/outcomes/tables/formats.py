@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from .dumps import Found
+from .open_instruct import is_open_instruct, read_open_instruct
+from .prime_rl import is_prime_rl, read_prime_rl
 from .table import Table
 from .trl import is_trl, read_trl
 from .verl import is_verl, read_verl
@@ -23,6 +25,12 @@ class Format(NamedTuple):
 FORMATS = (
     Format("TRL's or ms-swift's completions (step, prompt, completion)", is_trl, read_trl),
     Format("verl's rollouts (input, output, score, step)", is_verl, read_verl),
+    Format(
+        "open-instruct's rollouts (step, prompt_idx, prompt_tokens, reward)",
+        is_open_instruct,
+        read_open_instruct,
+    ),
+    Format("prime-rl's rollouts (rollouts/step_N/.../traces.jsonl)", is_prime_rl, read_prime_rl),
 )
 
 

@@ -102,8 +102,8 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
     if set(REQUIRED) <= columns:
         return _own_log(table, options)
     if options.where:
-        table = Table(table.path, keep_rows(table.rows, options.where), table.torn)
-    notes = _torn(table.torn)
+        table = replace(table, rows=keep_rows(table.rows, options.where))
+    notes = _torn(table.torn) + table.notes
     if form := format_of(table.columns):
         dump = judged(form.read(table), path, options.verdict)
         return _history(
@@ -169,7 +169,7 @@ def _own_log(table: Table, options: SourceOptions) -> Source:
         kept = [row.number for row in keep_rows(numbered, options.where)]
         rows = [rows[i] for i in kept]
         places = [places[i] for i in kept]
-    return _history(rows, _torn(table.torn), places)
+    return _history(rows, _torn(table.torn) + table.notes, places)
 
 
 def _places(rows: Sequence[TableRow]) -> list[str]:

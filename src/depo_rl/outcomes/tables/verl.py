@@ -10,15 +10,13 @@ a step then has several groups of one question, their rows can only be cut in th
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...types import prompt_key
 from ..rows import TableRow
-from .dumps import Found, Group, Sample, cut, step_of, usual_size
+from .dumps import Found, Group, Sample, cut, step_of, told_by_answer, usual_size
 from .table import Table
 
 _COLUMNS = ("input", "output", "score", "step")
@@ -39,11 +37,14 @@ def is_verl(columns: Iterable[str]) -> bool:
 
 def read_verl(table: Table) -> Found:
     """The groups; correct is ``acc`` where there is one, else ``score``. Raises DataError."""
-    rows, notes = _last_outputs(table.rows, _uids(table.rows))
-    keys, several = _keys([sample for _, sample in rows])
+    completions, notes = _last_outputs(table.rows, _uids(table.rows))
+    samples, several = told_by_answer(
+        [sample for _, sample in completions],
+        [sample.row.values.get("gts") for _, sample in completions],
+    )
     together: dict[tuple[object, ...], list[Sample]] = defaultdict(list)
-    for (uid, sample), key in zip(rows, keys, strict=True):
-        together[sample.step, key, uid].append(sample._replace(key=key))
+    for (uid, _), sample in zip(completions, samples, strict=True):
+        together[sample.step, sample.prompt, sample.key, uid].append(sample)
     groups, untold = _told_apart(together)
     return Found(
         groups,
@@ -85,36 +86,15 @@ def _last_outputs(
     return samples, []
 
 
-def _keys(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
-    """Of each sample's prompt; questions of one text with several answers are several prompts."""
-    answers = [_answer(sample.row.values.get("gts")) for sample in samples]
-    of_text: dict[str, set[str]] = defaultdict(set)
-    for sample, answer in zip(samples, answers, strict=True):
-        of_text[sample.prompt].add(answer)
-    keys = [
-        prompt_key(s.prompt) + (f"-{prompt_key(a)[:8]}" if len(of_text[s.prompt]) > 1 else "")
-        for s, a in zip(samples, answers, strict=True)
-    ]
-    if n := sum(len(each) > 1 for each in of_text.values()):
-        return keys, [
-            f"{n} questions have several answers (gts): each answer is a prompt of its own."
-        ]
-    return keys, []
-
-
-def _answer(gts: Any) -> str:
-    return gts if isinstance(gts, str) else json.dumps(gts, sort_keys=True, default=str)
-
-
 def _told_apart(
     together: dict[tuple[object, ...], list[Sample]],
 ) -> tuple[list[Group], list[str]]:
-    """The groups, where ``(step, key, uid)`` may hold several if there is no uid; what is not
+    """The groups, where ``(step, prompt, key, uid)`` may hold several if there is no uid; what is not
     known, in sentences."""
     usual = usual_size(together.values())
     groups: list[Group] = []
     n_cut = 0
-    for (_, _, uid), samples in together.items():
+    for (*_, uid), samples in together.items():
         several = uid is None and len(samples) > usual and len(samples) % usual == 0
         groups += cut(samples, usual) if several else [samples]
         n_cut += several
@@ -124,7 +104,7 @@ def _told_apart(
             f"{n_cut} times a step has a question several times, and no uid tells its groups apart: its rows are "
             f"cut into groups of {usual} in order."
         )
-    steps = {step for step, _, uid in together if uid is None}
+    steps = {step for step, *_, uid in together if uid is None}
     if len(steps) == len(together):
         notes.append(
             "Each step has one question, and no uid tells whether its completions are several groups: they are "
