@@ -166,7 +166,7 @@ def _reward(row: TableRow, name: str, reward: Any) -> tuple[float | None, float]
     if isinstance(reward, Mapping):
         score = reward.get("score")
         weight = reward.get("weight", 1.0)
-    if score is None:
+    if score is None or score != score:  # not equal to itself: NaN
         return None, 1.0
     if isinstance(score, bool) or finite(score) is None or finite(weight) is None:
         raise row.bad(f"rewards: {name} = {show(reward)}: must be a number, with or without weight")

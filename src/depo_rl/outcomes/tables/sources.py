@@ -1,13 +1,14 @@
 """What ``depo replay`` can answer from: a labelled pool, or a history of groups; the columns say
 which it is.
 
-| columns                                      | what it is                                                        |
-|----------------------------------------------|-------------------------------------------------------------------|
-| prompt, n_correct, n_scored                  | our own outcome log, read strictly (``log_row``)                  |
-| prompt, n_correct, group_size, step          | a history of another trainer; further columns become fields       |
-| step, prompt, completion, rewards, advantage | TRL's logged completions                                          |
-| input, output, score, step                   | verl's rollout dump                                               |
-| prompt, pass_rate (or the column named)      | a labelled pool; k, if there, says how many samples the label has |
+| columns                             | what it is                                                             |
+|-------------------------------------|------------------------------------------------------------------------|
+| prompt, n_correct, n_scored         | our own outcome log, read strictly (``log_row``)                       |
+| those of a trainer's dump           | its completions, judged and grouped (``formats``)                      |
+| prompt, n_correct, group_size, step | a history of another trainer; further columns become fields            |
+| prompt, pass_rate                   | a labelled pool; k, there or in the label, says how many samples it is |
+
+The names ``prompt`` and ``pass_rate`` may be others (``SourceOptions``).
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def read_source(path: str | os.PathLike[str], options: SourceOptions | None = No
         )
     if {"prompt", "n_correct", "group_size"} <= columns:
         return _history([_foreign_group(row) for row in table.rows], notes, _places(table.rows))
-    if {"prompt", options.pass_rate_column} <= columns:
+    if "prompt" in columns and any(options.pass_rate_column in row.values for row in table.rows):
         return _labelled(table, options.pass_rate_column, notes)
     raise _unknown(table, options)
 
@@ -286,13 +287,19 @@ def _labelled(table: Table, column: str, notes: tuple[str, ...]) -> LabelledPool
 def _with_label(
     rows: Sequence[TableRow], column: str
 ) -> tuple[Sequence[TableRow], tuple[str, ...]]:
-    kept = [row for row in rows if not is_missing(row.get(column))]
+    kept = [row for row in rows if not _is_unlabelled(row, column)]
     if not kept:
         shown = show(rows[0].get(column))
         raise rows[0].bad(f"{column} = {shown}: no row has a pass rate there: name another column")
     if n := len(rows) - len(kept):
         return kept, (f"{n} of {len(rows)} rows have no label ({column}): left out.",)
     return kept, ()
+
+
+def _is_unlabelled(row: TableRow, column: str) -> bool:
+    """Whether it is one of a pool without a label: its column may be absent in JSON lines."""
+    absent = column not in row.values and "n_correct" not in row.values
+    return absent or is_missing(row.get(column))
 
 
 def _key(row: TableRow) -> str:
