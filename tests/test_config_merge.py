@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from core_world import make_prompts
 from depo_rl import METHODS, make_curriculum
-from depo_rl.commands.replay.run import ReplayPlan, parse_settings
+from depo_rl.commands.replay.plan import ReplayPlan
+from depo_rl.commands.replay.run import parse_settings
 from depo_rl.commands.train.config import TrainConfig
 from depo_rl.config import CurriculumConfig, FusedSettings, HistorySettings, merged
 from depo_rl.errors import ConfigError

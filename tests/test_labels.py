@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from depo_rl.cli import main
-from depo_rl.config import BOTSSettings, CurriculumConfig
+from depo_rl.config import CurriculumConfig
 from depo_rl.errors import DataError
 from depo_rl.estimators.simple import OracleEstimator
 from depo_rl.labels import Label, is_missing, keep_the_middle, read_label
@@ -22,6 +22,7 @@ from depo_rl.outcomes.tables import (
     read_source,
 )
 from depo_rl.rivals.bots import BOTSEstimator
+from depo_rl.rivals_config import BOTSSettings
 from depo_rl.types import Prompt, prompt_key
 
 Row = dict[str, Any]

@@ -208,6 +208,13 @@ def test_training_that_returns_to_its_prompts_is_not_taken_for_evaluation(tmp_pa
         assert len(found) == 2 * len(steps) and notes == ()
 
 
+def test_a_dump_of_evaluation_alone_is_read_with_a_doubt(tmp_path):
+    evaluation = [("u", 2, 1), ("v", 2, 0)]
+    found, notes = groups(completions(tmp_path, *(trl(step, *evaluation) for step in (1, 2, 3))))
+    assert len(found) == 6
+    assert len(notes) == 1 and "if that is evaluation" in notes[0]
+
+
 @pytest.mark.parametrize("per_prompt", [2, 4], ids=["2 each", "as in training"])
 def test_what_trl_logs_when_it_evaluates(tmp_path, per_prompt):
     from trl import GRPOConfig, GRPOTrainer

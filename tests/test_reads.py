@@ -12,7 +12,8 @@ import pytest
 from core_world import UNIFORM, make_prompts
 from depo_rl import METHODS, CurriculumConfig, cli, make_curriculum
 from depo_rl.cli import main
-from depo_rl.commands.replay.run import ReplayPlan, parse_settings
+from depo_rl.commands.replay.plan import ReplayPlan
+from depo_rl.commands.replay.run import parse_settings
 from depo_rl.commands.train.file import ready_configs
 from depo_rl.commands.verl_config import verl_command
 from depo_rl.config import parse_config

@@ -17,7 +17,8 @@ import pytest
 from depo_rl import Prompt, make_curriculum
 from depo_rl.cli import main
 from depo_rl.commands.replay.audit import SkipAuditor
-from depo_rl.commands.replay.run import ReplayPlan, parse_seeds, parse_settings, run_replay
+from depo_rl.commands.replay.plan import ReplayPlan
+from depo_rl.commands.replay.run import parse_seeds, parse_settings, run_replay
 from depo_rl.commands.replay.simulate import simulate
 from depo_rl.engines.replay import LabelledPoolEngine
 from depo_rl.errors import ConfigError

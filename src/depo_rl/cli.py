@@ -195,7 +195,8 @@ def replay(
     trainer logged: TRL, verl and others (docs/replay.md). Prints a table of what each method chose and
     paid, and writes results.json, figures and one page, report.html.
     """
-    from .commands.replay.run import ReplayPlan, parse_seeds, parse_settings, show_replay
+    from .commands.replay.plan import ReplayPlan
+    from .commands.replay.run import parse_seeds, parse_settings, show_replay
     from .outcomes.tables import SourceOptions, Verdict, parse_where
 
     common, by_method = parse_settings(settings or ())

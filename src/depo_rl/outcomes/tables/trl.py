@@ -29,6 +29,7 @@ _NO_REWARDS = (
     *("prompt", "completion", "advantage", "advantages", "num_turns", "entropy", "solution"),
 )
 _ROUND = 1e-3  # a mean advantage below this is 0
+_TOO_MANY = 4  # prompts in an order seen before to be chance, if training has them too
 _SHOWN = 5  # steps in a note
 
 Log = list[Sample]
@@ -181,7 +182,15 @@ def _without_evaluation(
     steps = {logs[i][0][0].step for i in alike}
     rest = [log[:-n] if i in alike else log for i, log in enumerate(logs)]
     training = [log for log in rest if log]
-    if not training or not _is_every_few(steps, last=logs[-1][0][0].step):
+    if not training:
+        return list(logs), [
+            f"All steps have the same {n} prompts in the same order: if that is evaluation, which is logged to the "
+            "same files, the dump holds no training."
+        ]
+    trained = {group[0].prompt for log in training for group in log}
+    held_out = trained.isdisjoint(prompts[min(alike)][-n:])
+    by_chance = not held_out and n * (len(alike) - 1) < _TOO_MANY
+    if by_chance or not _is_every_few(steps, last=logs[-1][0][0].step):
         return list(logs), []
     return training, [
         f"The same {n} prompts in the same order ({_named(steps)}) are evaluation, which is logged to the same files: "
