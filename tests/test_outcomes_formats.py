@@ -119,8 +119,9 @@ def wandb(step: Any, groups: dict[str, list[float]]) -> Row:
 def test_tables_of_completions_as_wandb_keeps_them(tmp_path, indent):
     folder = tmp_path / "media" / "table"
     folder.mkdir(parents=True)
-    for step in (2, 10):
-        table = wandb(str(step), {"a": [1.0, 0.0], "b": [0.0, 0.0]})
+    groups = {"a": [1.0, 0.0], "b": [0.0, 0.0]}
+    for step, each in ((2, groups), (10, dict(reversed(groups.items())))):
+        table = wandb(str(step), each)
         (folder / f"completions_{step}_0f.table.json").write_text(json.dumps(table, indent=indent))
     expected = [("a", 2, 1, 2, 2), ("a", 10, 1, 2, 2), ("b", 2, 0, 2, 2), ("b", 10, 0, 2, 2)]
     assert read(tmp_path) == (expected, ())

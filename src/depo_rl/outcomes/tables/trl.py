@@ -175,7 +175,7 @@ def _without_evaluation(
     the logs of these steps end alike, in two prompts or more, and no others do. Training shuffles.
     """
     prompts = [[group[0].prompt for group in log] for log in logs]
-    ends = [(alike, n) for alike in _by_last(prompts) if (n := _alike(prompts, alike)) > 1]
+    ends = _common_ends(prompts)
     if len(ends) != 1:
         return list(logs), []
     alike, n = ends[0]
@@ -187,10 +187,7 @@ def _without_evaluation(
             f"All steps have the same {n} prompts in the same order: if that is evaluation, which is logged to the "
             "same files, the dump holds no training."
         ]
-    trained = {group[0].prompt for log in training for group in log}
-    held_out = trained.isdisjoint(prompts[min(alike)][-n:])
-    by_chance = not held_out and n * (len(alike) - 1) < _TOO_MANY
-    if by_chance or not _is_every_few(steps, last=logs[-1][0][0].step):
+    if not _is_every_few(steps, last=logs[-1][0][0].step):
         return list(logs), []
     return training, [
         f"The same {n} prompts in the same order ({_named(steps)}) are evaluation, which is logged to the same files: "
@@ -206,12 +203,19 @@ def _is_every_few(steps: set[int], last: int) -> bool:
     return regular == [regular[0] * i for i in range(1, len(regular) + 1)] if regular else False
 
 
-def _by_last(prompts: Sequence[Sequence[str]]) -> list[set[int]]:
-    """Which logs end with one and the same prompt, where several do."""
-    found: dict[str, set[int]] = defaultdict(set)
+def _common_ends(prompts: Sequence[Sequence[str]]) -> list[tuple[set[int], int]]:
+    """Which logs end alike, and in how many prompts: two or more, and not by chance."""
+    with_last: dict[str, set[int]] = defaultdict(set)
     for i, names in enumerate(prompts):
-        found[names[-1]].add(i)
-    return [alike for alike in found.values() if len(alike) > 1]
+        with_last[names[-1]].add(i)
+    times = Counter(name for names in prompts for name in names)
+    ends = []
+    for logs in with_last.values():
+        n = _alike(prompts, logs) if len(logs) > 1 else 0
+        held_out = all(times[name] == len(logs) for name in prompts[min(logs)][-n:])
+        if n > 1 and (held_out or n * (len(logs) - 1) >= _TOO_MANY):
+            ends.append((logs, n))
+    return ends
 
 
 def _alike(prompts: Sequence[Sequence[str]], logs: Iterable[int]) -> int:
