@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from depo_rl.outcomes.tables import GroupHistory, read_source
 
@@ -55,6 +58,21 @@ def test_uid_tells_groups_of_one_question_apart(tmp_path, uid):
             [(1, 0, 4), (1, 2, 4), (1, 4, 4)],
             (),
         )
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_in_any_order_of_rows_groups_are_those_that_uid_tells(data):
+    sizes = data.draw(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=2))
+    truth = [(data.draw(st.integers(0, n)), n, step) for n, step in sizes]
+    rows = [
+        row
+        for j, (right, n, step) in enumerate(truth)
+        for row in verl("q", right, n, step, uid=f"{j}_{{i}}_0")
+    ]
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder) / "1.jsonl", data.draw(st.permutations(rows)))
+        assert groups(path)[0] == sorted((step, right, n) for right, n, step in truth)
 
 
 def test_groups_that_uid_tells_may_be_of_any_size_and_are_not_cut(tmp_path):
