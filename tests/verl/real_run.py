@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,8 @@ def overrides(folder: Path, output: Path, steps: int, save_freq: int) -> list[st
         f"actor_rollout_ref.rollout.n={GROUP}",
         f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={BATCH * GROUP}",
         "actor_rollout_ref.rollout.agent.num_workers=1",
+        f"actor_rollout_ref.rollout.agent.agent_loop_config_path={HERE}/cpu_verl/agent.yaml",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=numbered",
         "actor_rollout_ref.rollout.dtype=float32",
         "actor_rollout_ref.rollout.calculate_log_probs=True",
         "reward.num_workers=1",
@@ -105,28 +108,85 @@ def overrides(folder: Path, output: Path, steps: int, save_freq: int) -> list[st
         "trainer.resume_mode=auto",
         "+ray_kwargs.ray_init.address=local",
         "ray_kwargs.ray_init.num_cpus=16",
-        "+ray_kwargs.ray_init.num_gpus=1",
+        "+ray_kwargs.ray_init.num_gpus=2",
         "+ray_kwargs.ray_init.include_dashboard=False",
         "+ray_kwargs.ray_init.object_store_memory=400000000",
     ]
 
 
-def plumbing(method: str, *curriculum: str) -> list[str]:
+def mode_overrides(mode: str, parameter_sync_step: int = 1) -> list[str]:
+    """What a mode of V1 needs on a machine without GPUs; ``sync`` needs nothing."""
+    overrides = [f"trainer.v1.trainer_mode={mode}"]
+    if mode == "separate_async":
+        size = BATCH // parameter_sync_step
+        overrides += [
+            f"trainer.v1.separate_async.parameter_sync_step={parameter_sync_step}",
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={size}",
+            f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={size * GROUP}",
+            f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={size * GROUP}",
+            "actor_rollout_ref.rollout.nnodes=1",
+            "actor_rollout_ref.rollout.n_gpus_per_node=1",
+            "actor_rollout_ref.rollout.checkpoint_engine.backend=cpu",
+            "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=cpu_verl.weights",
+        ]
+    return overrides
+
+
+def plumbing(method: str, *curriculum: str, mode: str = "sync") -> list[str]:
     """The overrides that a user adds, and nothing else."""
+    buffer = "CurriculumReplayBuffer" if mode == "sync" else "CurriculumReplayBufferAsync"
     return [
         "data.dataloader_num_workers=0",
         "data.custom_cls.path=pkg://depo_rl.engines.verl.dataset",
         "data.custom_cls.name=CurriculumDataset",
         "trainer.v1.sampler.custom_sampler.path=pkg://depo_rl.engines.verl.replay",
-        "trainer.v1.sampler.custom_sampler.name=CurriculumReplayBuffer",
+        f"trainer.v1.sampler.custom_sampler.name={buffer}",
         "+trainer.v1.sampler.sampler_kwargs.poll_interval=0.1",
         f"+data.depo.method={method}",
         *(f"+data.depo.curriculum.{setting}" for setting in curriculum),
     ]
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """A run in a session of its own: its Ray dies with it (``stop``)."""
+class Runs:
+    """Runs by name, each in a folder of ``world``; several may be alive at a time."""
+
+    def __init__(self, world: Path) -> None:
+        self.world = world
+        self.alive: dict[str, subprocess.Popen[bytes]] = {}
+
+    def output(self, name: str) -> Path:
+        return self.world / name
+
+    def log(self, name: str) -> Path:
+        return self.world / name / "log.txt"
+
+    def begin(
+        self, name: str, ours: list[str], steps: int, save_freq: int, **environment: str
+    ) -> None:
+        """Starts a run, or goes on with one from its last checkpoint."""
+        self.output(name).mkdir(exist_ok=True)
+        arguments = overrides(self.world, self.output(name), steps, save_freq) + ours
+        self.alive[name] = start(arguments, self.log(name), **environment)
+
+    def end(self, name: str) -> None:
+        wait_for(self.alive[name], self.log(name))
+
+    def kill_in_step(self, name: str, step: int, saved_at: int) -> None:
+        """SIGKILL, the driver and all of its Ray, once the groups of ``step`` are in the log."""
+        output = self.output(name)
+        wait_until(
+            lambda: len(outcomes(output)) >= step * BATCH, self.alive[name], self.log(name)
+        )
+        stop(self.alive[name])
+        assert (output / "latest_checkpointed_iteration.txt").read_text() == str(saved_at)
+
+    def close(self) -> None:
+        for run in self.alive.values():
+            stop(run)
+
+
+def start(arguments: list[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
+    """A run in a session of its own: its Ray dies with it (``stop``). more: of the environment."""
     environment = os.environ | {
         "PYTHONPATH": str(HERE),
         "VERL_USE_EXTERNAL_MODULES": "cpu_verl",
@@ -134,6 +194,7 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         "VERL_ENGINE_DEVICE": "cuda",  # the name of verl's FSDP engine; the device is the platform's
         "VERL_FILE_LOGGER_ROOT": str(log.parent),
         "HYDRA_FULL_ERROR": "1",
+        **more,
     }
     for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
         environment.pop(name, None)
@@ -177,8 +238,10 @@ def wait_for(run: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def outcomes(output: Path) -> list[dict[str, Any]]:
+    """Rows of the outcome log; a line that is being written is left out."""
     path = output / "outcomes.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def wait_until(condition: Any, run: subprocess.Popen[bytes], log: Path) -> None:
@@ -189,3 +252,27 @@ def wait_until(condition: Any, run: subprocess.Popen[bytes], log: Path) -> None:
             f"nothing within {HANG_S} s: " + log.read_text(errors="replace")[-3000:]
         )
         time.sleep(0.2)
+
+
+def rows(output: Path, after: int = 0) -> list[tuple[Any, ...]]:
+    """What a resumed run must repeat of the groups settled after step ``after``, sorted."""
+    names = ("step", "key", "n_correct", "chosen_because")
+    return sorted(tuple(r[n] for n in names) for r in outcomes(output) if r["step"] > after)
+
+
+def ledger(output: Path, step: int) -> tuple[dict[str, int], list[str]]:
+    """The curriculum's counts in verl's checkpoint of ``step``, and the keys in flight."""
+    import torch
+
+    state = torch.load(output / f"global_step_{step}" / "data.pt", weights_only=False)
+    kept = state["fetcher_state"] or state
+    found = kept["dataset_state"]["curriculum"]["ledger"]
+    return found["count"], list(found["in_flight"])
+
+
+def queued(output: Path, step: int) -> list[str]:
+    """Status of each prompt that verl's own checkpoint of the queue holds at ``step``."""
+    file = output / f"global_step_{step}" / "transfer_queue" / "controller_state.pkl"
+    partition = pickle.loads(file.read_bytes())["partitions"]["train"]
+    tags = [partition.custom_meta.get(index, {}) for index in partition.keys_mapping.values()]
+    return [tag["status"] for tag in tags if tag.get("is_prompt")]

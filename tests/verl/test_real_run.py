@@ -17,62 +17,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    real.write_world(folder)
-    return folder
-
-
-class Runs:
-    """Runs by name; two at a time, for most of a run's time is its start."""
-
-    def __init__(self, world):
-        self.world, self.alive = world, {}
-
-    def output(self, name):
-        return self.world / name
-
-    def log(self, name):
-        return self.world / name / "log.txt"
-
-    def begin(self, name, method):
-        self.output(name).mkdir(exist_ok=True)
-        arguments = real.overrides(self.world, self.output(name), STEPS, SAVED_AT) + real.plumbing(
-            *method
-        )
-        self.alive[name] = real.start(arguments, self.log(name))
-
-    def end(self, name):
-        real.wait_for(self.alive[name], self.log(name))
-
-    def kill_beyond_the_checkpoint(self, name):
-        """SIGKILL, the driver and all of its Ray."""
-        beyond, output = (SAVED_AT + 1) * real.BATCH, self.output(name)
-        real.wait_until(
-            lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name)
-        )
-        real.stop(self.alive[name])
-        assert (output / "latest_checkpointed_iteration.txt").read_text() == str(SAVED_AT)
-
-
-@pytest.fixture(scope="module")
 def runs(world):
-    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as
-    well."""
-    runs = Runs(world)
+    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as well.
+
+    Two at a time, for most of a run's time is its start.
+    """
+    runs = real.Runs(world)
+    depo = real.plumbing(*DEPO)
     try:
-        runs.begin("unbroken", DEPO)
-        runs.begin("killed", DEPO)
-        runs.kill_beyond_the_checkpoint("killed")
-        runs.begin("killed", DEPO)
+        runs.begin("unbroken", depo, STEPS, SAVED_AT)
+        runs.begin("killed", depo, STEPS, SAVED_AT)
+        runs.kill_in_step("killed", SAVED_AT + 1, SAVED_AT)
+        runs.begin("killed", depo, STEPS, SAVED_AT)
         runs.end("unbroken")
-        runs.begin("grpo", ("grpo",))
+        runs.begin("grpo", real.plumbing("grpo"), STEPS, SAVED_AT)
         runs.end("killed")
         runs.end("grpo")
         yield runs
     finally:
-        for run in runs.alive.values():
-            real.stop(run)
+        runs.close()
 
 
 def mixed_share(output, after=2):
@@ -109,12 +72,9 @@ def test_what_the_curriculum_adds_to_a_step_is_small(runs):
 
 
 def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(runs):
-    def rows(name):
-        found = real.outcomes(runs.output(name))
-        return [(row["step"], row["key"], row["n_correct"], row["chosen_because"]) for row in found]
-
-    assert sorted(rows("killed")) == sorted(rows("unbroken"))
-    assert len(rows("killed")) == STEPS * real.BATCH
+    killed = real.rows(runs.output("killed"))
+    assert killed == real.rows(runs.output("unbroken"))
+    assert len(killed) == STEPS * real.BATCH
 
 
 @pytest.mark.extended

@@ -1,0 +1,72 @@
+"""The asynchronous modes of the unmodified main_ppo, killed and resumed.
+
+What an asynchronous run trains on depends on what is finished first. Here that is the same each
+time, by one of two paces of the rollout server:
+
+slow: it answers one batch for each version of the weights, so that a checkpoint holds a batch of
+prompts that are being rolled out, and verl issues them again.
+ahead: each sample waits for all that is asked for, so that a checkpoint holds a batch of finished
+groups.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+import real_run as real
+
+STEPS = 8
+SAVED_AT = 4
+KILLED_IN = 7
+DEPO = ("depo", "warmup_steps=2", "band=auto")
+PACES = {
+    "slow": ("running", {"CPU_ROLLOUT_PER_VERSION": str(real.BATCH)}, []),
+    "ahead": (
+        "finished",
+        {},
+        [
+            "trainer.v1.sampler.max_off_policy_threshold=1",
+            "trainer.v1.sampler.max_off_policy_strategy=wait",
+        ],
+    ),
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("mode", "pace", "updates"),
+    [
+        ("colocate_async", "slow", 1),
+        pytest.param("colocate_async", "ahead", 1, marks=pytest.mark.extended),
+        pytest.param("separate_async", "slow", 1, marks=pytest.mark.extended),
+        pytest.param("separate_async", "ahead", 2, marks=pytest.mark.extended),
+    ],
+)
+def test_a_killed_run_goes_on_as_if_it_had_never_stopped(world, mode, pace, updates):
+    """None lost, none doubled: what verl's queue holds is what the curriculum has in flight."""
+    status, environment, waits = PACES[pace]
+    name = f"{mode}-{pace}"
+    ours = real.plumbing(*DEPO, mode=mode) + real.mode_overrides(mode, updates) + waits
+    runs = real.Runs(world)
+    output = runs.output(name)
+    try:
+        runs.begin(name, ours, STEPS, SAVED_AT, **environment)
+        runs.kill_in_step(name, KILLED_IN, SAVED_AT)
+        never_stopped = real.rows(output)
+        in_flight = real.ledger(output, SAVED_AT)[1]
+        assert real.queued(output, SAVED_AT) == [status] * real.BATCH == [status] * len(in_flight)
+
+        runs.begin(name, ours, STEPS, SAVED_AT, **environment)
+        runs.end(name)
+    finally:
+        runs.close()
+    resumed = real.rows(output)
+    assert set(never_stopped) <= set(resumed), "the steps before the kill, and after the checkpoint"
+    assert [row[0] for row in resumed] == [s for s in range(1, STEPS + 1) for _ in range(real.BATCH)]
+    assert {row[1] for row in resumed if row[0] == SAVED_AT + 1} == set(in_flight)
+    counts, in_flight = real.ledger(output, STEPS)
+    assert counts["chosen"] == counts["admitted"] + len(in_flight)
+    assert counts["admitted"] == STEPS * real.BATCH
+    assert len(real.queued(output, STEPS)) == len(in_flight) == real.BATCH
+    assert counts["failed"] == counts["duplicates"] == counts["rejected"] == 0
