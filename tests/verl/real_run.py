@@ -19,6 +19,7 @@ from typing import Any
 from limits import HANG_S
 
 HERE = Path(__file__).parent
+PYTHONPATH = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
 N_ROWS, BATCH, GROUP = 400, 8, 8
 MIX = {
     2: 0.40,
@@ -106,12 +107,16 @@ def overrides(folder: Path, output: Path, steps: int, save_freq: int) -> list[st
         f"trainer.save_freq={save_freq}",
         f"trainer.default_local_dir={output}",
         "trainer.resume_mode=auto",
-        "+ray_kwargs.ray_init.address=local",
-        "ray_kwargs.ray_init.num_cpus=16",
-        "+ray_kwargs.ray_init.num_gpus=2",
-        "+ray_kwargs.ray_init.include_dashboard=False",
-        "+ray_kwargs.ray_init.object_store_memory=400000000",
     ]
+
+
+OWN_RAY = [
+    "+ray_kwargs.ray_init.address=local",
+    "ray_kwargs.ray_init.num_cpus=16",
+    "+ray_kwargs.ray_init.num_gpus=2",
+    "+ray_kwargs.ray_init.include_dashboard=False",
+    "+ray_kwargs.ray_init.object_store_memory=400000000",
+]
 
 
 def mode_overrides(mode: str, parameter_sync_step: int = 1) -> list[str]:
@@ -148,10 +153,14 @@ def plumbing(method: str, *curriculum: str, mode: str = "sync") -> list[str]:
 
 
 class Runs:
-    """Runs by name, each in a folder of ``world``; several may be alive at a time."""
+    """Runs by name, each in a folder of ``world``; several may be alive at a time.
 
-    def __init__(self, world: Path) -> None:
+    ray: overrides that say on which Ray; by default each run starts one of its own.
+    """
+
+    def __init__(self, world: Path, ray: list[str] = OWN_RAY) -> None:
         self.world = world
+        self.ray = ray
         self.alive: dict[str, subprocess.Popen[bytes]] = {}
 
     def output(self, name: str) -> Path:
@@ -165,8 +174,8 @@ class Runs:
     ) -> None:
         """Starts a run, or goes on with one from its last checkpoint."""
         self.output(name).mkdir(exist_ok=True)
-        arguments = overrides(self.world, self.output(name), steps, save_freq) + ours
-        self.alive[name] = start(arguments, self.log(name), **environment)
+        arguments = overrides(self.world, self.output(name), steps, save_freq)
+        self.alive[name] = start([*arguments, *self.ray, *ours], self.log(name), **environment)
 
     def end(self, name: str) -> None:
         wait_for(self.alive[name], self.log(name))
@@ -185,19 +194,24 @@ class Runs:
             stop(run)
 
 
-def start(arguments: list[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
-    """A run in a session of its own: its Ray dies with it (``stop``). more: of the environment."""
-    environment = os.environ | {
-        "PYTHONPATH": str(HERE),
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Of a run that writes verl's own log of figures into ``folder``."""
+    found = os.environ | {
+        "PYTHONPATH": PYTHONPATH,
         "VERL_USE_EXTERNAL_MODULES": "cpu_verl",
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # the name of verl's FSDP engine; the device is the platform's
-        "VERL_FILE_LOGGER_ROOT": str(log.parent),
+        "VERL_FILE_LOGGER_ROOT": str(folder),
         "HYDRA_FULL_ERROR": "1",
         **more,
     }
     for name in ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"):
-        environment.pop(name, None)
+        found.pop(name, None)
+    return found
+
+
+def start(arguments: list[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
+    """A run in a session of its own: its Ray dies with it (``stop``). more: of the environment."""
     command = [
         sys.executable,
         "-m",
@@ -207,7 +221,7 @@ def start(arguments: list[str], log: Path, **more: str) -> subprocess.Popen[byte
     ]
     return subprocess.Popen(
         command,
-        env=environment,
+        env=environment(log.parent, **more),
         stdout=log.open("ab"),
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -78,19 +78,31 @@ def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(runs):
 
 
 @pytest.mark.extended
-def test_the_older_trainer_chooses_and_learns(world):
-    """trainer.use_v1=False: the last batch is not fed back, for verl ends before it calls
-    ``on_batch_end``."""
-    output, steps = world / "v0", 8
-    output.mkdir()
+def test_the_older_trainer_is_killed_and_goes_on_as_if_it_had_never_stopped(world):
+    """trainer.use_v1=False: it saves before it tells of a batch, which is then in the outcome log.
+
+    The last batch is never told: verl ends before it calls ``on_batch_end``.
+    """
+    steps, saved_at = 9, 4
     ours = [argument for argument in real.plumbing(*DEPO) if "sampler" not in argument]
-    arguments = real.overrides(world, output, steps, SAVED_AT) + ours + ["trainer.use_v1=False"]
-    run = real.start(arguments, output / "log.txt")
-    real.wait_for(run, output / "log.txt")
-    found = real.outcomes(output)
-    assert len(found) == (steps - 1) * real.BATCH and all(
-        row["n_scored"] == real.GROUP for row in found
-    )
+    ours.append("trainer.use_v1=False")
+    runs = real.Runs(world)
+    output = runs.output("v0")
+    try:
+        runs.begin("v0", ours, steps, saved_at)
+        runs.kill_in_step("v0", saved_at + 3, saved_at)
+        never_stopped = [row for row in real.rows(output) if row[0] <= saved_at + 3]
+        runs.begin("v0", ours, steps, saved_at)
+        runs.end("v0")
+    finally:
+        runs.close()
+    resumed = real.rows(output)
+    assert resumed[: len(never_stopped)] == never_stopped
+    assert [row[0] for row in resumed] == [s for s in range(1, steps) for _ in range(real.BATCH)]
+    assert all(row["n_scored"] == real.GROUP for row in real.outcomes(output))
+    counts, in_flight = real.ledger(output, steps - 1)
+    assert counts["failed"] == 0 and counts["admitted"] == (steps - 2) * real.BATCH
+    assert len(in_flight) == real.BATCH, "of the batch that is told after the checkpoint"
     print(f"mixed share after the warm-up, older trainer: {mixed_share(output):.2f}")
     assert mixed_share(output) > 0.5
 
@@ -99,12 +111,16 @@ def test_the_older_trainer_chooses_and_learns(world):
 def test_importance_reaches_the_advantages_that_the_actor_trains_on(world):
     """verl's own trainer finds the estimator in its registry and the weights of what it has just
     sampled."""
-    output, steps = world / "weighted", 6
-    output.mkdir()
+    steps = 6
     drawn = ("warmup_steps=1", "band=auto", "temperature=1", "importance=1")
-    arguments = real.overrides(world, output, steps, SAVED_AT) + real.plumbing("depo", *drawn)
-    run = real.start([*arguments, "algorithm.adv_estimator=depo_grpo"], output / "log.txt")
-    real.wait_for(run, output / "log.txt")
+    ours = [*real.plumbing("depo", *drawn), "algorithm.adv_estimator=depo_grpo"]
+    runs = real.Runs(world)
+    try:
+        runs.begin("weighted", ours, steps, SAVED_AT)
+        runs.end("weighted")
+    finally:
+        runs.close()
+    output = runs.output("weighted")
     inclusion = {step: [] for step in range(1, steps + 1)}
     for row in real.outcomes(output):
         inclusion[row["step"]].append(row["inclusion"])

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ...config import CurriculumConfig
 from ...curriculum import Curriculum
-from ...errors import StateMismatch, expect_fields, expect_same
+from ...errors import DataError, StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
 from ...methods import get_method
+from ...outcomes import LogRow, read_log
 from ...parts import make_estimator
 from ...pool import PromptPool
 from ...protocols import PassRateEstimator
@@ -337,8 +338,8 @@ class VerlDriver:
         """Goes on from ``state``. Raises StateMismatch, with nothing changed, if it is of another
         run.
 
-        keeps_in_flight: False for trainers that do not save what they are rolling out: it is given
-        up as failed.
+        keeps_in_flight: False for trainers that do not save what they are rolling out, and save
+        before they tell of the batch that they have just trained on (``_catch_up``).
         """
         state = {"keyed": {}, **state}  # not in 0.1's
         expect_fields("data.depo", state, (*_OWN_STATE, *STATE))
@@ -356,4 +357,29 @@ class VerlDriver:
         self._keyed = {source: bool(keyed) for source, keyed in state["keyed"].items()}
         self.resumed_at = self.step
         if not keeps_in_flight:
-            self.curriculum.release(self.curriculum.in_flight - set(self._queue))
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """The batch that was told of after the checkpoint is learnt from the outcome log; what is
+        not there never comes back, and counts as failed."""
+        missing = self.curriculum.in_flight - set(self._queue)
+        told = [row for row in self._logged(self.step + 1) if row.key in missing]
+        if told:
+            outcomes = [row.to_outcome() for row in told]
+            self.session.receive(outcomes)
+            self._figures()  # ends that step
+            self.session.learn(outcomes, self.step + 1)
+            self.step += 1
+            self.resumed_at = self.step
+        self.curriculum.release(missing - {row.key for row in told})
+        self._asked = {key: n for key, n in self._asked.items() if key not in missing}
+
+    def _logged(self, step: int) -> list[LogRow]:
+        """Rows of a step in the log of the run that is resumed; empty if it cannot be read."""
+        if self._log_path is None or not self._log_path.exists():
+            return []
+        try:
+            return [row for row in read_log(self._log_path).rows if row.step == step]
+        except DataError as error:
+            _log.warning("the groups of step %d count as failed: %s", step, error)
+            return []
