@@ -183,9 +183,7 @@ class Runs:
     def kill_in_step(self, name: str, step: int, saved_at: int) -> None:
         """SIGKILL, the driver and all of its Ray, once the groups of ``step`` are in the log."""
         output = self.output(name)
-        wait_until(
-            lambda: len(outcomes(output)) >= step * BATCH, self.alive[name], self.log(name)
-        )
+        wait_until(lambda: len(outcomes(output)) >= step * BATCH, self.alive[name], self.log(name))
         stop(self.alive[name])
         assert (output / "latest_checkpointed_iteration.txt").read_text() == str(saved_at)
 
@@ -272,6 +270,11 @@ def rows(output: Path, after: int = 0) -> list[tuple[Any, ...]]:
     """What a resumed run must repeat of the groups settled after step ``after``, sorted."""
     names = ("step", "key", "n_correct", "chosen_because")
     return sorted(tuple(r[n] for n in names) for r in outcomes(output) if r["step"] > after)
+
+
+def whole_steps(n: int) -> list[int]:
+    """The step of each row of ``rows`` after ``n`` steps, none lost and none doubled."""
+    return [step for step in range(1, n + 1) for _ in range(BATCH)]
 
 
 def ledger(output: Path, step: int) -> tuple[dict[str, int], list[str]]:

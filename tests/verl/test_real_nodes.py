@@ -58,7 +58,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_another(cluster, world):
         runs.close()
     resumed = real.rows(output)
     assert resumed[: len(never_stopped)] == never_stopped
-    assert [row[0] for row in resumed] == [s for s in range(1, STEPS + 1) for _ in range(real.BATCH)]
+    assert [row[0] for row in resumed] == real.whole_steps(STEPS)
     assert all(row["n_scored"] == real.GROUP for row in real.outcomes(output))
     counts, in_flight = real.ledger(output, STEPS)
     assert counts["chosen"] == counts["admitted"] == STEPS * real.BATCH and not in_flight

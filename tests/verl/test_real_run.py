@@ -98,7 +98,7 @@ def test_the_older_trainer_is_killed_and_goes_on_as_if_it_had_never_stopped(worl
         runs.close()
     resumed = real.rows(output)
     assert resumed[: len(never_stopped)] == never_stopped
-    assert [row[0] for row in resumed] == [s for s in range(1, steps) for _ in range(real.BATCH)]
+    assert [row[0] for row in resumed] == real.whole_steps(steps - 1)
     assert all(row["n_scored"] == real.GROUP for row in real.outcomes(output))
     counts, in_flight = real.ledger(output, steps - 1)
     assert counts["failed"] == 0 and counts["admitted"] == (steps - 2) * real.BATCH
