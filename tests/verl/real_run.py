@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -33,8 +34,11 @@ def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None
 ) -> dict[str, Any]:
     """verl's reward function of the runs: shaped, so that no group's rewards are all equal, and
-    ``acc`` beside it."""
+    ``acc`` beside it; it writes down what it said."""
     right = solution_str.strip() == ground_truth
+    if "depo_row" in (extra_info or {}):  # not of validation
+        with open(os.environ["REWARD_WITNESS"], "a") as file:
+            file.write(json.dumps([extra_info["depo_row"], right]) + "\n")
     return {"score": float(right) - 0.01 * len(solution_str), "acc": right}
 
 
@@ -193,13 +197,15 @@ class Runs:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Of a run that writes verl's own log of figures into ``folder``."""
+    """Of a run that writes verl's own log of figures, and what the reward function said, into
+    ``folder``."""
     found = os.environ | {
         "PYTHONPATH": PYTHONPATH,
         "VERL_USE_EXTERNAL_MODULES": "cpu_verl",
         "VERL_PLATFORM": "cpu",
         "VERL_ENGINE_DEVICE": "cuda",  # the name of verl's FSDP engine; the device is the platform's
         "VERL_FILE_LOGGER_ROOT": str(folder),
+        "REWARD_WITNESS": str(folder / "judged.jsonl"),
         "HYDRA_FULL_ERROR": "1",
         **more,
     }
@@ -270,6 +276,23 @@ def rows(output: Path, after: int = 0) -> list[tuple[Any, ...]]:
     """What a resumed run must repeat of the groups settled after step ``after``, sorted."""
     names = ("step", "key", "n_correct", "chosen_because")
     return sorted(tuple(r[n] for n in names) for r in outcomes(output) if r["step"] > after)
+
+
+def n_told_right(output: Path) -> int:
+    """Groups in the log whose verdicts are those that the reward function wrote down itself; all
+    others must have been rolled out twice, or killed in the middle."""
+    import pyarrow.parquet as pq
+
+    prompts = pq.read_table(output.parent / "train.parquet")["prompt"].to_pylist()
+    said = defaultdict(list)
+    for line in (output / "judged.jsonl").read_text().splitlines():
+        row, right = json.loads(line)
+        said[prompts[row][0]["content"]].append(right)
+    told = {row["prompt"]: row for row in outcomes(output)}
+    once = [prompt for prompt in told if len(said[prompt]) == GROUP]
+    for prompt in once:
+        assert told[prompt]["n_correct"] == sum(said[prompt]), told[prompt]
+    return len(once)
 
 
 def whole_steps(n: int) -> list[int]:
