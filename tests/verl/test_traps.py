@@ -251,6 +251,18 @@ def test_unscorable_is_not_wrong(trainer_of):
     assert driver.curriculum.metrics()["failed"] == 2 * BATCH
 
 
+@pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
+def test_rollouts_that_all_fail_end_an_asynchronous_run(trainer_of, mode):
+    """verl would replace them without end."""
+    trainer = trainer_of(mode=mode, extra=[*CURRICULUM, "+data.depo.max_unscorable_steps=3"])
+    warm_up(trainer)
+    step(trainer)
+    trainer.agent_loop_manager.die = lambda row: True
+    with pytest.raises(RewardError, match=rf"of {3 * BATCH}.* prompts in a row.*_run_prompt"):
+        for _ in range(3):
+            step(trainer)
+
+
 @pytest.mark.parametrize(
     "sign", ["trainer.use_v1=False", "+rollout.nnodes=1"], ids=["v0", "one_step_off"]
 )

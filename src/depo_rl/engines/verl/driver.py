@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...config import CurriculumConfig
 from ...curriculum import Curriculum
-from ...errors import DataError, StateMismatch, expect_fields, expect_same
+from ...errors import DataError, RewardError, StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
 from ...methods import get_method
 from ...outcomes import LogRow, read_log
@@ -81,6 +81,7 @@ class VerlDriver:
             GroupOutcome
         ] = []  # of groups that were dropped since the last step, not learnt from yet
         self._dropped: set[str] = set()
+        self._n_lost = 0  # groups in a row of which nothing could be scored, dropped since a batch
         self.step = 0  # the last one learnt from
         self.resumed_at: int | None = None  # verl's step of the state that was loaded
         self._learning: Future[None] | None = None
@@ -173,12 +174,22 @@ class VerlDriver:
         self, groups: Mapping[int, Sequence[Completion]], failed_rows: Iterable[int] = ()
     ) -> None:
         """Notes groups that verl rolled out and will not train on, and rows of which nothing came
-        back."""
+        back.
+
+        Raises RewardError if that was all for too long: verl replaces them without end.
+        """
         nothing: dict[int, Sequence[Completion]] = dict.fromkeys(failed_rows, ())
         with self.session.timed("reading"):
             outcomes = self._outcomes(nothing | dict(groups))
         self._waiting += outcomes
         self._dropped |= {outcome.key for outcome in outcomes}
+        self._n_lost = 0 if any(o.n_scored for o in outcomes) else self._n_lost + len(outcomes)
+        if self._n_lost >= self.settings.max_unscorable_steps * self.batch_size:
+            raise RewardError(
+                f"nothing that could be scored came back of {self._n_lost} prompts in a row (the limit is "
+                f"data.depo.max_unscorable_steps = {self.settings.max_unscorable_steps} batches): the reward "
+                "function or the rollout fails; the log of verl's workers has the reason (Error in _run_prompt)"
+            )
 
     def finish(
         self, groups: Mapping[int, Sequence[Completion]], step: int, nothing_in_flight: bool = False
@@ -191,6 +202,7 @@ class VerlDriver:
         nothing could be scored for too long.
         """
         outcomes = self._take_waiting() + self._outcomes(groups)
+        self._n_lost = 0
         self.join()
         self.session.receive(outcomes)
         figures = self._figures()
