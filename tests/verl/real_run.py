@@ -279,8 +279,8 @@ def rows(output: Path, after: int = 0) -> list[tuple[Any, ...]]:
 
 
 def n_told_right(output: Path) -> int:
-    """Groups in the log whose verdicts are those that the reward function wrote down itself; all
-    others must have been rolled out twice, or killed in the middle."""
+    """Groups in the log whose verdicts are those that the reward function wrote down itself; of the
+    others' prompts more is being rolled out."""
     import pyarrow.parquet as pq
 
     prompts = pq.read_table(output.parent / "train.parquet")["prompt"].to_pylist()
@@ -288,11 +288,13 @@ def n_told_right(output: Path) -> int:
     for line in (output / "judged.jsonl").read_text().splitlines():
         row, right = json.loads(line)
         said[prompts[row][0]["content"]].append(right)
-    told = {row["prompt"]: row for row in outcomes(output)}
-    once = [prompt for prompt in told if len(said[prompt]) == GROUP]
-    for prompt in once:
-        assert told[prompt]["n_correct"] == sum(said[prompt]), told[prompt]
-    return len(once)
+    told = defaultdict(list)
+    for row in outcomes(output):
+        told[row["prompt"]].append(row["n_correct"])
+    whole = [prompt for prompt in told if len(said[prompt]) == GROUP * len(told[prompt])]
+    for prompt in whole:
+        assert sum(told[prompt]) == sum(said[prompt]), prompt
+    return sum(len(told[prompt]) for prompt in whole)
 
 
 def whole_steps(n: int) -> list[int]:

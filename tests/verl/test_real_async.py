@@ -63,7 +63,7 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(world, mode, pace, upda
     try:
         runs.begin(name, ours, STEPS, SAVED_AT, **environment)
         runs.kill_in_step(name, KILLED_IN, SAVED_AT)
-        assert real.n_told_right(output) > 0.9 * KILLED_IN * real.BATCH
+        assert real.n_told_right(output) > 0.75 * KILLED_IN * real.BATCH
         never_stopped = [row for row in real.rows(output) if row[0] <= KILLED_IN]
         in_flight = real.ledger(output, SAVED_AT)[1]
         assert real.queued(output, SAVED_AT) == [status] * real.BATCH == [status] * len(in_flight)

@@ -49,7 +49,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_another(cluster, world):
         )
         real.stop(other)
         assert run.wait(real.HANG_S) != 0, "verl does not go on without a worker"
-        assert real.n_told_right(output) > 0.9 * KILLED_IN * real.BATCH
+        assert real.n_told_right(output) > 0.75 * KILLED_IN * real.BATCH
         never_stopped = [row for row in real.rows(output) if row[0] <= KILLED_IN]
 
         gpu_node(cluster, "another")

@@ -62,7 +62,7 @@ def test_depo_trains_on_more_mixed_groups_than_grpo(runs):
 
 @pytest.mark.parametrize("name", ["unbroken", "grpo"])
 def test_what_is_learnt_from_is_what_the_reward_function_said(runs, name):
-    assert real.n_told_right(runs.output(name)) > 0.9 * STEPS * real.BATCH
+    assert real.n_told_right(runs.output(name)) == STEPS * real.BATCH
 
 
 def test_what_the_curriculum_adds_to_a_step_is_small(runs):
@@ -96,7 +96,7 @@ def test_the_older_trainer_is_killed_and_goes_on_as_if_it_had_never_stopped(worl
     try:
         runs.begin("v0", ours, steps, saved_at)
         runs.kill_in_step("v0", saved_at + 3, saved_at)
-        assert real.n_told_right(output) > 0.9 * (saved_at + 3) * real.BATCH
+        assert real.n_told_right(output) > 0.75 * (saved_at + 3) * real.BATCH
         never_stopped = [row for row in real.rows(output) if row[0] <= saved_at + 3]
         runs.begin("v0", ours, steps, saved_at)
         runs.end("v0")
