@@ -14,6 +14,8 @@ KILLED_IN = 6
 DEPO = ("depo", "warmup_steps=2", "band=auto")
 TWO_NODES = [
     "trainer.nnodes=2",
+    # Where the queue is lost with a node, its clients try for ten minutes before the run ends.
+    "+transfer_queue.backend.SimpleStorage.required_node_resource=head",
     f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={real.BATCH * real.GROUP // 2}",
     f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={real.BATCH * real.GROUP // 2}",
     # What is sampled must not hang on the order in which a batch's samples are summed.
@@ -32,7 +34,7 @@ def cluster(world):
 
 def gpu_node(cluster, name, head=False):
     """verl asks for one worker of the trainer on each of two nodes: a node has room for one."""
-    return cluster.node(name, "--num-gpus=1", head=head)
+    return cluster.node(name, "--num-gpus=1", f'--resources={{"{name}": 1}}', head=head)
 
 
 def test_a_node_is_lost_and_the_run_goes_on_with_another(cluster, world):
