@@ -54,6 +54,16 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Data and the tiny policy of the real runs, which write their outputs beside."""
+    from real_run import write_world
+
+    path = tmp_path_factory.mktemp("world")
+    write_world(path)
+    return path
+
+
 @pytest.fixture
 def trainer_of(ray_session, folder, tmp_path):
     """Makes real trainers with everything real but the agent loop; each test's queue starts

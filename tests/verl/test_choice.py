@@ -30,6 +30,26 @@ def test_choice_moves_towards_what_can_teach(trainer_of, mode):
     assert sum(shares[-10:]) > sum(shares[:10])
 
 
+def test_groups_of_one_step_are_trained_on_in_the_order_they_were_chosen(trainer_of):
+    """Half a batch a sample: which half depends on no hash, so that a resumed run takes the
+    same."""
+    trainer = trainer_of(mode="separate_async")
+    warm_up(trainer)
+    driver = trainer.train_dataset.driver
+    finish = driver.finish
+    samples = []
+
+    def finish_and_note(groups, *args, **kwargs):
+        samples.append(set(groups))
+        return finish(groups, *args, **kwargs)
+
+    driver.finish = finish_and_note
+    for _ in range(4):
+        step(trainer)
+    asked = [row for rows in trainer.agent_loop_manager.asked for row in rows]
+    assert samples == [set(asked[i : i + BATCH // 2]) for i in range(0, 4 * BATCH, BATCH // 2)]
+
+
 def test_learning_is_off_the_critical_path_and_the_next_choice_waits_for_it(trainer_of):
     """An estimator that takes half a second to learn: ``sample`` does not wait, and an update hides
     it."""

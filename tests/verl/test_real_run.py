@@ -17,62 +17,25 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("world")
-    real.write_world(folder)
-    return folder
-
-
-class Runs:
-    """Runs by name; two at a time, for most of a run's time is its start."""
-
-    def __init__(self, world):
-        self.world, self.alive = world, {}
-
-    def output(self, name):
-        return self.world / name
-
-    def log(self, name):
-        return self.world / name / "log.txt"
-
-    def begin(self, name, method):
-        self.output(name).mkdir(exist_ok=True)
-        arguments = real.overrides(self.world, self.output(name), STEPS, SAVED_AT) + real.plumbing(
-            *method
-        )
-        self.alive[name] = real.start(arguments, self.log(name))
-
-    def end(self, name):
-        real.wait_for(self.alive[name], self.log(name))
-
-    def kill_beyond_the_checkpoint(self, name):
-        """SIGKILL, the driver and all of its Ray."""
-        beyond, output = (SAVED_AT + 1) * real.BATCH, self.output(name)
-        real.wait_until(
-            lambda: len(real.outcomes(output)) >= beyond, self.alive[name], self.log(name)
-        )
-        real.stop(self.alive[name])
-        assert (output / "latest_checkpointed_iteration.txt").read_text() == str(SAVED_AT)
-
-
-@pytest.fixture(scope="module")
 def runs(world):
-    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as
-    well."""
-    runs = Runs(world)
+    """Runs "unbroken" and "grpo" to their end, and "killed" after SIGKILL at step 6 of 10 as well.
+
+    Two at a time, for most of a run's time is its start.
+    """
+    runs = real.Runs(world)
+    depo = real.plumbing(*DEPO)
     try:
-        runs.begin("unbroken", DEPO)
-        runs.begin("killed", DEPO)
-        runs.kill_beyond_the_checkpoint("killed")
-        runs.begin("killed", DEPO)
+        runs.begin("unbroken", depo, STEPS, SAVED_AT)
+        runs.begin("killed", depo, STEPS, SAVED_AT)
+        runs.kill_in_step("killed", SAVED_AT + 1, SAVED_AT)
+        runs.begin("killed", depo, STEPS, SAVED_AT)
         runs.end("unbroken")
-        runs.begin("grpo", ("grpo",))
+        runs.begin("grpo", real.plumbing("grpo"), STEPS, SAVED_AT)
         runs.end("killed")
         runs.end("grpo")
         yield runs
     finally:
-        for run in runs.alive.values():
-            real.stop(run)
+        runs.close()
 
 
 def mixed_share(output, after=2):
@@ -97,6 +60,11 @@ def test_depo_trains_on_more_mixed_groups_than_grpo(runs):
     assert len(real.outcomes(grpo)) == len(real.outcomes(unbroken)) == STEPS * real.BATCH
 
 
+@pytest.mark.parametrize("name", ["unbroken", "grpo"])
+def test_what_is_learnt_from_is_what_the_reward_function_said(runs, name):
+    assert real.n_told_right(runs.output(name)) == STEPS * real.BATCH
+
+
 def test_what_the_curriculum_adds_to_a_step_is_small(runs):
     steps = logged(runs.output("unbroken"))[1:]
     added = [
@@ -109,28 +77,38 @@ def test_what_the_curriculum_adds_to_a_step_is_small(runs):
 
 
 def test_sigkill_and_resume_give_the_rows_of_a_run_that_never_stopped(runs):
-    def rows(name):
-        found = real.outcomes(runs.output(name))
-        return [(row["step"], row["key"], row["n_correct"], row["chosen_because"]) for row in found]
-
-    assert sorted(rows("killed")) == sorted(rows("unbroken"))
-    assert len(rows("killed")) == STEPS * real.BATCH
+    killed = real.rows(runs.output("killed"))
+    assert killed == real.rows(runs.output("unbroken"))
+    assert len(killed) == STEPS * real.BATCH
 
 
 @pytest.mark.extended
-def test_the_older_trainer_chooses_and_learns(world):
-    """trainer.use_v1=False: the last batch is not fed back, for verl ends before it calls
-    ``on_batch_end``."""
-    output, steps = world / "v0", 8
-    output.mkdir()
+def test_the_older_trainer_is_killed_and_goes_on_as_if_it_had_never_stopped(world):
+    """trainer.use_v1=False: it saves before it tells of a batch, which is then in the outcome log.
+
+    The last batch is never told: verl ends before it calls ``on_batch_end``.
+    """
+    steps, saved_at = 9, 4
     ours = [argument for argument in real.plumbing(*DEPO) if "sampler" not in argument]
-    arguments = real.overrides(world, output, steps, SAVED_AT) + ours + ["trainer.use_v1=False"]
-    run = real.start(arguments, output / "log.txt")
-    real.wait_for(run, output / "log.txt")
-    found = real.outcomes(output)
-    assert len(found) == (steps - 1) * real.BATCH and all(
-        row["n_scored"] == real.GROUP for row in found
-    )
+    ours.append("trainer.use_v1=False")
+    runs = real.Runs(world)
+    output = runs.output("v0")
+    try:
+        runs.begin("v0", ours, steps, saved_at)
+        runs.kill_in_step("v0", saved_at + 3, saved_at)
+        assert real.n_told_right(output) > 0.75 * (saved_at + 3) * real.BATCH
+        never_stopped = [row for row in real.rows(output) if row[0] <= saved_at + 3]
+        runs.begin("v0", ours, steps, saved_at)
+        runs.end("v0")
+    finally:
+        runs.close()
+    resumed = real.rows(output)
+    assert resumed[: len(never_stopped)] == never_stopped
+    assert [row[0] for row in resumed] == real.whole_steps(steps - 1)
+    assert all(row["n_scored"] == real.GROUP for row in real.outcomes(output))
+    counts, in_flight = real.ledger(output, steps - 1)
+    assert counts["failed"] == 0 and counts["admitted"] == (steps - 2) * real.BATCH
+    assert len(in_flight) == real.BATCH, "of the batch that is told after the checkpoint"
     print(f"mixed share after the warm-up, older trainer: {mixed_share(output):.2f}")
     assert mixed_share(output) > 0.5
 
@@ -139,12 +117,16 @@ def test_the_older_trainer_chooses_and_learns(world):
 def test_importance_reaches_the_advantages_that_the_actor_trains_on(world):
     """verl's own trainer finds the estimator in its registry and the weights of what it has just
     sampled."""
-    output, steps = world / "weighted", 6
-    output.mkdir()
+    steps = 6
     drawn = ("warmup_steps=1", "band=auto", "temperature=1", "importance=1")
-    arguments = real.overrides(world, output, steps, SAVED_AT) + real.plumbing("depo", *drawn)
-    run = real.start([*arguments, "algorithm.adv_estimator=depo_grpo"], output / "log.txt")
-    real.wait_for(run, output / "log.txt")
+    ours = [*real.plumbing("depo", *drawn), "algorithm.adv_estimator=depo_grpo"]
+    runs = real.Runs(world)
+    try:
+        runs.begin("weighted", ours, steps, SAVED_AT)
+        runs.end("weighted")
+    finally:
+        runs.close()
+    output = runs.output("weighted")
     inclusion = {step: [] for step in range(1, steps + 1)}
     for row in real.outcomes(output):
         inclusion[row["step"]].append(row["inclusion"])

@@ -251,6 +251,18 @@ def test_unscorable_is_not_wrong(trainer_of):
     assert driver.curriculum.metrics()["failed"] == 2 * BATCH
 
 
+@pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])
+def test_rollouts_that_all_fail_end_an_asynchronous_run(trainer_of, mode):
+    """verl would replace them without end."""
+    trainer = trainer_of(mode=mode, extra=[*CURRICULUM, "+data.depo.max_unscorable_steps=3"])
+    warm_up(trainer)
+    step(trainer)
+    trainer.agent_loop_manager.die = lambda row: True
+    with pytest.raises(RewardError, match=rf"of {3 * BATCH}.* prompts in a row.*_run_prompt"):
+        for _ in range(3):
+            step(trainer)
+
+
 @pytest.mark.parametrize(
     "sign", ["trainer.use_v1=False", "+rollout.nnodes=1"], ids=["v0", "one_step_off"]
 )
@@ -283,7 +295,22 @@ def test_the_older_trainers_feed_back_through_the_dataset(folder, tmp_path, ray_
     assert (
         counts["admitted"] == BATCH and counts["in_flight"] == 0 and counts["observed_mean"] == 0.25
     )
-    resumed = create_rl_dataset(config.data.train_files, config.data, None, None)
-    resumed.load_state_dict(saved)
-    counts = resumed.driver.curriculum.metrics()
+    dataset.driver.close()
+
+    def resumed():
+        again = create_rl_dataset(config.data.train_files, config.data, None, None)
+        again.load_state_dict(saved)
+        return again.driver
+
+    told = resumed()  # the batch is in the outcome log
+    assert told.step == dataset.driver.step == 1
+    assert told.curriculum.metrics()["admitted"] == BATCH
+    assert told.choose(range(BATCH)) == dataset.driver.choose(range(BATCH))
+    log = tmp_path / "outcomes.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(lines[:-1]) + lines[-1][:20])  # killed while it was written
+    counts = resumed().curriculum.metrics()
+    assert (counts["admitted"], counts["failed"], counts["in_flight"]) == (BATCH - 1, 1, 0)
+    log.unlink()  # killed before it was told
+    counts = resumed().curriculum.metrics()
     assert counts["failed"] == BATCH and counts["in_flight"] == 0

@@ -1,16 +1,24 @@
 """A rollout server that samples with transformers, one request at a time, the same for the same
-weights."""
+weights.
+
+CPU_ROLLOUT_PER_VERSION: prompts that are answered for each version of the weights, in the order in
+which verl asked for them; the others wait for new weights. 0: as many as come.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import Counter
 from typing import Any
 
 import ray
 import torch
+import transfer_queue as tq
 from verl.workers.rollout.base import BaseRollout
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
+
+PER_VERSION = int(os.environ.get("CPU_ROLLOUT_PER_VERSION", "0"))
 
 
 def _name(rank: int) -> str:
@@ -19,16 +27,24 @@ def _name(rank: int) -> str:
 
 @ray.remote(num_cpus=0)
 class Server:
-    """What is sampled depends on weights, prompt and how often it was asked for, so that a resumed
-    run repeats it."""
+    """What is sampled depends on weights, prompt and place in its group, so that a resumed run
+    repeats it, on whichever server."""
 
     def __init__(self, path: str, response_length: int) -> None:
         torch.set_num_threads(1)
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-        self.eos, self.response_length = self.model.config.eos_token_id, response_length
-        self.version, self.asked = 0, Counter[tuple[int, ...]]()
+        self.eos = self.model.config.eos_token_id
+        self.response_length = response_length
+        self.version = 0
+        self.asked = Counter[tuple[int, ...]]()  # of v0, which does not number a group's members
+        self.n_loads = 0
+        self.n_aborts = 0
+        self.news = asyncio.Event()  # new weights or an abort, for those who wait
+        self.places: dict[str, int] = {}  # of each prompt in the line
+        if PER_VERSION:
+            tq.init()
 
     async def ready(self) -> bool:
         return True
@@ -38,8 +54,10 @@ class Server:
     ) -> TokenOutput:
         prompt = tuple(int(token) for token in prompt_ids)
         self.asked[prompt] += 1
-        # of integers: the same in any process
-        seed = hash((prompt, self.version, self.asked[prompt])) & 0xFFFFFFFF
+        uid, member = sampling_params.get("asked_as") or (None, self.asked[prompt])
+        if not await self._turn(uid):
+            return TokenOutput(token_ids=[], log_probs=[], stop_reason="aborted", num_preempted=0)
+        seed = hash((prompt, self.version, member)) & 0xFFFFFFFF  # integers: alike in any process
         tokens, logprobs = self._sample(
             list(prompt), float(sampling_params.get("temperature", 1.0)), seed
         )
@@ -54,6 +72,29 @@ class Server:
                 "max_global_steps": self.version,
             },
         )
+
+    async def _turn(self, uid: str | None) -> bool:
+        """Waits until this prompt is answered; False if it is aborted before."""
+        place = await self._place(uid) if PER_VERSION and uid else -1
+        while place >= PER_VERSION * self.n_loads:
+            aborts = self.n_aborts
+            await self.news.wait()
+            if self.n_aborts > aborts:
+                return False
+        return True
+
+    async def _place(self, uid: str) -> int:
+        """In the order of verl's queue, which is that of asking; -1: not of the training set."""
+        if uid not in self.places:
+            queue = (await tq.async_kv_list("train")).get("train", {})
+            for key in (key for key, tag in queue.items() if tag.get("is_prompt")):
+                self.places.setdefault(key, len(self.places))
+        return self.places.get(uid, -1)
+
+    def _tell_waiting(self) -> None:
+        news = self.news
+        self.news = asyncio.Event()
+        news.set()
 
     @torch.no_grad()
     def _sample(
@@ -87,6 +128,8 @@ class Server:
         if version is not None:
             self.version = version
         self.asked.clear()
+        self.n_loads += 1
+        self._tell_waiting()
 
     async def wake_up(self, tags: Any = None) -> None: ...
 
@@ -98,7 +141,9 @@ class Server:
 
     async def resume_kv_cache(self) -> None: ...
 
-    async def abort_all_requests(self, reject_request: bool = False) -> None: ...
+    async def abort_all_requests(self, reject_request: bool = False) -> None:
+        self.n_aborts += 1
+        self._tell_waiting()
 
     async def resume_generation(self) -> None: ...
 

@@ -82,9 +82,10 @@ def check_run(root: Any, config: CurriculumConfig) -> None:
 def _check_loop(root: Any) -> None:
     if "async_training" in root:
         raise ConfigError(
-            "verl's fully_async trainer gives a dataset no feedback: a curriculum cannot learn there. Use "
+            "verl's fully_async trainer never tells a dataset what came of its rows, draws up to 128 of them before "
+            "they are rolled out, and loses those with a checkpoint: a curriculum cannot learn or resume there. Use "
             "python -m verl.trainer.main_ppo with trainer.v1.trainer_mode=separate_async, which also separates "
-            "rollout from training"
+            "rollout from training (all of it with actor_rollout_ref.hybrid_engine=False)"
         )
     if not uses_v1(root):
         return

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from ...config import CurriculumConfig
 from ...curriculum import Curriculum
-from ...errors import StateMismatch, expect_fields, expect_same
+from ...errors import DataError, RewardError, StateMismatch, expect_fields, expect_same
 from ...importance import effective_share
 from ...methods import get_method
+from ...outcomes import LogRow, read_log
 from ...parts import make_estimator
 from ...pool import PromptPool
 from ...protocols import PassRateEstimator
@@ -80,6 +81,7 @@ class VerlDriver:
             GroupOutcome
         ] = []  # of groups that were dropped since the last step, not learnt from yet
         self._dropped: set[str] = set()
+        self._n_lost = 0  # groups in a row of which nothing could be scored, dropped since a batch
         self.step = 0  # the last one learnt from
         self.resumed_at: int | None = None  # verl's step of the state that was loaded
         self._learning: Future[None] | None = None
@@ -172,12 +174,22 @@ class VerlDriver:
         self, groups: Mapping[int, Sequence[Completion]], failed_rows: Iterable[int] = ()
     ) -> None:
         """Notes groups that verl rolled out and will not train on, and rows of which nothing came
-        back."""
+        back.
+
+        Raises RewardError if that was all for too long: verl replaces them without end.
+        """
         nothing: dict[int, Sequence[Completion]] = dict.fromkeys(failed_rows, ())
         with self.session.timed("reading"):
             outcomes = self._outcomes(nothing | dict(groups))
         self._waiting += outcomes
         self._dropped |= {outcome.key for outcome in outcomes}
+        self._n_lost = 0 if any(o.n_scored for o in outcomes) else self._n_lost + len(outcomes)
+        if self._n_lost >= self.settings.max_unscorable_steps * self.batch_size:
+            raise RewardError(
+                f"nothing that could be scored came back of {self._n_lost} prompts in a row (the limit is "
+                f"data.depo.max_unscorable_steps = {self.settings.max_unscorable_steps} batches): the reward "
+                "function or the rollout fails; the log of verl's workers has the reason (Error in _run_prompt)"
+            )
 
     def finish(
         self, groups: Mapping[int, Sequence[Completion]], step: int, nothing_in_flight: bool = False
@@ -190,6 +202,7 @@ class VerlDriver:
         nothing could be scored for too long.
         """
         outcomes = self._take_waiting() + self._outcomes(groups)
+        self._n_lost = 0
         self.join()
         self.session.receive(outcomes)
         figures = self._figures()
@@ -337,8 +350,8 @@ class VerlDriver:
         """Goes on from ``state``. Raises StateMismatch, with nothing changed, if it is of another
         run.
 
-        keeps_in_flight: False for trainers that do not save what they are rolling out: it is given
-        up as failed.
+        keeps_in_flight: False for trainers that do not save what they are rolling out, and save
+        before they tell of the batch that they have just trained on (``_catch_up``).
         """
         state = {"keyed": {}, **state}  # not in 0.1's
         expect_fields("data.depo", state, (*_OWN_STATE, *STATE))
@@ -356,4 +369,29 @@ class VerlDriver:
         self._keyed = {source: bool(keyed) for source, keyed in state["keyed"].items()}
         self.resumed_at = self.step
         if not keeps_in_flight:
-            self.curriculum.release(self.curriculum.in_flight - set(self._queue))
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """The batch that was told of after the checkpoint is learnt from the outcome log; what is
+        not there never comes back, and counts as failed."""
+        missing = self.curriculum.in_flight - set(self._queue)
+        told = [row for row in self._logged(self.step + 1) if row.key in missing]
+        if told:
+            outcomes = [row.to_outcome() for row in told]
+            self.session.receive(outcomes)
+            self._figures()  # ends that step
+            self.session.learn(outcomes, self.step + 1)
+            self.step += 1
+            self.resumed_at = self.step
+        self.curriculum.release(missing - {row.key for row in told})
+        self._asked = {key: n for key, n in self._asked.items() if key not in missing}
+
+    def _logged(self, step: int) -> list[LogRow]:
+        """Rows of a step in the log of the run that is resumed; empty if it cannot be read."""
+        if self._log_path is None or not self._log_path.exists():
+            return []
+        try:
+            return [row for row in read_log(self._log_path).rows if row.step == step]
+        except DataError as error:
+            _log.warning("the groups of step %d count as failed: %s", step, error)
+            return []

@@ -36,6 +36,11 @@ require_verl(
         (ReplayBuffer, "sample", ["global_steps", "partition_id", "batch_size"]),
         (ReplayBufferAsync, "sample", ["global_steps", "partition_id", "batch_size"]),
         (ReplayBuffer, "_clear_groups", ["partition_id", "uids"]),
+        (
+            ReplayBuffer,
+            "_select_prompt_uids",
+            ["partition_id", "sampleable_keys", "batch_size"],
+        ),
         (ReplayBuffer, "_dapo_filtered_keys", ["partition_id"]),
     ]
 )
@@ -125,8 +130,14 @@ class _Observed:
         alive = set().union(*(keys[_TRAIN] for keys in held)) - self._selected
         return not self.asynchronous and not (alive - taken)
 
-    def _select_prompt_uids(self, *args: Any, **kwargs: Any) -> Any:
-        selected = super()._select_prompt_uids(*args, **kwargs)  # type: ignore[misc]
+    def _select_prompt_uids(
+        self, partition_id: str, sampleable_keys: set[str], batch_size: int
+    ) -> Any:
+        """As verl's, the oldest first; of one step in the order of choice, not by hash of a random
+        uid."""
+        asked = self.prompt_global_steps[partition_id]  # type: ignore[attr-defined]
+        in_order = [uid for uid in asked if uid in sampleable_keys]
+        selected = super()._select_prompt_uids(partition_id, in_order, batch_size)  # type: ignore[misc]
         self._selected = set(selected[0])
         return selected
 
