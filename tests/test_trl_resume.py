@@ -3,7 +3,6 @@ optimizer, bit for bit."""
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -205,7 +204,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(inside, tmp_path, damage):
     for path in files:
         data = path.read_bytes()
         path.write_bytes(damage(data))
-        with pytest.raises(CheckpointError, match="cannot read .*older checkpoint") as error:
+        with pytest.raises(CheckpointError, match=r"cannot read .*older checkpoint") as error:
             made.train(resume_from_checkpoint=str(inside))
         path.write_bytes(data)
         assert "\n" not in str(error.value)
