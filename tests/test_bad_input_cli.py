@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 
 from depo_rl import cli, errors
@@ -372,6 +374,18 @@ def test_overrides(
 ) -> None:
     line = refused(write_run(tmp_path, settings(tiny_model)), capsys, override)
     assert all(part in line for part in says), line
+
+
+def test_a_parquet_file_whose_names_are_damaged(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(tiny_model)
+    config["data"]["path"] = "train.parquet"
+    run = write_run(tmp_path, config)
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{"question": "1", "gold": 1}]), path)
+    path.write_bytes(path.read_bytes().replace(b"question", b"quest\xffon"))
+    assert "train.parquet: not a parquet file ('utf-8'" in refused(run, capsys)
 
 
 def test_bad_rows_can_be_left_out(
