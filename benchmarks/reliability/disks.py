@@ -26,10 +26,10 @@ from depo_rl.engines.trl.checkpoints import expect_undamaged, is_complete
 from depo_rl.errors import CheckpointError
 from depo_rl.outcomes import OutcomeLogWriter
 from limits import HANG_S
-from scripts_trl.chain import follow, fork
 from test_outcomes_writer import row
 
 from .book import Case, Result
+from .processes import Ranks
 
 STEPS = 6
 
@@ -73,7 +73,9 @@ class Filling(toys.DEPOTrainer):
 
 
 def train(folder: Path, at: int, saves: int, size: int) -> None:
-    os.dup2(1, 2)  # a pipe, which does not fill
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), 2
+    )  # progress bars, which a file would have no room for
     made = toys.trainer(
         folder,
         cls=Filling,
@@ -96,11 +98,7 @@ def train(folder: Path, at: int, saves: int, size: int) -> None:
 
 def trained(folder: Path, at: int = 0, saves: int = 0, size: int = 0) -> str:
     """What a child that trains so prints."""
-    child, reading = fork(lambda: train(folder, at, saves, size))
-    text = follow(reading, time.monotonic() + HANG_S)
-    os.close(reading)
-    os.waitpid(child, 0)
-    return text
+    return Ranks(lambda: train(folder, at, saves, size)).wait()[0]
 
 
 def whole(folder: Path) -> bool:

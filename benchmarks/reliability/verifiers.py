@@ -101,7 +101,7 @@ def cases(toy: bool) -> list[Case]:
     return [
         *(Case(what, kind, partial(cost, kind, n_bad, batches)) for kind in KINDS),
         Case(
-            "steps of a TRL run whose verifier hangs, crashes, raises or has no answer",
+            "steps of a TRL run whose verifier fails on a third of all texts",
             "TRL",
             partial(trl_run, steps),
         ),
