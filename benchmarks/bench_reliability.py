@@ -2,7 +2,7 @@
 
     python benchmarks/bench_reliability.py                     # everything, some 40 minutes of two cores
     python benchmarks/bench_reliability.py --only checkpoints  # one part; several: checkpoints,inputs
-    python benchmarks/bench_reliability.py --table             # the table of what is there already
+    python benchmarks/bench_reliability.py --table --page docs/reliability.md  # what is there, put into the page
 
 Cases are added to OUT/rows.jsonl as they end and are not repeated, so that a campaign cut short
 goes on; ``--again`` does those of the chosen parts once more. Everything that is random is seeded.
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from reliability import PARTS
-from reliability.book import Book, Case, Result, Row, table
+from reliability.book import Book, Case, Result, Row, put_into, table
 
 
 def run(book: Book, part: str, case: Case, folder: Path) -> None:
@@ -60,6 +60,7 @@ def arguments(argv: list[str] | None) -> Any:
     parser.add_argument("--out", type=Path, default=Path("reliability"), help="folder of the rows")
     parser.add_argument("--again", action="store_true", help="do the chosen parts once more")
     parser.add_argument("--table", action="store_true", help="only print the table")
+    parser.add_argument("--page", type=Path, help="put the table between the marks of this file")
     parser.add_argument("--toy", action="store_true", help="a few cases of each part")
     return parser.parse_args(argv)
 
@@ -74,7 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         for case in import_module(f"reliability.{part}").cases(given.toy):
             if not book.has(part, case):
                 run(book, part, case, given.out.resolve())
-    print(table(book.rows, PARTS))
+    print(told := table(book.rows, PARTS))
+    if given.page:
+        put_into(given.page, told)
     return int(any(row.held < row.tried for row in book.rows))
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+MARK = "<!-- bench_reliability.py -->"
+
 
 class Result(NamedTuple):
     """Of ``tried``, how many were as they have to be; ``figure``: what was measured, in words."""
@@ -66,6 +68,12 @@ class Book:
         self.path.write_text(text)
 
 
+def put_into(page: Path, text: str) -> None:
+    """Replaces what stands between the two ``MARK`` lines of ``page``."""
+    before, _, after = page.read_text().split(MARK)
+    page.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
+
+
 def table(rows: Iterable[Row], order: Iterable[str]) -> str:
     """Markdown: a line for each ``what``, parts in ``order``."""
     by_what: dict[str, list[Row]] = {}
@@ -80,4 +88,4 @@ def _line(what: str, rows: list[Row]) -> str:
     held = sum(row.held for row in rows)
     figures = Counter(row.figure for row in rows if row.figure)
     told = [f"{figure} ({n} times)" if n > 1 else figure for figure, n in figures.most_common()]
-    return f"| {what} | {tried:,} | {held:,} | {'; '.join(told)} |"
+    return f"| {what} | {tried:,} | {held:,} | {'<br>'.join(told)} |"

@@ -96,7 +96,7 @@ def trl_run(steps: int, folder: Path) -> Result:
 
 
 def cases(toy: bool) -> list[Case]:
-    n_bad, batches, steps = (2, 1, 2) if toy else (6, 10, 20)
+    n_bad, batches, steps = (2, 1, 1) if toy else (6, 10, 20)
     what = f"verifier that fails on {n_bad} of {GOOD + n_bad} completions (limit {TIMEOUT_S:g} s, 2 workers)"
     return [
         *(Case(what, kind, partial(cost, kind, n_bad, batches)) for kind in KINDS),
