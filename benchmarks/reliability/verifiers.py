@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from depo_rl.rewards import VerifierPool, sandboxed
+from depo_rl.rewards import VerifierPool, in_workers
 from test_rewards_functions import behave
 
 from .book import Case, Result
@@ -82,7 +82,7 @@ def trl_run(steps: int, folder: Path) -> Result:
     """Held: steps that were taken; every completion is counted as scored or as failed."""
     import trl_toys as toys
 
-    reward = sandboxed(unreliable, **LIMITS)
+    reward = in_workers(unreliable, **LIMITS)
     try:
         made = toys.run(folder, rewards=reward, max_steps=steps, curriculum={"warmup_steps": 1})
     finally:
