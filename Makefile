@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-wheel test-lowest test-verl coverage lint docs clean
+.PHONY: demo test test-trl test-wheel test-lowest test-verl coverage reliability lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -32,6 +32,10 @@ test-lowest: $(VENV_LOWEST)/.ready
 # A target of its own: watching every line makes the tests half as long again.
 coverage: $(VENV)/.ready-test
 	$(BIN)/python -m pytest --cov=depo_rl --cov-report=term:skip-covered
+
+# What is broken on purpose, and what holds: the table of docs/reliability.md, some 40 minutes; a campaign cut short goes on.
+reliability: $(VENV)/.ready-test
+	$(BIN)/python benchmarks/bench_reliability.py --page docs/reliability.md
 
 # verl and trl do not share an environment, so verl's engine has its own, and its own suite.
 test-verl: $(VENV_VERL)/.ready
@@ -70,4 +74,4 @@ $(VENV_LOWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo site .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo reliability site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 
 from depo_rl import cli, errors
@@ -100,6 +103,23 @@ SETTINGS: list[tuple[str, Callable[[Change], None], list[str]]] = [
     ("pool smaller than a batch", at("prompts_per_step", 64), ["12 prompts", "64 distinct"]),
     ("reward of no kind", at("reward", [{"weight": 1}]), ["reward.0", "kind"]),
     ("reward missing", at("reward", ...), ["reward: missing"]),
+    *(
+        (f"value that TRL fails on later: {name}", at(f"trl.{name}", value), [f"trl.{name} = "])
+        for name, value in [
+            ("learning_rate", -1),
+            ("learning_rate", math.nan),
+            ("temperature", 0),
+            ("max_completion_length", 0),
+            ("beta", math.inf),
+            ("top_k", -1),
+            ("adam_beta2", 1.5),
+            ("scale_rewards", "word"),
+            ("save_steps", math.nan),
+        ]
+    ),
+    ("infinite whole number", at("trl.save_steps", math.inf), ["infinity"]),
+    ("unknown reporter", at("trl.report_to", "wandbb"), ["wandbb is not supported", "wandb"]),
+    ("reward whose kind is a list", at("reward", [{"kind": ["boxed"]}]), ["reward.0.kind = ["]),
     ("reward of unknown kind", at("reward", "boxd"), ["'boxd'", "'boxed'"]),
     (
         "unknown reward setting",
@@ -356,6 +376,18 @@ def test_overrides(
     assert all(part in line for part in says), line
 
 
+def test_a_parquet_file_whose_names_are_damaged(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(tiny_model)
+    config["data"]["path"] = "train.parquet"
+    run = write_run(tmp_path, config)
+    path = tmp_path / "train.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([{"question": "1", "gold": 1}]), path)
+    path.write_bytes(path.read_bytes().replace(b"question", b"quest\xffon"))
+    assert "train.parquet: not a parquet file ('utf-8'" in refused(run, capsys)
+
+
 def test_bad_rows_can_be_left_out(
     tiny_model: str,
     tmp_path: Path,
@@ -379,6 +411,23 @@ def test_bad_rows_can_be_left_out(
         2,
     )
     assert found["duplicates_with_another_answer"] == 1
+
+
+RAISES = '\n\ndef raises(prompts, completions, **columns):\n    raise ValueError("mine")\n'
+
+
+def test_what_a_library_refuses_in_the_first_step_is_one_line_too(
+    tiny_model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But an error of the user's own code keeps its traceback."""
+    run = write_run(tmp_path, settings(tiny_model))
+    assert main(["train", str(run), "trl.loss_type=grppo"]) == 2
+    assert "depo: trl: Unknown loss type: grppo" in capsys.readouterr().err
+    with (tmp_path / "rewards.py").open("a") as file:
+        file.write(RAISES)
+    with pytest.raises(ValueError, match="mine"):
+        mine = f"reward.0.function={tmp_path}/rewards.py:raises"
+        main(["train", str(run), f"output={tmp_path}/again", mine])
 
 
 def test_gpu_settings_on_a_cpu(

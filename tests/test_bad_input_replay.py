@@ -185,6 +185,13 @@ def test_a_file_that_is_not_what_it_should_be(name, content, says, tmp_path, cap
     refused(tmp_path / name, says, capsys)
 
 
+def test_a_parquet_file_whose_names_are_damaged(tmp_path, capsys):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows(POOL)), path)
+    path.write_bytes(path.read_bytes().replace(b"pass_rate", b"pass\xffrate"))
+    refused(path, ["t.parquet: not a readable parquet file", "utf-8"], capsys)
+
+
 def table(**columns: Any) -> pa.Table:
     return pa.table({"prompt": [f"p{i}" for i in range(9)], **columns})
 
@@ -285,7 +292,13 @@ def test_an_output_that_is_a_file(tmp_path, capsys):
     (tmp_path / "t.jsonl").write_bytes(GOOD)
     taken = tmp_path / "taken"
     taken.write_text("mine")
-    refused(tmp_path / "t.jsonl", ["taken: is a file"], capsys, "--out", str(taken))
+    refused(
+        tmp_path / "t.jsonl",
+        ["taken is not a folder that can be written to"],
+        capsys,
+        "--out",
+        str(taken),
+    )
     assert taken.read_text() == "mine"
 
 

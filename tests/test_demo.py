@@ -180,6 +180,14 @@ def test_bad_input_is_one_line_and_exit_2(argument, says, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_that_cannot_be_is_refused_before_anything_trains(tmp_path, capsys):
+    (tmp_path / "taken").write_text("mine")
+    for out in (tmp_path / "taken", tmp_path / "taken" / "below"):
+        assert cli.main(["demo", "--out", str(out)]) == 2
+        assert "taken is not a folder that can be written to" in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
 def test_a_plan_refuses_nonsense(tmp_path):
     with pytest.raises(ConfigError, match="jobs = 0"):
         DemoPlan(tmp_path, jobs=0)

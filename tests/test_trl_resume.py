@@ -3,7 +3,6 @@ optimizer, bit for bit."""
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -176,14 +175,51 @@ def _labelled():
     return toys.Dataset.from_list([{**row, "pass_rate": 0.5} for row in toys.rows(32)])
 
 
+@pytest.fixture(scope="module")
+def inside(tmp_path_factory):
+    """A checkpoint in the middle of a generation."""
+    folder = tmp_path_factory.mktemp("inside")
+    toys.run(folder, max_steps=1, steps_per_generation=2, **METHODS["depo"], **SMALL, **SAVE)
+    return folder / "checkpoint-1"
+
+
+def _torn(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flipped(data: bytes) -> bytes:
+    """One bit of the last number that the file holds, so that it still reads well."""
+    at = max(i for i, byte in enumerate(data) if byte in b"0123456789")
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_torn, _flipped])
+def test_a_damaged_file_of_a_checkpoint_is_named(inside, tmp_path, damage):
+    """Whichever it is, the Trainer's own as well; nothing is loaded, and none is passed over."""
+    made = toys.trainer(tmp_path, steps_per_generation=2, **METHODS["depo"], **SMALL)
+    files = sorted(path for path in inside.iterdir() if path.suffix != ".md")
+    assert {"depo_state.safetensors", "depo_rank0.safetensors", "depo_sums.json"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        data = path.read_bytes()
+        path.write_bytes(damage(data))
+        with pytest.raises(CheckpointError, match=r"cannot read .*older checkpoint") as error:
+            made.train(resume_from_checkpoint=str(inside))
+        path.write_bytes(data)
+        assert "\n" not in str(error.value)
+        assert path.name in str(error.value) or path.name == "depo_sums.json"
+
+
 @pytest.mark.parametrize("name", ["depo_state.safetensors", "depo_rank0.safetensors"])
-def test_a_damaged_state_file_is_named(tmp_path, name):
-    settings = METHODS["depo"] | SMALL | {"steps_per_generation": 2, "max_steps": 3} | SAVE
-    toys.run(tmp_path, **settings)
-    file = tmp_path / "checkpoint-3" / name
-    file.write_bytes(file.read_bytes()[:100])
+def test_without_sums_our_own_files_still_say_that_they_are_torn(inside, tmp_path, name):
+    folder = shutil.copytree(inside, tmp_path / inside.name)
+    (folder / "depo_sums.json").unlink()
+    (folder / name).write_bytes(_torn((folder / name).read_bytes()))
     with pytest.raises(CheckpointError, match=f"cannot read .*{name}"):
-        toys.run(tmp_path, resume=True, **settings)
+        toys.run(
+            tmp_path, resume=True, max_steps=2, steps_per_generation=2, **METHODS["depo"], **SMALL
+        )
 
 
 # -- a disk that fails -----------------------------------------------------------------------------
@@ -269,9 +305,8 @@ def test_adaptive_entropy_goes_on(tmp_path):
     whole = toys.run(tmp_path / "a", **settings, **SAVE)
     (tmp_path / "b").mkdir()
     shutil.copytree(tmp_path / "a" / "checkpoint-2", tmp_path / "b" / "checkpoint-2")
-    Path(
-        tmp_path / "b" / "checkpoint-2" / "entropy_ctrl_state.json"
-    ).unlink()  # as after a kill before TRL writes it
+    for name in ("entropy_ctrl_state.json", "depo_sums.json"):  # as after a kill before TRL's
+        (tmp_path / "b" / "checkpoint-2" / name).unlink()
     again = toys.run(tmp_path / "b", resume=True, **settings)
     assert again.entropy_coef == whole.entropy_coef
     assert toys.losses(again) == toys.losses(whole)

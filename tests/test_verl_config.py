@@ -128,6 +128,12 @@ def test_ready_ones_print_a_script(name, capsys):
             "verl.actor_rollout_ref.actor.use_kl_loss=no",
             ["use_kl_loss = 'no'", "write true or false"],
         ),
+        ("verl.data.train_files=3", ["train_files = 3", "a file or a list of files"]),
+        ("verl.data.val_files=[a.parquet, 1]", ["val_files = ['a.parquet', 1]"]),
+        ("verl.data.train_batch_size=0", ["train_batch_size = 0", "at least 1"]),
+        ("verl.data.train_batch_size=word", ["train_batch_size = 'word'", "whole number"]),
+        ("verl.trainer=word", ["verl.trainer = 'word'", "is a section"]),
+        ("verl.actor_rollout_ref=[1]", ["verl.actor_rollout_ref = [1]", "is a section"]),
         ("verl.async_training.x=1", ["fully_async", "separate_async"]),
         (
             "verl.reward.reward_model.enable=true",
@@ -143,6 +149,11 @@ def test_bad_input_is_one_line(file, capsys, override, words):
     assert "\n" not in error
     for word in words:
         assert word in error, error
+
+
+@pytest.mark.parametrize("empty", ["null", "{}"])
+def test_a_section_whose_lines_are_commented_out_is_not_there(file, empty):
+    assert verl_command(file, [f"verl.trainer={empty}"]) == verl_command(file)
 
 
 ON_V0 = ["verl.trainer.use_v1=false"]

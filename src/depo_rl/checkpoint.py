@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +21,9 @@ from .errors import CheckpointError, StateMismatch
 from .files import write_atomically
 from .types import State
 
-_FORMAT = "depo-state-1"
+_FORMAT = "depo-state-2"
+_MARK = f'"{_FORMAT}":"'.encode()  # in the header; the checksum comes next
+_BLANK = b"00000000"  # in the place of the checksum while it is summed
 _ARRAY = "$array"  # key that stands for an array in the JSON part
 
 LeafT = TypeVar("LeafT")
@@ -37,12 +41,16 @@ def save_state(path: str | os.PathLike[str], state: State) -> None:
     tree, leaves = split_leaves(state, np.ndarray, _ARRAY)
     arrays = {name: np.asarray(array, order="C") for name, array in leaves.items()}
     # A single entry: safetensors writes several in an order that changes from save to save.
-    write_atomically(path, save(arrays, metadata={_FORMAT: json.dumps(tree, allow_nan=True)}))
+    text = f"{_BLANK.decode()} {json.dumps(tree, allow_nan=True)}"
+    data = bytearray(save(arrays, metadata={_FORMAT: text}))
+    place, crc = _checksum(data)
+    data[place] = crc
+    write_atomically(path, data)
 
 
 def load_state(path: str | os.PathLike[str]) -> State:
-    """Reads what ``save_state`` wrote. Raises CheckpointError if the file is missing, torn or of
-    another kind."""
+    """Reads what ``save_state`` wrote. Raises CheckpointError if the file is missing, of another
+    kind, or has a byte that is not as it was written."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -53,8 +61,13 @@ def load_state(path: str | os.PathLike[str]) -> State:
                     f"{path} is not a depo_rl state: its header holds {sorted(metadata)}, expected {_FORMAT!r}: name a "
                     "file that save_state wrote"
                 )
+            data = Path(path).read_bytes()
+            place, crc = _checksum(data)
+            if data[place] != crc:
+                raise ValueError("its checksum is not that of its bytes")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        state: State = join_leaves(json.loads(metadata[_FORMAT]), arrays, _ARRAY)
+        tree = json.loads(metadata[_FORMAT][len(_BLANK) :])
+        state: State = join_leaves(tree, arrays, _ARRAY)
     except FileNotFoundError:
         raise CheckpointError(
             f"no state file at {path}: name an existing one, or start anew"
@@ -66,6 +79,19 @@ def load_state(path: str | os.PathLike[str]) -> State:
             f"cannot read {path}: {error}; it is damaged: resume from an older checkpoint"
         ) from error
     return state
+
+
+def _checksum(data: bytes | bytearray) -> tuple[slice, bytes]:
+    """Where in ``data`` its checksum stands, and the CRC-32 of all its other bytes: safetensors
+    checks none.
+
+    Raises ValueError if there is no place for it.
+    """
+    at = data.index(_MARK) + len(_MARK)
+    place = slice(at, at + len(_BLANK))
+    view = memoryview(data)
+    crc = zlib.crc32(view[place.stop :], zlib.crc32(_BLANK, zlib.crc32(view[:at])))
+    return place, f"{crc:08x}".encode()
 
 
 class Stateful(Protocol):

@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
     """Puts ``data`` under ``path`` all at once (``replacing``) and makes its folders.
 
     Raises CheckpointError if the disk fails; the previous file, if any, is then untouched.

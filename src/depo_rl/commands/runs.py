@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config import ConstantSettings
 from ..curriculum import Curriculum
+from ..errors import ConfigError
 from ..metrics import PredictionTrack, reliability
 from ..outcomes import LogRow
 from ..report import ReliabilityBin, RunResult
@@ -52,6 +55,15 @@ _OLD_NAMES = {"depo/all_pass_share": "depo/all_pass", "depo/all_fail_share": "de
 """As version 0.1 logged them: a run that it began may go on, and its checkpoint holds its log."""
 
 HistoryRow = dict[str, float | None]
+
+
+def check_folder(folder: Path, setting: str) -> None:
+    """Raises ConfigError, which begins with ``setting``, if ``folder`` cannot be made or written to."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError(
+            f"{setting}: {there} is not a folder that can be written to; choose another"
+        )
 
 
 def predicts(curriculum: Curriculum) -> bool:

@@ -128,7 +128,7 @@ def verl_command(source: str | os.PathLike[str], overrides: Sequence[str] = ()) 
 
 
 def _command(run: VerlRun) -> VerlCommand:
-    own = {name: _home(value) for name, value in _flat(run.verl)}
+    own = {name: _home(value) for name, value in _flat(run.verl) if not _empty(name, value)}
     given = {name.replace("+", ""): value for name, value in own.items()}
     _check(given)
     mode = given.get("trainer.v1.trainer_mode", "sync")
@@ -158,9 +158,12 @@ def _check(given: Mapping[str, Any]) -> None:
             raise ConfigError(f"verl.{name}: is set by this command ({OWNED[owned]}); leave it out")
         if isinstance(value, str) and _NO_BOOL.fullmatch(value):
             raise ConfigError(f"verl.{name} = {value!r}: is read as a text; write true or false")
+        if _is_section(name):
+            raise ConfigError(f"verl.{name} = {value!r}: is a section; give its settings by name")
     for name in _NEEDED:
-        if given.get(name) in (None, "", [], "???"):
+        if given.get(name) in (None, "", [], {}, "???"):
             raise ConfigError(f"verl.{name}: missing; it has no default that could be right")
+    _whole(given, "data.train_batch_size", least=1, unknown=1)
     if given.get("data.dataloader_num_workers") not in (None, 0):
         raise ConfigError(
             f"verl.data.dataloader_num_workers = {given['data.dataloader_num_workers']}: must be 0, because worker "
@@ -182,6 +185,16 @@ def _check(given: Mapping[str, Any]) -> None:
         )
 
 
+def _is_section(name: str) -> bool:
+    """One of verl's that holds a setting which this command reads or sets."""
+    return any(known.startswith(f"{name}.") for known in (*_NEEDED, *OWNED, *_DEFAULTS))
+
+
+def _empty(name: str, value: Any) -> bool:
+    """A section whose every line is commented out reads as null."""
+    return value in (None, {}) and _is_section(name.replace("+", ""))
+
+
 def _owned(name: str) -> str | None:
     return next((owned for owned in OWNED if name == owned or name.startswith(f"{owned}.")), None)
 
@@ -191,6 +204,9 @@ def _files(given: Mapping[str, Any], name: str) -> set[str]:
     value = given[name]
     if value in ("${data.train_files}", "${.train_files}"):
         value = given["data.train_files"]
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(file, str) and file for file in names):
+        raise ConfigError(f"verl.{name} = {value!r}: must be a file or a list of files")
     return {os.path.normpath(file.replace("${HOME}", "$HOME")) for file in files_of(value)}
 
 

@@ -169,7 +169,7 @@ def _parquet_rows(path: Path) -> list[TableRow]:
             for batch in file.iter_batches(columns=names):
                 for number, values in enumerate(batch.to_pylist(), start=len(rows) + 1):
                     rows.append(_decoded(TableRow(path, number, values), as_json))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise DataError(
             f"{path}: not a readable parquet file: {str(error).splitlines()[0]}"
         ) from error

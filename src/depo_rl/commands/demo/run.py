@@ -24,6 +24,7 @@ from ...errors import ConfigError
 from ...methods import get_method
 from ...report import RunResult, save_figures, summarise, write_page, write_results
 from ...report.measures import CHANGES
+from ..runs import check_folder
 from . import arithmetic
 
 METHODS = ("grpo", "dapo", "depo", "depo+")
@@ -97,6 +98,7 @@ def run_demo(plan: DemoPlan, tell: Tell | None = None) -> list[RunResult]:
     tell: told of each step. Results so far are written after every run, so that a demo cut short
     keeps what finished.
     """
+    check_folder(plan.out, f"--out {plan.out}")  # now, not after minutes of training
     results: list[RunResult] = []
     order = plan.runs
     for result in _run_all(plan, tell or (lambda step: None)):

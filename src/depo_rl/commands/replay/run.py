@@ -27,6 +27,7 @@ from ...outcomes.tables import (
 )
 from ...report import RunResult, Summary, save_figures, summarise, write_page, write_results
 from ...report.measures import BREADTH
+from ..runs import check_folder
 from ..yaml_file import yaml_value
 from .notes import answers, first_notes, screened, unexplored
 from .plan import ReplayPlan, Settings
@@ -86,8 +87,7 @@ def _check(plan: ReplayPlan, source: Source) -> None:
         curriculum = make_curriculum(method, source.prompts, plan.configs[method])
         check_size(curriculum, plan.prompts_per_step)
     make_replay_engine(source, plan.group_size, plan.seeds[0], plan.max_gap)
-    if plan.out.exists() and not plan.out.is_dir():
-        raise ConfigError(f"--out {plan.out}: is a file: name a folder, which may be new")
+    check_folder(plan.out, f"--out {plan.out}")
 
 
 def _run(

@@ -281,7 +281,7 @@ def _reward(entry: Any, where: str) -> RewardSettings:
         raise ConfigError(
             f"{where} = {entry!r}: must be a kind ({', '.join(_REWARDS)}) or a mapping with a kind"
         )
-    if settings["kind"] not in _REWARDS:
+    if not isinstance(settings["kind"], str) or settings["kind"] not in _REWARDS:
         raise ConfigError(
             f"{where}.kind = {settings['kind']!r}: unknown.{nearest(str(settings['kind']), _REWARDS)}"
         )

@@ -271,7 +271,7 @@ def _read_parquet(path: Path, where: str) -> tuple[list[str], Iterator[Row]]:
 
     try:
         columns = list(pq.read_schema(path).names)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         with path.open("rb") as start:
             pointer = start.read(40).startswith(b"version https://git-lfs")
         why = "a Git LFS pointer: run git lfs pull" if pointer else str(error).splitlines()[0]
@@ -282,7 +282,7 @@ def _read_parquet(path: Path, where: str) -> tuple[list[str], Iterator[Row]]:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches():
                     yield from arrow_rows(batch)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             raise DataError(
                 f"{where}: damaged ({str(error).splitlines()[0]}): download it again"
             ) from None

@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...errors import ConfigError, DataError, EngineError, StateMismatch
 from ...features.columns import ColumnFeatures
 from ...files import write_atomically
 from ...methods import get_method
+from ..runs import check_folder
 from .chat import left_out
 from .config import TrainConfig
 from .data import PromptTable
@@ -63,13 +63,7 @@ class Prepared:
 def check_output(config: TrainConfig) -> None:
     """The output can be written, and no earlier run is overwritten. Raises ConfigError."""
     output = Path(config.output)
-    there = (
-        output if output.exists() else next(parent for parent in output.parents if parent.exists())
-    )
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ConfigError(
-            f"output = {config.output!r}: {there} is not a folder that can be written to; choose another"
-        )
+    check_folder(output, f"output = {config.output!r}")
     if config.resume not in ("auto", "never"):
         _check_checkpoint(Path(config.resume), output)
     elif config.resume == "never" and (old := _earlier_run(output)):

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from ...errors import CheckpointError, ConfigError, DepoError, EngineError
@@ -29,6 +30,8 @@ from .plan import Prepared
 from .rewards import build_rewards, check_answers, close_rewards, reward_name
 from .summary import describe_end, run_result
 from .trl_args import batch_layout, build_args, check_pool, depo_kwargs, engine, peft_config
+
+_LIBRARIES = {"depo_rl", "trl", "transformers", "accelerate", "torch", "peft", "datasets"}
 
 
 def run_train(
@@ -120,7 +123,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
     if is_main:
         train_plan.write_record(config, prepared.table)
     resume: str | None = None if config.resume == "never" else config.resume
-    with _disk_errors(output):
+    with _disk_errors(output), _library_errors():
         trainer.train(resume_from_checkpoint=resume)
         if config.save_model:
             _save_model(trainer, output / "model")
@@ -134,7 +137,7 @@ def _train(prepared: Prepared) -> dict[str, Any]:
 def _trainer(prepared: Prepared) -> Any:
     from transformers import PrinterCallback
 
-    try:
+    with _library_errors():
         trainer = engine().DEPOTrainer(
             model=prepared.config.model.location,
             reward_funcs=prepared.rewards,
@@ -144,18 +147,35 @@ def _trainer(prepared: Prepared) -> Any:
             processing_class=prepared.model.tokenizer,
             peft_config=prepared.peft,
         )
-    except DepoError:
-        raise
-    except (
-        ImportError
-    ) as error:  # vLLM, DeepSpeed, Liger: asked for in the settings, imported by the trainer
-        raise EngineError(
-            f"a trl setting needs a module that is not here: {' '.join(str(error).split())}"
-        ) from error
-    except ValueError as error:  # what TRL refuses about the combination of settings
-        raise ConfigError(" ".join(str(error).split())) from error
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which holds the result
     return trainer
+
+
+@contextmanager
+def _library_errors() -> Iterator[None]:
+    """What TRL, transformers or torch refuse about the settings, some of it in the first step only,
+    is one line; what a user's own code raises stays as it is, with its traceback."""
+    try:
+        yield
+    except DepoError:
+        raise
+    except (ValueError, ImportError, RuntimeError) as error:
+        if not _of_libraries(error):
+            raise
+        reason = " ".join(str(error).split())
+        if isinstance(error, ImportError) or "to be installed" in reason:
+            # vLLM, DeepSpeed, Liger, a reporter: asked for in the settings, imported by the trainer
+            raise EngineError(f"a trl setting needs a module that is not here: {reason}") from error
+        if isinstance(error, ValueError):
+            raise ConfigError(f"trl: {reason}") from error
+        raise
+
+
+def _of_libraries(error: BaseException) -> bool:
+    """No code of the user's was running."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    known = _LIBRARIES | sys.stdlib_module_names
+    return all(name.partition(".")[0] in known for name in frames)
 
 
 @contextmanager

@@ -4,10 +4,11 @@ anything is built."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,28 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from ...errors import ConfigError, EngineError
 from ...validation import nearest
 from .config import OWNED, TrainConfig, whole_number
+
+# What TRL takes, and then fails on in its first step, minutes after the dry run said that all is well.
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "learning_rate": ("a finite number of at least 0", lambda value: 0 <= value < math.inf),
+    "temperature": ("a finite number above 0", lambda value: 0 < value < math.inf),
+    "repetition_penalty": ("a finite number above 0", lambda value: 0 < value < math.inf),
+    "max_completion_length": ("at least 1", lambda value: value >= 1),
+    "top_k": ("at least 0", lambda value: value >= 0),
+    "min_p": ("from 0 to 1", lambda value: 0 <= value <= 1),
+    "beta": ("finite", math.isfinite),
+    "adam_beta1": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "adam_beta2": ("at least 0 and below 1", lambda value: 0 <= value < 1),
+    "dataloader_num_workers": ("at least 0", lambda value: value >= 0),
+    "scale_rewards": (
+        "group, batch, none, true or false",
+        lambda value: value in ("group", "batch", "none", "true", "false", True, False),
+    ),
+    "importance_sampling_level": (
+        "token or sequence",
+        lambda value: value in ("token", "sequence"),
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +147,7 @@ def depo_kwargs(
 ) -> dict[str, Any]:
     """Keyword arguments of ``DEPOConfig``, every ``trl`` setting checked by name and type."""
     given = typed_settings(engine().DEPOConfig, config.trl, "trl", not_these=OWNED)
+    _check_values(given)
     given["gradient_accumulation_steps"] = layout.gradient_accumulation_steps
     given.setdefault("disable_tqdm", not sys.stderr.isatty())
     init = {"dtype": config.model.dtype, "revision": config.model.revision}
@@ -141,13 +165,29 @@ def depo_kwargs(
     }
 
 
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a value of ``trl`` that no step could be done with."""
+    for name, value in given.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise ConfigError(f"trl.{name} = {value!r}: must be a number")
+        says, holds = _RULES.get(name, ("", lambda value: True))
+        if value is not None and not holds(value):
+            raise ConfigError(f"trl.{name} = {value!r}: must be {says}")
+
+
 def build_args(kwargs: Mapping[str, Any]) -> Any:
-    """The ``DEPOConfig``; what it refuses becomes a one-line ConfigError."""
+    """The ``DEPOConfig``; what it refuses, or a reporter that there is not, becomes a one-line
+    ConfigError."""
+    trl = engine()
+    from transformers.integrations import get_reporting_integration_callbacks
+
     try:
-        return engine().DEPOConfig(**kwargs)
+        args = trl.DEPOConfig(**kwargs)
+        get_reporting_integration_callbacks(args.report_to)
+        return args
     except ConfigError:
         raise
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, OverflowError) as error:
         reason = " ".join(str(error).split())
         if "use_cpu" in reason:
             reason = "this machine has no GPU that can do bfloat16: on a CPU set trl.use_cpu=true and trl.bf16=false"

@@ -22,7 +22,15 @@ from trl import GRPOTrainer
 
 from ...checkpoint import load_state, save_state
 from ...errors import CheckpointError, expect_fields
-from .checkpoints import STATE_FILE, is_complete, load_rank, newest_complete, save_rank
+from .checkpoints import (
+    STATE_FILE,
+    expect_undamaged,
+    is_complete,
+    load_rank,
+    newest_complete,
+    save_rank,
+    save_sums,
+)
 from .ranks import on_main
 
 _SAVE_FAILURES_IN_A_ROW = 3
@@ -63,7 +71,10 @@ class ResumableTrainer(GRPOTrainer):
             resume_from_checkpoint = on_main(
                 self.accelerator, lambda: self._newest_checkpoint(required)
             )
-        if not resume_from_checkpoint:
+        if resume_from_checkpoint:
+            folder = Path(str(resume_from_checkpoint))
+            on_main(self.accelerator, lambda: expect_undamaged(folder))
+        else:
             self._starts_anew()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -103,6 +114,8 @@ class ResumableTrainer(GRPOTrainer):
             if not _is_disk_error(error) or (is_complete(folder) and not self._disk_errors):
                 raise  # such as a failed push of a checkpoint that was saved
             self._disk_errors.append(error)
+        if self.accelerator.is_main_process:
+            self._attempt(save_sums, folder)
         errors = self._errors_of_all_ranks()
         self._disk_errors = None
         self._save_failures = self._save_failures + 1 if errors else 0
