@@ -37,7 +37,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     inner.decoder = decoders.Fuse()
     names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **names)
+    inputs = ["input_ids", "attention_mask"]  # transformers 4 adds token types
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, padding_side="left", model_input_names=inputs, **names
+    )
     made.chat_template = CHAT_TEMPLATE
     return made
 

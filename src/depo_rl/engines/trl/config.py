@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trl import GRPOConfig
-from trl.trainer.utils import get_config_model_id
 
 from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...gates import AdmitAll
 from ...methods import METHODS, get_method
 from ..session import engine_config
+from .compat import model_id
 
 
 @dataclass
@@ -106,8 +106,7 @@ def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
     if isinstance(args, DEPOConfig):
         return args
     if args is None:
-        name = model if isinstance(model, str) else get_config_model_id(model.config)
-        return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
+        return DEPOConfig(f"{model_id(model).split('/')[-1]}-DEPO")
     # values are kept as they are: __post_init__ has run and would refuse to run twice
     promoted: Any = copy.copy(args)
     promoted.__class__ = DEPOConfig
