@@ -143,7 +143,7 @@ def test_an_unsupported_trl_is_refused_at_import(monkeypatch):
     monkeypatch.setattr(trl.GRPOTrainer, "_calculate_rewards", lambda self, inputs: None)
     with pytest.raises(
         EngineError,
-        match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=1.16,<2",
+        match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=0.24,!=1.15.0,<2",
     ):
         compat.require_trl()
     monkeypatch.delattr(trl.GRPOTrainer, "_generate")
