@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-trl-versions test-wheel test-lowest test-verl coverage lint docs clean
+.PHONY: demo test test-trl test-trl-versions test-descendants test-axolotl test-wheel test-lowest test-verl coverage lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -27,6 +27,12 @@ test-trl-versions: test-trl-0.24 test-trl-0.29 test-trl-1.8
 
 test-trl-%: $(VENV_TRL)-%/.ready
 	$(VENV_TRL)-$*/bin/python -m pytest -m versions tests/test_trl_*.py
+
+# What is built on TRL, with the packages that it pins. Not part of `make test`.
+test-descendants: test-axolotl
+
+test-axolotl: $(VENV_TRL)-axolotl/.ready
+	$(VENV_TRL)-axolotl/bin/python -m pytest -m axolotl tests/test_axolotl.py
 
 # The package as somebody else gets it: built, and run from the wheel outside the checkout.
 test-wheel: $(VENV)/.ready-test
@@ -63,6 +69,13 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt
 $(VENV)/.ready-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[trl,peft,report,docs,dev]'
+	touch $@
+
+$(VENV_TRL)-axolotl/.ready: pyproject.toml constraints-axolotl.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install $(PIP_FLAGS) --no-deps axolotl==0.19.0
+	$(@D)/bin/pip install $(PIP_FLAGS) --constraint constraints-axolotl.txt --editable '.[trl,peft,core-test]' \
+		addict colorama evaluate fire numba pillow posthog triton wandb
 	touch $@
 
 .PRECIOUS: $(VENV_TRL)-%/.ready

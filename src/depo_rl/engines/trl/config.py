@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from trl import GRPOConfig
 
@@ -19,13 +19,8 @@ from .compat import model_id
 
 
 @dataclass
-class DEPOConfig(GRPOConfig):
-    """Settings of ``DEPOTrainer``. All of ``GRPOConfig`` means what it means there.
-
-    The group size is ``num_generations`` and the curriculum's seed is ``seed``.
-    """
-
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "curriculum"]  # noqa: RUF012 (as TRL declares it)
+class DEPOSettings:
+    """What ``DEPOConfig`` adds to a ``GRPOConfig``, to be mixed into TRL's or a descendant's."""
 
     method: str = field(
         default="depo",
@@ -72,7 +67,7 @@ class DEPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if isinstance(self.curriculum, str):
             self.curriculum = _parse_json(self.curriculum)
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[misc]
         self.curriculum_config()  # an error now, not after the model is loaded
 
     def curriculum_config(self) -> CurriculumConfig:
@@ -84,8 +79,8 @@ class DEPOConfig(GRPOConfig):
             else _parse_json(self.curriculum)
         )
         owned = {
-            "group_size": ("num_generations", self.num_generations),
-            "seed": ("seed", self.seed),
+            name: (theirs, getattr(self, theirs))
+            for name, theirs in (("group_size", "num_generations"), ("seed", "seed"))
         }
         config = engine_config(self.method, given, owned, "curriculum")
         if self.own_order and not isinstance(get_method(self.method).gate(config), AdmitAll):
@@ -101,10 +96,21 @@ class DEPOConfig(GRPOConfig):
         return get_method(self.method).own_order
 
 
-def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
-    """A ``DEPOConfig`` with the values of ``args``."""
-    if isinstance(args, DEPOConfig):
-        return args
+@dataclass
+class DEPOConfig(DEPOSettings, GRPOConfig):
+    """Settings of ``DEPOTrainer``. All of ``GRPOConfig`` means what it means there.
+
+    The group size is ``num_generations`` and the curriculum's seed is ``seed``.
+    """
+
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "curriculum"]  # noqa: RUF012 (as TRL declares it)
+
+
+def as_depo_config(args: Any, model: Any) -> DEPOConfig:
+    """A ``DEPOConfig`` with the values of ``args``, a ``GRPOConfig`` or None; itself if it has our
+    settings."""
+    if isinstance(args, DEPOSettings):
+        return cast(DEPOConfig, args)
     if args is None:
         return DEPOConfig(f"{model_id(model).split('/')[-1]}-DEPO")
     # values are kept as they are: __post_init__ has run and would refuse to run twice

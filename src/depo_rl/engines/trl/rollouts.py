@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """One completion: its slice of every field of ``_generate``'s tuple, and what reward functions
