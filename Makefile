@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-trl-versions test-descendants test-axolotl test-wheel test-lowest test-verl coverage lint docs clean
+.PHONY: demo test test-trl test-trl-versions test-descendants test-axolotl test-unsloth test-wheel test-lowest test-verl coverage lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -29,10 +29,13 @@ test-trl-%: $(VENV_TRL)-%/.ready
 	$(VENV_TRL)-$*/bin/python -m pytest -m versions tests/test_trl_*.py
 
 # What is built on TRL, with the packages that it pins. Not part of `make test`.
-test-descendants: test-axolotl
+test-descendants: test-axolotl test-unsloth
 
 test-axolotl: $(VENV_TRL)-axolotl/.ready
-	$(VENV_TRL)-axolotl/bin/python -m pytest -m axolotl tests/test_axolotl.py
+	$(VENV_TRL)-axolotl/bin/python -m pytest tests/test_axolotl.py
+
+test-unsloth: $(VENV_TRL)-unsloth/.ready
+	$(VENV_TRL)-unsloth/bin/python -m pytest tests/test_unsloth.py
 
 # The package as somebody else gets it: built, and run from the wheel outside the checkout.
 test-wheel: $(VENV)/.ready-test
@@ -76,6 +79,13 @@ $(VENV_TRL)-axolotl/.ready: pyproject.toml constraints-axolotl.txt
 	$(@D)/bin/pip install $(PIP_FLAGS) --no-deps axolotl==0.19.0
 	$(@D)/bin/pip install $(PIP_FLAGS) --constraint constraints-axolotl.txt --editable '.[trl,peft,core-test]' \
 		addict colorama evaluate fire numba pillow posthog triton wandb
+	touch $@
+
+$(VENV_TRL)-unsloth/.ready: pyproject.toml constraints-unsloth.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install $(PIP_FLAGS) --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
+	$(@D)/bin/pip install $(PIP_FLAGS) --constraint constraints-unsloth.txt --editable '.[trl,peft,core-test]' \
+		pillow psutil triton
 	touch $@
 
 .PRECIOUS: $(VENV_TRL)-%/.ready

@@ -15,10 +15,9 @@ import trl_toys as toys
 from depo_rl.engines.trl import DEPOTrainer
 from depo_rl.errors import ConfigError
 
-pytestmark = [
-    pytest.mark.axolotl,
-    pytest.mark.filterwarnings("ignore"),  # deprecations inside axolotl and what it asks for
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # deprecations inside axolotl and what it asks for
 
 PLUGIN = {"plugins": ["depo_rl.axolotl.DEPOPlugin"]}
 DEPO = {"method": "depo", "curriculum": {"warmup_steps": 1, "candidate_factor": 3}}

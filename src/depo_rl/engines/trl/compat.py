@@ -36,11 +36,19 @@ _HOOKS: dict[str, list[list[str] | None]] = {
 }
 
 
+BY_UNSLOTH: bool = GRPOTrainer.__name__.startswith("Unsloth")
+"""Whether ``import unsloth`` came first and put its own trainer in TRL's place: generation and
+rewards are TRL's, the loss is not."""
+
+
 def require_trl() -> None:
     """Raises EngineError if TRL's ``GRPOTrainer`` lacks a hook that ``DEPOTrainer`` wraps."""
     for name, expected in _HOOKS.items():
         method = getattr(GRPOTrainer, name, None)
-        found = list(inspect.signature(method).parameters)[1:] if method else None
+        parameters = inspect.signature(method).parameters if method else {}
+        if any(each.kind is each.VAR_POSITIONAL for each in parameters.values()):
+            continue  # a wrapper, such as Unsloth's, which passes on what it is given
+        found = list(parameters)[1:] if method else None
         if found not in expected:
             takes = f"takes {found}" if method else "is missing"
             raise EngineError(
@@ -101,6 +109,11 @@ class StockTrainer(GRPOTrainer):  # type: ignore[misc]
     _last_world_entropy = math.inf
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if trl.GRPOTrainer is not GRPOTrainer:
+            raise EngineError(
+                f"{trl.GRPOTrainer.__name__} took the place of trl.GRPOTrainer after depo_rl.trl was imported, which "
+                "builds on the one before: import unsloth first, then depo_rl"
+            )
         self._pending_extra_logs: Any = {}
         super().__init__(*args, **kwargs)
 

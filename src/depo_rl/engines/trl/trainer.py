@@ -22,7 +22,7 @@ from ...errors import EngineError
 from ...importance import effective_share
 from ..rows import occurrence_keys
 from .callbacks import TokenBudget
-from .compat import with_total
+from .compat import BY_UNSLOTH, with_total
 from .config import DEPOConfig, as_depo_config
 from .correctness import CorrectFn, Correctness
 from .driver import TrlDriver
@@ -91,12 +91,18 @@ class DEPOTrainer(ListeningTrainer):
             not self.in_environment,
             self._policy_readings(),
         )
+        if self._driver.wants_logprobs and BY_UNSLOTH:
+            raise EngineError(
+                "estimator.distill_weight > 0: Unsloth's loss does not tell the policy's log-probabilities: set it to 0"
+            )
         if self._driver.max_rounds > 1:
             self._check_resampling(args.method)
             self._sampler = DynamicSampler(self, self._driver.max_rounds)
 
     def _policy_readings(self) -> Readings | None:
         reason = hindrance(self.accelerator, self.in_environment, self.reads_images)
+        if BY_UNSLOTH:
+            reason = "Unsloth's forward passes are not those that it would be read by"
         return policy_readings(self, self._curriculum_config.estimator, reason)
 
     def _check_resampling(self, method: str) -> None:
@@ -272,7 +278,8 @@ class DEPOTrainer(ListeningTrainer):
         if self._rolled is not None:
             return self._rolled[1]
         rewards_SF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self.model.training and self._driver is not None:
+        # not self.model.training, which Unsloth switches while it generates
+        if self._generation is not None and not self._generation.scored:
             self._record(inputs, prompts, completions, completion_ids_list, rewards_SF)
         return rewards_SF
 
