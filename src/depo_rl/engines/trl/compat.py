@@ -114,6 +114,11 @@ class StockTrainer(GRPOTrainer):  # type: ignore[misc]
                 f"{trl.GRPOTrainer.__name__} took the place of trl.GRPOTrainer after depo_rl.trl was imported, which "
                 "builds on the one before: import unsloth first, then depo_rl"
             )
+        if "__init__" not in vars(GRPOTrainer):
+            raise EngineError(
+                "ms-swift was imported and has removed GRPOTrainer.__init__: train with TRL in its own process, "
+                "without importing swift"
+            )
         self._pending_extra_logs: Any = {}
         super().__init__(*args, **kwargs)
 
