@@ -187,7 +187,9 @@ def test_a_grpotrainer_that_ms_swift_took_apart_is_noticed(tmp_path, monkeypatch
     import trl
 
     monkeypatch.delattr(trl.GRPOTrainer, "__init__")
-    with pytest.raises(EngineError, match=r"ms-swift .* GRPOTrainer\.__init__.*own process") as error:
+    with pytest.raises(
+        EngineError, match=r"ms-swift .* GRPOTrainer\.__init__.*own process"
+    ) as error:
         toys.trainer(tmp_path)
     one_line(error)
 
