@@ -28,7 +28,7 @@ class DEPOArgs(BaseModel):
     )
 
 
-class DEPOPlugin(BasePlugin):  # type: ignore[misc]
+class DEPOPlugin(BasePlugin):
     """Chooses the prompts of ``rl: grpo`` and ``rl: gdpo``, by the settings in ``depo:``."""
 
     def register(self, cfg: Any) -> None:
@@ -73,7 +73,8 @@ class DEPOPlugin(BasePlugin):  # type: ignore[misc]
         for name in given:
             if name not in known:
                 raise ConfigError(f"depo.{name}: no such setting.{nearest(name, known)}")
-        return _plain(given)
+        settings: dict[str, Any] = _plain(given)
+        return settings
 
 
 def _plain(value: Any) -> Any:

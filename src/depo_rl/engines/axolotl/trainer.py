@@ -10,7 +10,7 @@ from axolotl.core.trainers.grpo.trainer import AxolotlGRPOTrainer
 from ..trl.trainer import DEPOTrainer
 
 
-class AxolotlDEPOTrainer(DEPOTrainer, AxolotlGRPOTrainer):  # type: ignore[misc]
+class AxolotlDEPOTrainer(DEPOTrainer, AxolotlGRPOTrainer):
     """axolotl's optimizers, schedulers and parallel saving, with prompts chosen by us."""
 
     _tag_names = ["trl", "grpo", "axolotl", "depo"]  # noqa: RUF012 (as TRL declares it)

@@ -35,7 +35,6 @@ _HOOKS: dict[str, list[list[str] | None]] = {
     "_compute_loss": [["model", "inputs"]],
 }
 
-
 BY_UNSLOTH: bool = GRPOTrainer.__name__.startswith("Unsloth")
 """Whether ``import unsloth`` came first and put its own trainer in TRL's place: generation and
 rewards are TRL's, the loss is not."""
@@ -99,7 +98,7 @@ def with_total(fields: tuple[Any, ...], everyone: Sequence[Sequence[Any]]) -> tu
     return (*fields[:place], torch.full_like(fields[place], n_tokens), *fields[place + 1 :])
 
 
-class StockTrainer(GRPOTrainer):  # type: ignore[misc]
+class StockTrainer(GRPOTrainer):
     """``GRPOTrainer`` with the attributes and methods of the newest release."""
 
     # of releases that have no tools, environments, adaptive entropy, logging by reward functions
@@ -139,8 +138,8 @@ class StockTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def generate_from(self, prompts: list[Any]) -> Rollouts:
         """Completions of prompts without images."""
-        without_images = (None,) * (len(inspect.signature(super()._generate).parameters) - 1)
-        fields = self._generate(prompts, *without_images)
+        takes_images = "images" in inspect.signature(super()._generate).parameters
+        fields = self._generate(prompts, None) if takes_images else self._generate(prompts)
         total = place_of_total(fields)
         if total == 2:  # before 0.26 completions are decoded by the caller
             return Rollouts(fields, self._decoded(prompts, fields[1]), fields[4] or {})
