@@ -3,22 +3,39 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_VERL ?= .venv-verl
 VENV_LOWEST ?= .venv-lowest
+VENV_TRL ?= .venv-trl
 BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-wheel test-lowest test-verl coverage reliability lint docs clean
+.PHONY: demo test test-trl test-trl-versions test-descendants test-axolotl test-unsloth test-wheel test-lowest test-verl coverage reliability lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
 
 test: lint docs
 	$(MAKE) test-trl
+	$(MAKE) test-trl-versions
 	$(MAKE) test-wheel
 	$(MAKE) test-verl
 
 test-trl: $(VENV)/.ready-test
 	$(BIN)/python -m pytest
+
+# Older releases of TRL, which what is built on it pins: a slice, in an environment of the packages of its time each.
+test-trl-versions: test-trl-0.24 test-trl-0.29 test-trl-1.8
+
+test-trl-%: $(VENV_TRL)-%/.ready
+	$(VENV_TRL)-$*/bin/python -m pytest -m versions tests/test_trl_*.py
+
+# What is built on TRL, with the packages that it pins. Not part of `make test`.
+test-descendants: test-axolotl test-unsloth
+
+test-axolotl: $(VENV_TRL)-axolotl/.ready
+	$(VENV_TRL)-axolotl/bin/python -m pytest tests/test_axolotl.py
+
+test-unsloth: $(VENV_TRL)-unsloth/.ready
+	$(VENV_TRL)-unsloth/bin/python -m pytest tests/test_unsloth.py
 
 # The package as somebody else gets it: built, and run from the wheel outside the checkout.
 test-wheel: $(VENV)/.ready-test
@@ -61,6 +78,26 @@ $(VENV)/.ready-test: pyproject.toml constraints.txt
 	$(BIN)/pip install $(PIP_FLAGS) --constraint constraints.txt --editable '.[trl,peft,report,docs,dev]'
 	touch $@
 
+$(VENV_TRL)-axolotl/.ready: pyproject.toml constraints-axolotl.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install $(PIP_FLAGS) --no-deps axolotl==0.19.0
+	$(@D)/bin/pip install $(PIP_FLAGS) --constraint constraints-axolotl.txt --editable '.[trl,peft,core-test]' \
+		addict colorama evaluate fire numba pillow posthog triton wandb
+	touch $@
+
+$(VENV_TRL)-unsloth/.ready: pyproject.toml constraints-unsloth.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install $(PIP_FLAGS) --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
+	$(@D)/bin/pip install $(PIP_FLAGS) --constraint constraints-unsloth.txt --editable '.[trl,peft,core-test]' \
+		pillow psutil triton
+	touch $@
+
+.PRECIOUS: $(VENV_TRL)-%/.ready
+$(VENV_TRL)-%/.ready: pyproject.toml constraints-trl-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install $(PIP_FLAGS) --constraint constraints-trl-$*.txt --editable '.[trl,peft,core-test]'
+	touch $@
+
 $(VENV_VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv $(VENV_VERL)
 	$(VENV_VERL)/bin/pip install $(PIP_FLAGS) --constraint constraints-verl.txt --editable '.[verl,verl-test]'
@@ -74,4 +111,4 @@ $(VENV_LOWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo reliability site .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) $(VENV_TRL)-* demo reliability site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -34,7 +34,8 @@ from depo_rl.config import (
     OracleSettings,
 )
 from depo_rl.engines.session import COUNTS, SO_FAR, Session
-from depo_rl.engines.trl import DEPOConfig, DEPOTrainer
+from depo_rl.engines.trl import DEPOTrainer
+from depo_rl.engines.trl.config import DEPOSettings
 from depo_rl.engines.trl import driver as trl
 from depo_rl.engines.trl.sampling import DynamicSampler
 from depo_rl.engines.verl import driver as verl
@@ -147,7 +148,7 @@ def settings_page() -> str:
         "Besides these it has every field of TRL's `GRPOConfig`, with the meaning it has there.",
         "",
     ]
-    lines += _table(["setting", "type", "default", "what it is"], _dataclass_rows(DEPOConfig))
+    lines += _table(["setting", "type", "default", "what it is"], _dataclass_rows(DEPOSettings))
     lines += ["", "## `data.depo`, on verl", "", "See [verl.md](verl.md).", ""]
     lines += [*_settings_table(VerlSettings, "data.depo."), "", _summary(HostSettings), ""]
     lines += _settings_table(HostSettings, "data.depo.host.")
@@ -285,8 +286,6 @@ def _range(schema: Mapping[str, Any]) -> str:
 
 
 def _dataclass_rows(config: type[Any]) -> Iterator[list[str]]:
-    """Fields that the class adds to its base."""
-    inherited = {field.name for field in dataclasses.fields(config.__mro__[1])}
     words = {
         "str": "text",
         "bool": "true or false",
@@ -296,16 +295,15 @@ def _dataclass_rows(config: type[Any]) -> Iterator[list[str]]:
     }
     words |= {"dict[str, Any]": "mapping"}
     for field in dataclasses.fields(config):
-        if field.name not in inherited:
-            # as written: transformers' argument parser puts classes into field.type
-            written = config.__annotations__[field.name]
-            kind = " or ".join(words[part.strip()] for part in written.split("|"))
-            yield [
-                f"`{field.name}`",
-                kind,
-                _shown(field.default),
-                field.metadata["help"].removesuffix("."),
-            ]
+        # as written: transformers' argument parser puts classes into field.type
+        written = config.__annotations__[field.name]
+        kind = " or ".join(words[part.strip()] for part in written.split("|"))
+        yield [
+            f"`{field.name}`",
+            kind,
+            _shown(field.default),
+            field.metadata["help"].removesuffix("."),
+        ]
 
 
 # ---- metrics

@@ -48,7 +48,7 @@ LEVEL = {
     ),
     **dict.fromkeys(["engines", "report"], 3),
     "commands": 4,
-    **dict.fromkeys(["trl", "cli"], 5),
+    **dict.fromkeys(["trl", "axolotl", "cli"], 5),
     "__init__": 6,
 }
 # of level 1: the only ones that may know each other
@@ -58,7 +58,12 @@ TORCH_FREE = [
     for name, level in LEVEL.items()
     if level <= 2 and name not in ("estimators", "features", "rewards")
 ]
-OWNERS = {"trl": ["engines.trl"], "verl": ["engines.verl"], "ray": ["engines.verl"]}
+OWNERS = {
+    "trl": ["engines.trl"],
+    "axolotl": ["engines.axolotl"],
+    "verl": ["engines.verl"],
+    "ray": ["engines.verl"],
+}
 HEAVY = {"torch", "transformers", "trl", "verl", "ray", "accelerate", "datasets"}
 
 MODULES = {

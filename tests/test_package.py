@@ -65,6 +65,8 @@ def test_the_hosted_workflow_runs_every_promised_python_by_targets_that_exist():
         "lint",
         "docs",
         "test-trl",
+        "test-trl-versions",
+        "test-descendants",
         "test-wheel",
         "test-lowest",
         "test-verl",

@@ -74,7 +74,7 @@ def test_every_setting_is_described_and_on_the_page(reference):
                 assert name in named, f"{model.__name__}.{name}"
     assert {*reference.ESTIMATORS, *reference.OF_A_METHOD.values()} <= seen
     shown = sum(name != "type" for model in seen for name in model.model_fields)
-    own = sum(1 for _ in reference._dataclass_rows(reference.DEPOConfig))
+    own = sum(1 for _ in reference._dataclass_rows(reference.DEPOSettings))
     assert len(re.findall(r"^\| `", page, flags=re.MULTILINE)) == shown + own
 
 

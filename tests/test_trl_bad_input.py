@@ -42,7 +42,7 @@ def one_line(error) -> str:
         (
             IterableDataset.from_generator(lambda: iter(toys.rows(8))),
             DataError,
-            "IterableDataset; .* map-style Dataset .*method='grpo'",
+            r"IterableDataset; .* Dataset\.from_generator\(lambda: iter\(stream\)\).*method='grpo'",
         ),
     ],
 )
@@ -51,6 +51,15 @@ def test_data_sets(tmp_path, method, data, error, message):
     with pytest.raises(error, match=message) as caught:
         toys.trainer(tmp_path, method=method, data=data)
     one_line(caught)
+
+
+def test_what_is_said_of_streams_gives_their_rows(tmp_path):
+    stream = IterableDataset.from_generator(lambda: iter(toys.rows(32)))
+    kept = Dataset.from_generator(lambda: iter(stream), cache_dir=str(tmp_path / "cache"))
+    made = toys.run(tmp_path / "run", data=kept, max_steps=1)
+    assert [prompt.text for prompt in made.curriculum.pool.prompts] == [
+        row["prompt"] for row in toys.rows(32)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,12 +152,46 @@ def test_an_unsupported_trl_is_refused_at_import(monkeypatch):
     monkeypatch.setattr(trl.GRPOTrainer, "_calculate_rewards", lambda self, inputs: None)
     with pytest.raises(
         EngineError,
-        match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=1.16,<2",
+        match=r"GRPOTrainer._calculate_rewards takes \['inputs'\].*Install trl>=0.24,!=1.15.0,<2",
     ):
         compat.require_trl()
+    monkeypatch.undo()
     monkeypatch.delattr(trl.GRPOTrainer, "_generate")
-    with pytest.raises(EngineError, match="is not supported"):
+    with pytest.raises(EngineError, match=r"GRPOTrainer\._generate is missing, expected"):
         compat.require_trl()
+
+
+def test_a_wrapper_that_passes_on_what_it_is_given_is_taken(monkeypatch):
+    """Unsloth's, for one."""
+    import trl
+
+    real = trl.GRPOTrainer._calculate_rewards
+    monkeypatch.setattr(
+        trl.GRPOTrainer, "_calculate_rewards", lambda self, *args, **kwargs: real(*args, **kwargs)
+    )
+    compat.require_trl()
+
+
+def test_a_trainer_that_took_trl_s_place_after_us_is_noticed(tmp_path, monkeypatch):
+    import trl
+
+    monkeypatch.setattr(trl, "GRPOTrainer", type("Faster", (trl.GRPOTrainer,), {}))
+    with pytest.raises(
+        EngineError, match=r"Faster took the place of trl\.GRPOTrainer after .*import unsloth first"
+    ) as error:
+        toys.trainer(tmp_path)
+    one_line(error)
+
+
+def test_a_grpotrainer_that_ms_swift_took_apart_is_noticed(tmp_path, monkeypatch):
+    import trl
+
+    monkeypatch.delattr(trl.GRPOTrainer, "__init__")
+    with pytest.raises(
+        EngineError, match=r"ms-swift .* GRPOTrainer\.__init__.*own process"
+    ) as error:
+        toys.trainer(tmp_path)
+    one_line(error)
 
 
 def test_a_missing_trl_is_one_line():

@@ -56,6 +56,7 @@ class Recorder:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.versions
 def test_each_generation_is_chosen_when_due_and_observed_before_the_next(
     tmp_path, settings, generations
 ):
@@ -81,6 +82,7 @@ def test_each_generation_is_chosen_when_due_and_observed_before_the_next(
     assert made.completion_tokens_generated == sum(tokens for *_, tokens in by_hand)
 
 
+@pytest.mark.versions
 def test_evaluation_neither_selects_nor_observes(tmp_path):
     settings = {"curriculum": WARM, "max_steps": 4}
     extra = {"eval_dataset": toys.dataset(4)}
@@ -161,6 +163,7 @@ def test_no_row_is_written_into_twice(tmp_path, method):
     assert set(counted) == {1}
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("method", ["grpo", "depo"])
 def test_repeated_rows_have_histories_of_their_own(tmp_path, method):
     data = Dataset.from_list([*toys.rows(4), *toys.rows(4)])
@@ -256,6 +259,7 @@ def some_none(completions, answer, **_):
     ]
 
 
+@pytest.mark.versions
 def test_none_rewards_are_unscorable_not_wrong(tmp_path):
     toys.run(tmp_path, rewards=some_none, curriculum=WARM)
     log = toys.outcome_log(tmp_path)
@@ -294,6 +298,7 @@ def test_a_threshold_on_a_shaped_reward(tmp_path):
     assert 0 < sum(expected) < len(given)
 
 
+@toys.since("1.0")  # log_metric and log_extra
 def test_correct_fn_judges_and_is_called_like_a_reward(tmp_path):
     def correct(
         prompts, completions, completion_ids, answer, trainer_state, log_metric, log_extra, **_
@@ -354,6 +359,7 @@ def test_shaped_rewards_without_a_judge_are_warned_about_once(tmp_path):
     assert messages == []
 
 
+@toys.since("0.27")
 def test_async_reward_functions(tmp_path):
     async def later(completions, answer, **_):
         return toys.digit_reward(completions, answer)

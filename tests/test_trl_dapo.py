@@ -12,7 +12,10 @@ import trl_toys as toys
 from depo_rl.errors import EngineError
 from depo_rl.gates import DynamicSampling
 
-pytestmark = [pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY]
+pytestmark = [
+    pytest.mark.versions,
+    *(pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY),
+]
 
 
 def watched(folder, method="dapo", **settings):
@@ -101,6 +104,7 @@ def test_a_round_asks_for_what_should_fill_the_batch(tmp_path):
     assert surplus == admitted - 3 * 4
 
 
+@toys.since("1.0")
 def test_extra_columns_and_metrics_of_reward_functions_stay_with_their_completions(tmp_path):
     calls = []
 
@@ -210,7 +214,10 @@ def test_unscorable_rounds_are_bounded_and_not_trained_on(tmp_path):
         {"num_iterations": 2},
         {"beta": 0.05, "top_entropy_quantile": 0.5},
         {"mask_truncated_completions": True},
-        {"scale_rewards": "batch", "multi_objective_aggregation": "normalize_then_sum"},
+        {"scale_rewards": "batch"},
+        pytest.param(
+            {"multi_objective_aggregation": "normalize_then_sum"}, marks=toys.since("0.27")
+        ),
     ],
     ids=lambda settings: " ".join(settings),
 )

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parent / "scripts_trl" / "chain.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["depo", "depo+"])
+@pytest.mark.parametrize("method", [pytest.param("depo", marks=pytest.mark.versions), "depo+"])
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked children")
 def test_sigkill_at_any_moment(tmp_path, method):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}

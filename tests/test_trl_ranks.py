@@ -15,7 +15,11 @@ import torch
 import trl_toys as toys
 from limits import HANG_S
 
-pytestmark = [pytest.mark.slow, *(pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.versions,
+    *(pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY),
+]
 
 SCRIPT = Path(__file__).parent / "scripts_trl" / "ranks.py"
 

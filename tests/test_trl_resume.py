@@ -52,8 +52,17 @@ LAYOUTS = {  # settings, and the steps to resume at
 SAVE = {"save_strategy": "steps", "save_steps": 1}
 
 
+EVERY_VERSION = ["grpo", "dapo", "depo", "depo+ policy"]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.versions) if name in EVERY_VERSION else name
+        for name in METHODS
+    ],
+)
 def test_resume_is_exact(tmp_path, method, layout):
     settings, steps = LAYOUTS[layout]
     settings = METHODS[method] | settings | {"max_steps": 5}
@@ -88,6 +97,7 @@ def copied(saved, tmp_path):
     return folder
 
 
+@pytest.mark.versions
 def test_a_checkpoint_that_was_cut_off_is_passed_over(saved, copied):
     (copied / "checkpoint-3" / "trainer_state.json").write_text('{"best_metric": nu')
     (copied / "checkpoint-4").mkdir()
@@ -111,12 +121,14 @@ def test_files_of_an_attempt_that_was_cut_off_do_not_stay(copied):
     assert (copied / "checkpoint-3" / "trainer_state.json").exists()
 
 
+@pytest.mark.versions
 def test_a_finished_run_that_resumes_does_nothing(saved, copied):
     made = toys.run(copied, resume=True, max_steps=3, **METHODS["depo"])
     assert toys.differences(toys.everything(saved[0]), toys.everything(made)) == []
     assert toys.outcome_log(copied) == toys.outcome_log(saved[1])
 
 
+@pytest.mark.versions
 def test_a_spent_token_budget_stays_spent(tmp_path):
     settings = METHODS["depo"] | SAVE | {"max_steps": 20}
     first = toys.run(tmp_path, extra={"callbacks": [TokenBudget(150)]}, **settings)
@@ -262,6 +274,7 @@ def _fail(monkeypatch, where: str, times: int) -> None:
     monkeypatch.setattr(owner, attribute, write)
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("where", FULL)
 def test_a_full_disk_does_not_stop_training(saved, tmp_path, monkeypatch, where):
     _fail(monkeypatch, where, times=1)
@@ -296,6 +309,7 @@ def test_another_error_while_saving_is_not_mistaken_for_the_disk(tmp_path, monke
         toys.run(tmp_path, **SAVE)
 
 
+@toys.since("1.8")
 def test_adaptive_entropy_goes_on(tmp_path):
     settings = METHODS["depo"] | {
         "entropy_coef": 0.01,

@@ -11,8 +11,11 @@ import json
 import warnings
 from pathlib import Path
 
+import pytest
 import torch
+import trl
 from datasets import Dataset
+from packaging.version import Version
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
@@ -24,6 +27,13 @@ THIRD_PARTY = [  # deprecations inside the libraries that no setting of ours avo
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
     "ignore:`gradient_checkpointing` is deprecated:FutureWarning",  # TRL's own default sets it
 ]
+
+
+def since(release: str) -> pytest.MarkDecorator:
+    """Skips a test of what TRL has since that release."""
+    older = Version(trl.__version__) < Version(release)
+    return pytest.mark.skipif(older, reason=f"TRL has it since {release}")
+
 
 CHARACTERS = ["<pad>", "<bos>", "<eos>", "<unk>", *"0123456789+-*= ?", "u", "a", ":", "\n"]
 CHAT_TEMPLATE = (
@@ -37,7 +47,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     inner.decoder = decoders.Fuse()
     names = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, padding_side="left", **names)
+    inputs = ["input_ids", "attention_mask"]  # transformers 4 adds token types
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, padding_side="left", model_input_names=inputs, **names
+    )
     made.chat_template = CHAT_TEMPLATE
     return made
 

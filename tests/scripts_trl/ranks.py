@@ -123,8 +123,19 @@ def full_disk(folder):
     }
 
 
+def load_to_a_numbered_cpu() -> None:
+    """transformers 4 loads the optimizer to "cpu:1" where gloo joins the ranks, which torch does
+    not know."""
+    torch.serialization.register_package(
+        99,
+        lambda storage: None,
+        lambda storage, place: storage if place.startswith("cpu:") else None,
+    )
+
+
 def main(folder):
     warnings.simplefilter("ignore")
+    load_to_a_numbered_cpu()
     root = Path(folder)
     seen = {
         "depo": run(root / "depo", **FUSED, **CYCLE, **SAVE),

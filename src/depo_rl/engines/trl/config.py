@@ -6,26 +6,21 @@ import copy
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from trl import GRPOConfig
-from trl.trainer.utils import get_config_model_id
 
 from ...config import CurriculumConfig
 from ...errors import ConfigError
 from ...gates import AdmitAll
 from ...methods import METHODS, get_method
 from ..session import engine_config
+from .compat import model_id
 
 
 @dataclass
-class DEPOConfig(GRPOConfig):
-    """Settings of ``DEPOTrainer``. All of ``GRPOConfig`` means what it means there.
-
-    The group size is ``num_generations`` and the curriculum's seed is ``seed``.
-    """
-
-    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "curriculum"]  # noqa: RUF012 (as TRL declares it)
+class DEPOSettings:
+    """What ``DEPOConfig`` adds to a ``GRPOConfig``, to be mixed into TRL's or a descendant's."""
 
     method: str = field(
         default="depo",
@@ -72,7 +67,7 @@ class DEPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         if isinstance(self.curriculum, str):
             self.curriculum = _parse_json(self.curriculum)
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[misc]
         self.curriculum_config()  # an error now, not after the model is loaded
 
     def curriculum_config(self) -> CurriculumConfig:
@@ -84,8 +79,8 @@ class DEPOConfig(GRPOConfig):
             else _parse_json(self.curriculum)
         )
         owned = {
-            "group_size": ("num_generations", self.num_generations),
-            "seed": ("seed", self.seed),
+            name: (theirs, getattr(self, theirs))
+            for name, theirs in (("group_size", "num_generations"), ("seed", "seed"))
         }
         config = engine_config(self.method, given, owned, "curriculum")
         if self.own_order and not isinstance(get_method(self.method).gate(config), AdmitAll):
@@ -101,13 +96,23 @@ class DEPOConfig(GRPOConfig):
         return get_method(self.method).own_order
 
 
-def as_depo_config(args: GRPOConfig | None, model: Any) -> DEPOConfig:
-    """A ``DEPOConfig`` with the values of ``args``."""
-    if isinstance(args, DEPOConfig):
-        return args
+@dataclass
+class DEPOConfig(DEPOSettings, GRPOConfig):
+    """Settings of ``DEPOTrainer``. All of ``GRPOConfig`` means what it means there.
+
+    The group size is ``num_generations`` and the curriculum's seed is ``seed``.
+    """
+
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "curriculum"]  # noqa: RUF012 (as TRL declares it)
+
+
+def as_depo_config(args: Any, model: Any) -> DEPOConfig:
+    """A ``DEPOConfig`` with the values of ``args``, a ``GRPOConfig`` or None; itself if it has our
+    settings."""
+    if isinstance(args, DEPOSettings):
+        return cast(DEPOConfig, args)
     if args is None:
-        name = model if isinstance(model, str) else get_config_model_id(model.config)
-        return DEPOConfig(f"{name.split('/')[-1]}-DEPO")
+        return DEPOConfig(f"{model_id(model).split('/')[-1]}-DEPO")
     # values are kept as they are: __post_init__ has run and would refuse to run twice
     promoted: Any = copy.copy(args)
     promoted.__class__ = DEPOConfig

@@ -32,6 +32,11 @@ class Generation:
     in_the_loss: dict[str, Any] | None = None  # the batch of which the loss is being computed
 
     @property
+    def scored(self) -> bool:
+        """Whether its rewards are known."""
+        return self.correct_S is not None
+
+    @property
     def waits(self) -> bool:
         """Whether it is finished but for what the loss will tell."""
         return self.logprob_B2 is not None
@@ -49,10 +54,10 @@ class Generation:
         output["depo_sample"] = torch.arange(n, device=device)  # TRL shuffles the batch
         self.logprob_B2 = torch.full((n, 2), torch.nan, device=device)
 
-    def hear(self, logps_BT: torch.Tensor) -> None:
+    def hear(self, logps_BT: torch.Tensor | None) -> None:
         """The log-probabilities of the batch that is in the loss; those of a second pass are not
         the sampler's."""
-        if self.in_the_loss is not None and self.logprob_B2 is not None:
+        if self.in_the_loss is not None and self.logprob_B2 is not None and logps_BT is not None:
             batch = self.in_the_loss
             self.in_the_loss = None
             self.logprob_B2[batch["depo_sample"]] = logprob_sums(

@@ -21,8 +21,8 @@ def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> l
     """
     if not has_random_access(dataset):
         raise DataError(
-            f"train_dataset is a {type(dataset).__name__}; choosing prompts needs random access to rows: use a "
-            "map-style Dataset (for instance Dataset.from_list(list(iterable))), or method='grpo'"
+            f"train_dataset is a {type(dataset).__name__}; choosing prompts needs random access to rows: use "
+            "Dataset.from_generator(lambda: iter(stream)), which keeps them on disk, or method='grpo'"
         )
     if len(dataset) == 0:
         raise DataError("train_dataset has no rows; a curriculum needs at least one prompt")

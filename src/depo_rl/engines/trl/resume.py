@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
 
 from ...checkpoint import load_state, save_state
 from ...errors import CheckpointError, expect_fields
@@ -31,13 +31,14 @@ from .checkpoints import (
     save_rank,
     save_sums,
 )
+from .compat import StockTrainer
 from .ranks import on_main
 
 _SAVE_FAILURES_IN_A_ROW = 3
 _CYCLE = ("step", "world", "inside", "entropy_coef", "last_world_entropy")
 
 
-class ResumableTrainer(GRPOTrainer):
+class ResumableTrainer(StockTrainer):
     """Adds ``resume_from_checkpoint="auto"``. Subclasses add their own state with the methods
     below."""
 
@@ -55,9 +56,9 @@ class ResumableTrainer(GRPOTrainer):
     def _load_own_state(self, state: dict[str, Any]) -> Any:
         """Called on the main process; what it returns is broadcast and given to ``_resumed``."""
 
-    def _resumed(self, shared: Any) -> None:
-        """Called on all ranks, at the end of a resume; ``shared`` is None if the checkpoint held no
-        state of ours."""
+    def _resumed(self, shared: Any, step: int) -> None:
+        """Called on all ranks, at the end of a resume after ``step``; ``shared`` is None if the
+        checkpoint held no state of ours."""
 
     # -- which checkpoint --------------------------------------------------------------------------
 
@@ -192,11 +193,13 @@ class ResumableTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        self._restart_epoch_order()
+        # not self.state, which transformers 4 loads later
+        reached = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
+        self._restart_epoch_order(reached.epoch or 0.0)
         found = on_main(self.accelerator, lambda: self._load_state(checkpoint))
         if found is None:
             self._buffered_inputs = None
-            self._resumed(None)
+            self._resumed(None, reached.global_step)
             return
         cycle, shared = found
         self._step = cycle["step"]
@@ -206,7 +209,7 @@ class ResumableTrainer(GRPOTrainer):
         if cycle["inside"]:
             rank = load_rank(checkpoint, self.accelerator.process_index, self.accelerator.device)
             self._buffered_inputs = rank["buffered"]
-        self._resumed(shared)
+        self._resumed(shared, reached.global_step)
 
     def _load_state(self, checkpoint: str) -> tuple[dict[str, Any], Any] | None:
         """Main process only."""
@@ -233,7 +236,7 @@ class ResumableTrainer(GRPOTrainer):
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer asks only after a step whether a run is over: a finished one that resumes
         would take one more."""
-        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
+        if self.is_over:
             self.control.should_training_stop = True
             return None
         return super()._run_epoch(*args, **kwargs)
@@ -242,12 +245,12 @@ class ResumableTrainer(GRPOTrainer):
         self._own_sampler = super()._get_train_sampler(dataset)
         return self._own_sampler
 
-    def _restart_epoch_order(self) -> None:
+    def _restart_epoch_order(self, epoch: float) -> None:
         """TRL's sampler would replay epoch 0's order after a resume in a later epoch: advances its
         generator."""
         generator = getattr(self._own_sampler, "generator", None)
         if generator is not None:
-            for _ in range(int((self.state.epoch or 0.0) + 1e-6)):
+            for _ in range(int(epoch + 1e-6)):
                 torch.randperm(len(self._own_sampler.data_source), generator=generator)
 
 

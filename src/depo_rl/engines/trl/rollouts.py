@@ -9,9 +9,6 @@ from typing import Any
 
 import torch
 
-# Fields of what GRPOTrainer._generate returns, by position; releases add at the end.
-PROMPT_IDS, COMPLETION_IDS, TOOL_MASK, COMPLETIONS, LOGPROBS, EXTRA, IMAGES = range(7)
-
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -68,10 +65,10 @@ def logged(completions: Sequence[Completion]) -> dict[str, list[Any]]:
     return {name: [completion.logged.get(name) for completion in completions] for name in names}
 
 
-def add_columns(inputs: Sequence[dict[str, Any]], generated: tuple[Any, ...]) -> None:
-    """Gives the rows what ``_generate`` returned beside the completions, for reward functions, as
-    TRL does."""
-    for name, values in (generated[EXTRA] or {}).items():
+def add_columns(inputs: Sequence[dict[str, Any]], columns: dict[str, Any]) -> None:
+    """Gives the rows what a ``rollout_func`` returned beside the completions, for reward functions,
+    as TRL does."""
+    for name, values in columns.items():
         for i, row in enumerate(inputs):
             row[name] = values[i] if isinstance(values, list) else values
 

@@ -22,6 +22,7 @@ from ...errors import EngineError
 from ...importance import effective_share
 from ..rows import occurrence_keys
 from .callbacks import TokenBudget
+from .compat import BY_UNSLOTH, with_total
 from .config import DEPOConfig, as_depo_config
 from .correctness import CorrectFn, Correctness
 from .driver import TrlDriver
@@ -30,8 +31,6 @@ from .listening import ListeningTrainer
 from .policy_states import Readings, hindrance, policy_readings
 from .prompts import has_random_access, identity_of, key_of
 from .rollouts import (
-    COMPLETION_IDS,
-    COMPLETIONS,
     RolledGroup,
     add_columns,
     join,
@@ -84,26 +83,30 @@ class DEPOTrainer(ListeningTrainer):
         # the estimator reads all columns, whatever TRL removes; method grpo knows a prompt by the
         # row it is given
         known = self._rows if args.own_order else self.train_dataset
-        in_environment = self.environment_factories is not None
         self._driver = TrlDriver(
             self.accelerator,
             known,
             args,
             self._curriculum_config,
-            not in_environment,
+            not self.in_environment,
             self._policy_readings(),
         )
+        if self._driver.wants_logprobs and BY_UNSLOTH:
+            raise EngineError(
+                "estimator.distill_weight > 0: Unsloth's loss does not tell the policy's log-probabilities: set it to 0"
+            )
         if self._driver.max_rounds > 1:
             self._check_resampling(args.method)
             self._sampler = DynamicSampler(self, self._driver.max_rounds)
 
     def _policy_readings(self) -> Readings | None:
-        in_environment = self.environment_factories is not None
-        reason = hindrance(self.accelerator, in_environment, self._is_vlm)
+        reason = hindrance(self.accelerator, self.in_environment, self.reads_images)
+        if BY_UNSLOTH:
+            reason = "Unsloth's forward passes are not those that it would be read by"
         return policy_readings(self, self._curriculum_config.estimator, reason)
 
     def _check_resampling(self, method: str) -> None:
-        multi_turn = bool(self.tools) or self.environment_factories is not None
+        multi_turn = bool(self.tools) or self.in_environment
         columns = getattr(self._rows, "column_names", None) or list(self._rows[0])
         images = not {"image", "images"}.isdisjoint(columns)
         check_resampling(
@@ -157,8 +160,7 @@ class DEPOTrainer(ListeningTrainer):
     def tokens_of(self, keys: Sequence[str]) -> list[list[int]]:
         """What the policy would be given to go on from, tokenised by TRL itself; main process
         only."""
-        prompts = [self._rows[self.driver.row_of(key)]["prompt"] for key in keys]
-        return [list(ids) for ids in self._tokenize_prompts(prompts)[0]]
+        return self.prompt_tokens([self._rows[self.driver.row_of(key)]["prompt"] for key in keys])
 
     def _adopt(self, inputs: list[dict[str, Any]]) -> list[str]:
         """Method grpo: the keys of the groups that TRL's order chose."""
@@ -203,11 +205,11 @@ class DEPOTrainer(ListeningTrainer):
         weight_B = torch.tensor(weights, dtype=torch.float64)[group_B].to(like)
         return weight_B.view(-1, *[1] * (like.dim() - 1))
 
-    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+    def _generate(self, prompts: list[Any], *images: Any) -> tuple[Any, ...]:
         if self._rolled is not None:
             return self._rolled[0]
         try:
-            generated: tuple[Any, ...] = super()._generate(prompts)
+            generated: tuple[Any, ...] = super()._generate(prompts, *images)
         except RuntimeError as error:
             if "probability tensor contains" not in str(error):
                 raise
@@ -230,13 +232,13 @@ class DEPOTrainer(ListeningTrainer):
         inputs = self.local_rows(rows, n_local)
         prompts = [row["prompt"] for row in inputs]
         self._pending_extra_logs.clear()
-        generated = self._generate(prompts)
-        add_columns(inputs, generated)
+        generated = self.generate_from(prompts)
+        add_columns(inputs, generated.extra)
         rewards_SF = self._calculate_rewards(
-            inputs, prompts, generated[COMPLETIONS], generated[COMPLETION_IDS]
+            inputs, prompts, generated.completions, generated.completion_ids
         )
         rewards_PGF = rewards_SF.view(n_groups, size, -1)
-        samples = self._gathered(split(generated, n_local, self._pending_extra_logs))
+        samples = self._gathered(split(generated.fields, n_local, self._pending_extra_logs))
         weights = self.driver.importance(keys)  # before the groups are settled
         admitted = self._settle(None)
         return [
@@ -258,7 +260,8 @@ class DEPOTrainer(ListeningTrainer):
         ]
         self._pending_extra_logs.clear()
         self._pending_extra_logs.update(logged(mine))
-        self._rolled = (join(mine), torch.cat([group.rewards_GF for group in groups]))
+        fields = with_total(join(mine), [c.fields for group in groups for c in group.completions])
+        self._rolled = (fields, torch.cat([group.rewards_GF for group in groups]))
         try:
             rows = self.local_rows([group.row for group in groups], n_local)
             output: dict[str, Any] = super()._generate_and_score_completions(rows)
@@ -275,7 +278,8 @@ class DEPOTrainer(ListeningTrainer):
         if self._rolled is not None:
             return self._rolled[1]
         rewards_SF = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self.model.training and self._driver is not None:
+        # not self.model.training, which Unsloth switches while it generates
+        if self._generation is not None and not self._generation.scored:
             self._record(inputs, prompts, completions, completion_ids_list, rewards_SF)
         return rewards_SF
 
@@ -295,8 +299,7 @@ class DEPOTrainer(ListeningTrainer):
             "completions": completions,
             "completion_ids": completion_ids,
             "trainer_state": self.state,
-            "log_extra": self._log_completion_extra,
-            "log_metric": self._log_metric,
+            **self.logging_functions(),
         }
         own_B = self._correctness.local(inputs, call, device)
         total_S = (rewards_SF * self.reward_weights.to(device)).nansum(dim=1)
@@ -378,8 +381,8 @@ class DEPOTrainer(ListeningTrainer):
             state.get("accompanying_rewards", ())
         )
 
-    def _resumed(self, shared: tuple[int, list[str]] | None) -> None:
+    def _resumed(self, shared: tuple[int, list[str]] | None, step: int) -> None:
         self._generation = None
         self.completion_tokens_generated, self._correctness.accompanying = shared or (0, [])
         if self._driver is not None:
-            self._driver.open_log(self._log_path, resume_after=self.state.global_step)
+            self._driver.open_log(self._log_path, resume_after=step)

@@ -1,0 +1,1 @@
+"""axolotl: a plug-in that puts ``DEPOTrainer`` in the place of its trainer for ``rl: grpo``."""
