@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,11 @@ from limits import HANG_S
 from real_run import stop
 
 Process = subprocess.Popen[bytes]
+LIST_NODES = """
+import json, sys, ray
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
+"""
 
 
 class Cluster:
@@ -65,6 +71,19 @@ class Cluster:
         if head:
             self._wait_for_port(process)
         return process
+
+    def wait_for_nodes(self, *names: str) -> None:
+        """Until Ray believes just these nodes to be alive: a lost one is noticed after a while, and
+        is given work until then. names: a resource of each."""
+        deadline = time.monotonic() + HANG_S
+        command = [sys.executable, "-c", LIST_NODES, self.address]
+        while True:
+            told = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=True)
+            alive = json.loads(told.stdout.splitlines()[-1])
+            if len(alive) == len(names) and all(any(n in has for has in alive) for n in names):
+                return
+            assert time.monotonic() < deadline, f"alive are {alive}"
+            time.sleep(1.0)
 
     def _wait_for_port(self, head: Process) -> None:
         deadline = time.monotonic() + HANG_S

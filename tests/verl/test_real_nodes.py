@@ -40,6 +40,7 @@ def gpu_node(cluster, name, head=False):
 def test_a_node_is_lost_and_the_run_goes_on_with_another(cluster, world):
     gpu_node(cluster, "head", head=True)
     other = gpu_node(cluster, "other")
+    cluster.wait_for_nodes("head", "other")
     runs = real.Runs(world, [f"+ray_kwargs.ray_init.address={cluster.address}"])
     ours = real.plumbing(*DEPO) + TWO_NODES
     output = runs.output("nodes")
@@ -55,6 +56,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_another(cluster, world):
         never_stopped = [row for row in real.rows(output) if row[0] <= KILLED_IN]
 
         gpu_node(cluster, "another")
+        cluster.wait_for_nodes("head", "another")
         runs.begin("nodes", ours, STEPS, SAVED_AT)
         runs.end("nodes")
     finally:
