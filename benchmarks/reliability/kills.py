@@ -4,17 +4,19 @@ rows, rewards, losses, curriculum, weights and optimizer, bit for bit."""
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import trl_toys as toys
 from depo_rl.engines.trl.checkpoints import SUMS_FILE
+from limits import HANG_S
 
 from .book import Case, Result
 from .processes import Ranks
@@ -80,17 +82,37 @@ def result(folder: Path, world: int) -> dict[str, Any]:
     return {"ranks": ranks, "log": toys.outcome_log(folder)}
 
 
+class Reference(NamedTuple):
+    """A run that was never stopped: what it came to, seconds to its first save, and from there on."""
+
+    result: dict[str, Any]
+    to_save: float
+    to_end: float
+
+
 @cache
-def never_stopped(method: str, world: int, layout: str) -> tuple[dict[str, Any], float]:
-    """That run's result, and its seconds."""
+def never_stopped(method: str, world: int, layout: str) -> Reference:
     with TemporaryDirectory() as name:
+        folder = Path(name)
         started = time.perf_counter()
-        Ranks(lambda: train(Path(name), method, layout), world).wait()
-        return result(Path(name), world), time.perf_counter() - started
+        ranks = Ranks(lambda: train(folder, method, layout), world)
+        await_save(folder)
+        saving = time.perf_counter()
+        ranks.wait()
+        ended = time.perf_counter()
+        return Reference(result(folder, world), saving - started, ended - saving)
+
+
+def await_save(folder: Path) -> None:
+    """Until the first save of a run in ``folder`` begins, if it ever does."""
+    ever = time.monotonic() + HANG_S
+    while not (folder / "checkpoint-1").exists() and time.monotonic() < ever:
+        time.sleep(0.002)
 
 
 def killed(method: str, world: int, layout: str, seed: int, folder: Path) -> Result:
-    expected, seconds = never_stopped(method, world, layout)
+    """One kill in six falls before the first save, where a run spends a good part of its time."""
+    reference = never_stopped(method, world, layout)
     rng = random.Random(seed)
 
     def work() -> None:
@@ -98,14 +120,18 @@ def killed(method: str, world: int, layout: str, seed: int, folder: Path) -> Res
 
     while True:  # until the kill comes before the run's own end
         ranks = Ranks(work, world)
-        time.sleep(seconds * rng.uniform(0.1, 1.0))
+        if seed % 6 == 0:
+            time.sleep(rng.uniform(0, reference.to_save))
+        else:
+            await_save(folder)
+            time.sleep(rng.uniform(0, reference.to_end))
         if ranks.kill(first=rng.randrange(world)):
             break
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+        shutil.rmtree(folder)
+        folder.mkdir()
     where = hit(folder)
     Ranks(work, world).wait()
-    different = toys.differences(expected, result(folder, world))
+    different = toys.differences(reference.result, result(folder, world))
     if different:
         print("differs:", different[:5])
     return Result(1, int(not different), where)
