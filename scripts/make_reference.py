@@ -35,8 +35,8 @@ from depo_rl.config import (
 )
 from depo_rl.engines.session import COUNTS, SO_FAR, Session
 from depo_rl.engines.trl import DEPOTrainer
-from depo_rl.engines.trl.config import DEPOSettings
 from depo_rl.engines.trl import driver as trl
+from depo_rl.engines.trl.config import DEPOSettings
 from depo_rl.engines.trl.sampling import DynamicSampler
 from depo_rl.engines.verl import driver as verl
 from depo_rl.engines.verl.settings import HostSettings, VerlSettings
