@@ -19,7 +19,7 @@ Process = subprocess.Popen[bytes]
 LIST_NODES = """
 import json, sys, ray
 ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
-print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
+print("NODES", json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
 """
 
 
@@ -78,8 +78,10 @@ class Cluster:
         deadline = time.monotonic() + HANG_S
         command = [sys.executable, "-c", LIST_NODES, self.address]
         while True:
-            told = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=True)
-            alive = json.loads(told.stdout.splitlines()[-1])
+            run = subprocess.run(command, env=self.environment, stdout=subprocess.PIPE, check=True)
+            # Ray writes what it has to say there too
+            told = next(s for s in run.stdout.splitlines() if s.startswith(b"NODES "))
+            alive = json.loads(told.removeprefix(b"NODES "))
             if len(alive) == len(names) and all(any(n in has for has in alive) for n in names):
                 return
             assert time.monotonic() < deadline, f"alive are {alive}"
