@@ -75,9 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         for case in import_module(f"reliability.{part}").cases(given.toy):
             if not book.has(part, case):
                 run(book, part, case, given.out.resolve())
-    print(told := table(book.rows, PARTS))
+    told = table(book.rows, PARTS)
     if given.page:
         put_into(given.page, told)
+    print(told)
     return int(any(row.held < row.tried for row in book.rows))
 
 
