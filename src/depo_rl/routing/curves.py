@@ -27,6 +27,16 @@ class Estimate(NamedTuple):
     high: float
 
 
+def ranks(predicted_P_M: FloatArray, score_P_M: FloatArray) -> dict[str, FloatArray]:
+    """What each rule keeps on the cheapest model first: ours, the paper's (its predicted success
+    alone) and the oracle's (the true gain)."""
+    return {
+        "": predicted_P_M[:, -1] - predicted_P_M[:, 0],
+        "paper_rule_": -predicted_P_M[:, 0],
+        "oracle_": score_P_M[:, -1] - score_P_M[:, 0],
+    }
+
+
 def curve(
     rank_P: FloatArray, small_P: FloatArray, large_P: FloatArray
 ) -> tuple[FloatArray, FloatArray]:

@@ -57,6 +57,12 @@ class Labelled(NamedTuple):
     def __len__(self) -> int:
         return len(self.score_R_M)
 
+    def shuffled(self) -> Labelled:
+        """In an order that has nothing to do with the file's, the same each time: the bets assume
+        one."""
+        order = np.random.default_rng(0).permutation(len(self))
+        return Labelled(self.gain_R_K[order], self.score_R_M[order])
+
     def repeated(self, times: int) -> Labelled:
         return Labelled(np.tile(self.gain_R_K, (times, 1)), np.tile(self.score_R_M, (times, 1)))
 
@@ -65,7 +71,7 @@ def choose(gain_R_K: FloatArray, threshold: float) -> NDArray[np.int64]:
     """The router's rule: position of the cheapest model over which the large one gains no more than
     ``threshold``, else the large one's, K. (R,)."""
     within = gain_R_K <= threshold
-    return np.where(within.any(1), within.argmax(1), gain_R_K.shape[1])
+    return np.asarray(np.where(within.any(1), within.argmax(1), gain_R_K.shape[1]), np.int64)
 
 
 def candidates(gain_P_K: FloatArray) -> FloatArray:
@@ -118,7 +124,8 @@ def wins(margin_B_R: FloatArray, lowest: float, confidence: float) -> NDArray[np
     before = np.concatenate([np.full((len(spread), 1), 0.25 * lowest**2), spread[:, :-1]], 1)
     aim = np.log(1 / (1 - confidence))
     bet = np.minimum(np.sqrt(2 * aim / (n * before)), _MOST_STAKED / lowest)
-    return np.cumsum(np.log1p(bet * margin_B_R), 1).max(1, initial=-np.inf) >= aim
+    wealth = np.cumsum(np.log1p(bet * margin_B_R), 1)
+    return np.asarray(wealth.max(1, initial=-np.inf) >= aim)
 
 
 def _keeps_budget(promise: Promise, threshold: float, rows: Labelled) -> bool:

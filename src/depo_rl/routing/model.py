@@ -100,8 +100,8 @@ def _unseen(rows: Rows, score_P_M: FloatArray) -> FloatArray:
     fold_P: NDArray[np.int64] = np.random.default_rng(0).permutation(n) % N_FOLDS
     unseen_P_M = np.empty_like(score_P_M)
     for fold in range(N_FOLDS):
-        parts = _Parts.fit(rows[fold_P != fold], score_P_M[fold_P != fold])
-        unseen_P_M[fold_P == fold] = parts.predict(rows[fold_P == fold])
+        parts = _Parts.fit(rows.take(fold_P != fold), score_P_M[fold_P != fold])
+        unseen_P_M[fold_P == fold] = parts.predict(rows.take(fold_P == fold))
     return unseen_P_M
 
 

@@ -38,7 +38,7 @@ class Rows(NamedTuple):
     shape: Floats
     topics: Floats
 
-    def __getitem__(self, index_P: Any) -> Rows:  # type: ignore[override]
+    def take(self, index_P: NDArray[Any]) -> Rows:
         return Rows(self.grams[index_P], self.shape[index_P], self.topics[index_P])
 
     @property

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checkpoint import load_state, save_state
 from ..errors import CheckpointError, ConfigError, StateMismatch
 from ..files import write_atomically
 from ..types import FloatArray
 from .model import SuccessModel
+from .scores import Scores
 
 FORMAT = "depo-router-1"
 _MODEL = "model.safetensors"
@@ -69,7 +71,12 @@ class Stored(NamedTuple):
     card: Card
     model: SuccessModel
     candidate_C: FloatArray
+    seen_P: NDArray[np.uint64]
     thresholds: tuple[Threshold, ...]
+
+    def seen(self, texts: Sequence[str]) -> NDArray[np.bool_]:
+        """Which of the texts the router learnt from, (P,)."""
+        return np.isin(_text_hashes(texts), self.seen_P)
 
 
 def now() -> str:
@@ -87,10 +94,8 @@ def data_hash(texts: Sequence[str], score_P_M: FloatArray) -> str:
 
 def save_router(
     folder: Path,
-    models: Sequence[str],
+    scores: Scores,
     costs: Mapping[str, float],
-    data: str,
-    n_queries: int,
     model: SuccessModel,
     candidate_C: FloatArray,
 ) -> Card:
@@ -98,10 +103,20 @@ def save_router(
     else, CheckpointError if the disk fails."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / _CARD).is_file():
         raise ConfigError(f"{folder}: holds files but no router: name a new folder")
-    state = {"model": model.state_dict(), "candidates": candidate_C}
+    state = {
+        "model": model.state_dict(),
+        "candidates": candidate_C,
+        "seen": _text_hashes(scores.texts),
+    }
     save_state(folder / _MODEL, state)
     card = Card(
-        FORMAT, tuple(models), dict(costs), n_queries, data, now(), _file_hash(folder / _MODEL)
+        format=FORMAT,
+        models=scores.models,
+        costs=dict(costs),
+        n_queries=len(scores.texts),
+        data=data_hash(scores.texts, scores.score_P_M),
+        created=now(),
+        model=_file_hash(folder / _MODEL),
     )
     _write(folder / _THRESHOLDS, [])
     _write(folder / _CARD, asdict(card))
@@ -126,13 +141,22 @@ def load_router(folder: Path) -> Stored:
         thresholds = tuple(Threshold(**each) for each in _read(folder / _THRESHOLDS))
         model = SuccessModel(state["model"])
         candidate_C = np.asarray(state["candidates"])
+        seen_P = np.asarray(state["seen"])
     except (TypeError, KeyError, ValueError) as error:
         raise StateMismatch(f"{folder}: of another version ({error}): fit it again") from None
     if model.n_models != len(card.models):
         raise StateMismatch(
             f"{folder}: {len(card.models)} names for {model.n_models} models: fit it again"
         )
-    return Stored(card, model, candidate_C, thresholds)
+    return Stored(card, model, candidate_C, seen_P, thresholds)
+
+
+def _text_hashes(texts: Sequence[str]) -> NDArray[np.uint64]:
+    digests = [
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        for text in texts
+    ]
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def _card(value: Any, folder: Path) -> Card:
