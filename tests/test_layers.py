@@ -46,7 +46,7 @@ LEVEL = {
         ],
         2,
     ),
-    **dict.fromkeys(["engines", "report"], 3),
+    **dict.fromkeys(["engines", "report", "routing"], 3),
     "commands": 4,
     **dict.fromkeys(["trl", "axolotl", "cli"], 5),
     "__init__": 6,

@@ -1,7 +1,7 @@
 """The command ``depo``.
 
 A command is one function here: it parses its options, calls one function of the package, imported
-when it runs, and hands the result to ``_show``. ``main`` turns what goes wrong into an exit code
+when it runs, and hands the result to ``show``. ``main`` turns what goes wrong into an exit code
 and one line.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
@@ -9,10 +9,9 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,8 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .commands.route.app import route
+from .commands.showing import AsJson, show
 from .errors import ConfigError, DataError, DepoError, StateMismatch
 
 app = typer.Typer(
@@ -58,13 +59,15 @@ CorrectThreshold = Annotated[
         help="The value from which on it means right; without it the column holds 0 and 1.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"depo-rl {__version__}")
         raise typer.Exit
+
+
+app.add_typer(route, name="route")
 
 
 @app.callback()
@@ -107,7 +110,7 @@ def train(
     with redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
         result = run_train(config, overrides or (), dry_run=dry_run)
     if result:  # ranks other than the main one have none
-        _show(result, as_json)
+        show(result, as_json)
 
 
 @app.command()
@@ -147,7 +150,7 @@ def demo(
     )
     summary = show_demo(plan, quiet=as_json)
     if as_json:
-        _show(summary, as_json)
+        show(summary, as_json)
 
 
 @app.command()
@@ -221,7 +224,7 @@ def replay(
     )
     summary = show_replay(plan, quiet=as_json)
     if as_json:
-        _show(summary, as_json)
+        show(summary, as_json)
 
 
 @app.command("verl-config")
@@ -247,11 +250,11 @@ def verl_config(
     from .commands.verl_config import ready_verl_configs, verl_command
 
     if config is None:
-        _show({name: str(path) for name, path in ready_verl_configs().items()}, as_json)
+        show({name: str(path) for name, path in ready_verl_configs().items()}, as_json)
         return
     command = verl_command(config, overrides or ())
     if as_json:
-        _show(
+        show(
             {"environment": dict(command.environment), "arguments": list(command.arguments)},
             as_json,
         )
@@ -264,36 +267,7 @@ def configs(as_json: AsJson = False) -> None:
     """List the ready configurations and where they are, to run or to copy."""
     from .commands.train.file import ready_configs
 
-    _show({name: str(path) for name, path in ready_configs().items()}, as_json)
-
-
-def _show(result: Mapping[str, Any], as_json: bool) -> None:
-    typer.echo(
-        json.dumps(result, indent=2, ensure_ascii=False) if as_json else "\n".join(_lines(result))
-    )
-
-
-def _lines(result: Mapping[str, Any], indent: str = "") -> list[str]:
-    """``name  value`` a line, values aligned, sections indented; what was not measured is left out."""
-    lines: list[str] = []
-    width = max(
-        (len(str(name)) for name, value in result.items() if not isinstance(value, Mapping)),
-        default=0,
-    )
-    for name, value in result.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{name}", *_lines(value, indent + "  ")] if value else []
-        elif value not in (None, []):
-            lines.append(f"{indent}{name!s:<{width}}  {_plain(value)}")
-    return lines
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    show({name: str(path) for name, path in ready_configs().items()}, as_json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -91,7 +91,7 @@ def _hash_chunk(
     if answers is not None:
         cut = [(answer or "")[:MAX_ANSWER_CHARS] for answer in answers]
         code_C, row_C, inside_C = _characters(cut)
-        characters = _mix(code_C[inside_C].astype(np.uint64))
+        characters = mix(code_C[inside_C].astype(np.uint64))
         keys += _ngrams(characters, row_C[inside_C], 3, ANSWER, 2, n_buckets)
         keys += _ngrams(*_shapes(_tokenise(cut)), 3, ANSWER, 3, n_buckets)
     key_N = np.sort(np.concatenate(keys))
@@ -142,9 +142,9 @@ def _tokenise(texts: Sequence[str]) -> _Tokens:
     first_T = np.searchsorted(filled_C, start_T)
     length_T = np.diff(first_T, append=len(filled_C))
     position_C = np.arange(len(filled_C)) - np.repeat(first_T, length_T)
-    mixed_C = _mix(code_C[filled_C].astype(np.uint64)) * _powers()[position_C]
+    mixed_C = mix(code_C[filled_C].astype(np.uint64)) * _powers()[position_C]
     return _Tokens(
-        _mix(np.add.reduceat(mixed_C, first_T)), row_C[start_T], kind_C[start_T], length_T
+        mix(np.add.reduceat(mixed_C, first_T)), row_C[start_T], kind_C[start_T], length_T
     )
 
 
@@ -153,7 +153,7 @@ def _shapes(tokens: _Tokens) -> tuple[U64, NDArray[np.int64]]:
     keep_T = (tokens.kind_T == _DIGIT) | (tokens.kind_T == _OTHER)
     kind_T = tokens.kind_T[keep_T]
     length_T = tokens.length_T[keep_T]
-    by_length_T = _mix((length_T + _LENGTHS).astype(np.uint64))
+    by_length_T = mix((length_T + _LENGTHS).astype(np.uint64))
     return np.where(kind_T == _DIGIT, by_length_T, tokens.hash_T[keep_T]), tokens.row_T[keep_T]
 
 
@@ -169,7 +169,7 @@ def _ngrams(
         row = row_T[: len(rolling)]
         same = row == row_T[n - 1 :]
         # the high bits are the well mixed ones; the salt keeps views and lengths apart
-        mixed = _mix(rolling[same] + np.uint64(8 * salt + n)) >> np.uint64(48)
+        mixed = mix(rolling[same] + np.uint64(8 * salt + n)) >> np.uint64(48)
         keys.append(
             row[same] << 18 | view << 16 | (mixed & np.uint64(n_buckets - 1)).astype(np.int64)
         )
@@ -178,7 +178,7 @@ def _ngrams(
     return keys
 
 
-def _mix(x: U64) -> U64:
+def mix(x: U64) -> U64:
     """A bijection of 64-bit words that spreads every bit (the finaliser of splitmix64, one round
     shorter)."""
     x = (x + np.uint64(_PRIME)) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,0 +1,1 @@
+"""``depo route``: fit, evaluate, calibrate, decide, and the gateway's configuration."""
