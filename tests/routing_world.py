@@ -32,20 +32,20 @@ def world(n: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
 
 def fitted(folder: Path, n: int = 300) -> Path:
     """A router without a threshold, learnt from ``world(n)``."""
-    texts, score_P_M = world(n)
-    model, unseen_P_M = SuccessModel.fit(texts, score_P_M)
-    scores = Scores(("small", "large"), tuple(texts), score_P_M, tuple({} for _ in texts), 0)
-    gains = unseen_P_M[:, -1:] - unseen_P_M[:, :-1]
+    texts, score_PM = world(n)
+    model, unseen_PM = SuccessModel.fit(texts, score_PM)
+    scores = Scores(("small", "large"), tuple(texts), score_PM, tuple({} for _ in texts), 0)
+    gains = unseen_PM[:, -1:] - unseen_PM[:, :-1]
     save_router(folder, scores, {"small": 1.0, "large": 5.0}, model, candidates(gains))
     return folder
 
 
 def write_table(path: Path, n: int, seed: int = 0) -> Path:
     """A wide table of ``world(n, seed)``."""
-    texts, score_P_M = world(n, seed)
+    texts, score_PM = world(n, seed)
     rows = [
         {"prompt": text, "small": s, "large": g, "kind": " ".join(text.split()[:2])}
-        for text, (s, g) in zip(texts, score_P_M.tolist(), strict=True)
+        for text, (s, g) in zip(texts, score_PM.tolist(), strict=True)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

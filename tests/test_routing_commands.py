@@ -73,26 +73,26 @@ def test_rows_that_were_learnt_from_are_told_and_never_calibrated_on(router, tmp
 
 
 def test_outcome_logs_and_labelled_pools_are_joined_by_text(tmp_path, capsys):
-    texts, score_P_M = world(150)
+    texts, score_PM = world(150)
     log = tmp_path / "small.jsonl"
     pool = tmp_path / "large.jsonl"
     log.write_text(
         "".join(
             json.dumps({"prompt": t, "n_correct": int(4 * s), "n_scored": 4}) + "\n"
-            for t, s in zip(texts[:140], score_P_M[:, 0].tolist(), strict=False)
+            for t, s in zip(texts[:140], score_PM[:, 0].tolist(), strict=False)
         )
     )
     pool.write_text(
         "".join(
             json.dumps({"prompt": t, "pass_rate": s, "k": 8}) + "\n"
-            for t, s in zip(texts, score_P_M[:, 1].tolist(), strict=True)
+            for t, s in zip(texts, score_PM[:, 1].tolist(), strict=True)
         )
     )
     args = ["--model", f"small={log}", "--model", f"large={pool}", "--out", str(tmp_path / "r")]
     assert main(["route", "fit", *args, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["queries"], result["queries_left_out"]) == (140, 10)
-    assert result["mean_score"]["small"] == pytest.approx(score_P_M[:140, 0].mean())
+    assert result["mean_score"]["small"] == pytest.approx(score_PM[:140, 0].mean())
 
 
 def test_a_null_score_is_not_a_zero(tmp_path, capsys):

@@ -49,17 +49,17 @@ def _ask(text):
 
 
 def test_gain_on_new_queries_is_predicted_far_better_than_by_the_papers_rule(stored):
-    texts, score_P_M = world(600, seed=1)
+    texts, score_PM = world(600, seed=1)
     predicted = stored.model.predict(texts)
-    ours = area(predicted[:, 1] - predicted[:, 0], *score_P_M.T)
-    papers = area(-predicted[:, 0], *score_P_M.T)
+    ours = area(predicted[:, 1] - predicted[:, 0], *score_PM.T)
+    papers = area(-predicted[:, 0], *score_PM.T)
     assert ours.low > 0.7 and ours.value > papers.value + 0.05
-    assert abs(predicted.mean(0) - score_P_M.mean(0)).max() < 0.06
+    assert abs(predicted.mean(0) - score_PM.mean(0)).max() < 0.06
 
 
 def test_the_same_data_give_the_same_bits_and_a_saved_model_predicts_the_same(tmp_path, stored):
-    texts, score_P_M = world(300)
-    again, _ = SuccessModel.fit(texts, score_P_M)
+    texts, score_PM = world(300)
+    again, _ = SuccessModel.fit(texts, score_PM)
     new, _ = world(20, seed=2)
     expected = stored.model.predict(new)
     assert np.array_equal(again.predict(new), expected)

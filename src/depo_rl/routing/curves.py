@@ -27,13 +27,13 @@ class Estimate(NamedTuple):
     high: float
 
 
-def ranks(predicted_P_M: FloatArray, score_P_M: FloatArray) -> dict[str, FloatArray]:
+def ranks(predicted_PM: FloatArray, score_PM: FloatArray) -> dict[str, FloatArray]:
     """What each rule keeps on the cheapest model first: ours, the paper's (its predicted success
     alone) and the oracle's (the true gain)."""
     return {
-        "": predicted_P_M[:, -1] - predicted_P_M[:, 0],
-        "paper_rule_": -predicted_P_M[:, 0],
-        "oracle_": score_P_M[:, -1] - score_P_M[:, 0],
+        "": predicted_PM[:, -1] - predicted_PM[:, 0],
+        "paper_rule_": -predicted_PM[:, 0],
+        "oracle_": score_PM[:, -1] - score_PM[:, 0],
     }
 
 
@@ -90,19 +90,17 @@ def _areas(
     for at in range(0, n, 50):
         shape = (min(50, n - at), len(order))
         drawn = rng.integers(0, len(order), shape)
-        count_B_P = np.stack([np.bincount(row, minlength=len(order)) for row in drawn])
-        result.append(_weighted_area(count_B_P.astype(np.float64), gain_P))
+        count_BP = np.stack([np.bincount(row, minlength=len(order)) for row in drawn])
+        result.append(_weighted_area(count_BP.astype(np.float64), gain_P))
     return np.concatenate(result)
 
 
-def _weighted_area(count_B_P: NDArray[np.float64], gain_P: FloatArray) -> FloatArray:
-    total_B = count_B_P.sum(1)
-    gained_B_P = count_B_P * gain_P
-    sent_B = gained_B_P.sum(1)
-    below_B_P = (
-        np.cumsum(count_B_P, 1) - count_B_P / 2
-    )  # queries kept before the middle of this one
-    kept_B = (gained_B_P * below_B_P).sum(1)
+def _weighted_area(count_BP: NDArray[np.float64], gain_P: FloatArray) -> FloatArray:
+    total_B = count_BP.sum(1)
+    gained_BP = count_BP * gain_P
+    sent_B = gained_BP.sum(1)
+    below_BP = np.cumsum(count_BP, 1) - count_BP / 2  # queries kept before the middle of this one
+    kept_B = (gained_BP * below_BP).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         result: FloatArray = kept_B / (total_B * sent_B)
     return np.where(np.isfinite(result), result, np.nan)

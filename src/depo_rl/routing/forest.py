@@ -27,7 +27,7 @@ class Forest:
         self._threshold_N: NDArray[np.float32] = state["threshold"]
         self._left_N: NDArray[np.int32] = state["left"]
         self._right_N: NDArray[np.int32] = state["right"]
-        self._value_N_M: NDArray[np.float32] = state["value"]
+        self._value_NM: NDArray[np.float32] = state["value"]
         self._depth = int(state["depth"])
 
     def state_dict(self) -> State:
@@ -37,17 +37,17 @@ class Forest:
             "threshold": self._threshold_N,
             "left": self._left_N,
             "right": self._right_N,
-            "value": self._value_N_M,
+            "value": self._value_NM,
             "depth": self._depth,
         }
 
     @classmethod
-    def grow(cls, dense_P_D: NDArray[np.float32], score_P_M: NDArray[np.float64]) -> Forest:
+    def grow(cls, dense_PD: NDArray[np.float32], score_PM: NDArray[np.float64]) -> Forest:
         from sklearn.ensemble import ExtraTreesRegressor
 
         forest = ExtraTreesRegressor(
             N_TREES, min_samples_leaf=LEAF, max_features=FEATURE_SHARE, random_state=0
-        ).fit(dense_P_D, score_P_M)
+        ).fit(dense_PD, score_PM)
         trees = [estimator.tree_ for estimator in forest.estimators_]
         size_T = [tree.node_count for tree in trees]
         root_T = np.concatenate([[0], np.cumsum(size_T)[:-1]])
@@ -60,7 +60,7 @@ class Forest:
             child_N = np.concatenate([getattr(tree, name) for tree in trees]) + shift_N
             return np.where(leaf_N, own_N, child_N).astype(np.int32)
 
-        value_N_M = np.concatenate([tree.value for tree in trees])[:, :, 0]
+        value_NM = np.concatenate([tree.value for tree in trees])[:, :, 0]
         return cls(
             {
                 "root": root_T.astype(np.int32),
@@ -70,27 +70,27 @@ class Forest:
                 "threshold": np.concatenate([tree.threshold for tree in trees]).astype(np.float32),
                 "left": child("children_left"),
                 "right": child("children_right"),
-                "value": value_N_M.astype(np.float32),
+                "value": value_NM.astype(np.float32),
                 "depth": max(tree.max_depth for tree in trees),
             }
         )
 
-    def predict(self, dense_P_D: NDArray[np.float32]) -> NDArray[np.float64]:
+    def predict(self, dense_PD: NDArray[np.float32]) -> NDArray[np.float64]:
         """Mean over the trees, shape (P, M)."""
         step = max(_AT_ONCE // len(self._root_T), 1)
         parts = [
-            self._value_N_M[self._leaves(dense_P_D[at : at + step])].mean(1, dtype=np.float64)
-            for at in range(0, len(dense_P_D), step)
+            self._value_NM[self._leaves(dense_PD[at : at + step])].mean(1, dtype=np.float64)
+            for at in range(0, len(dense_PD), step)
         ]
         return np.concatenate(parts)
 
-    def _leaves(self, dense_P_D: NDArray[np.float32]) -> NDArray[np.int32]:
-        row_P = np.arange(len(dense_P_D))[:, None]
-        node_P_T = np.broadcast_to(self._root_T, (len(dense_P_D), len(self._root_T)))
+    def _leaves(self, dense_PD: NDArray[np.float32]) -> NDArray[np.int32]:
+        row_P = np.arange(len(dense_PD))[:, None]
+        node_PT = np.broadcast_to(self._root_T, (len(dense_PD), len(self._root_T)))
         for _ in range(self._depth):
-            goes_left = dense_P_D[row_P, self._feature_N[node_P_T]] <= self._threshold_N[node_P_T]
-            following = np.where(goes_left, self._left_N[node_P_T], self._right_N[node_P_T])
-            if np.array_equal(following, node_P_T):
+            goes_left = dense_PD[row_P, self._feature_N[node_PT]] <= self._threshold_N[node_PT]
+            following = np.where(goes_left, self._left_N[node_PT], self._right_N[node_PT])
+            if np.array_equal(following, node_PT):
                 break
-            node_P_T = following
-        return node_P_T
+            node_PT = following
+        return node_PT

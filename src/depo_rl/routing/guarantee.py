@@ -47,37 +47,37 @@ class Promise(NamedTuple):
 class Labelled(NamedTuple):
     """What a promise is tested on, models from the cheapest to the large one.
 
-    gain_R_K: predicted gain of the large model over each cheaper one, (R, M - 1). score_R_M: in
+    gain_RK: predicted gain of the large model over each cheaper one, (R, M - 1). score_RM: in
     [0, 1].
     """
 
-    gain_R_K: FloatArray
-    score_R_M: FloatArray
+    gain_RK: FloatArray
+    score_RM: FloatArray
 
     def __len__(self) -> int:
-        return len(self.score_R_M)
+        return len(self.score_RM)
 
     def shuffled(self) -> Labelled:
         """In an order that has nothing to do with the file's, the same each time: the bets assume
         one."""
         order = np.random.default_rng(0).permutation(len(self))
-        return Labelled(self.gain_R_K[order], self.score_R_M[order])
+        return Labelled(self.gain_RK[order], self.score_RM[order])
 
     def repeated(self, times: int) -> Labelled:
-        return Labelled(np.tile(self.gain_R_K, (times, 1)), np.tile(self.score_R_M, (times, 1)))
+        return Labelled(np.tile(self.gain_RK, (times, 1)), np.tile(self.score_RM, (times, 1)))
 
 
-def choose(gain_R_K: FloatArray, threshold: float) -> NDArray[np.int64]:
+def choose(gain_RK: FloatArray, threshold: float) -> NDArray[np.int64]:
     """The router's rule: position of the cheapest model over which the large one gains no more than
     ``threshold``, else the large one's, K. (R,)."""
-    within = gain_R_K <= threshold
-    return np.asarray(np.where(within.any(1), within.argmax(1), gain_R_K.shape[1]), np.int64)
+    within = gain_RK <= threshold
+    return np.asarray(np.where(within.any(1), within.argmax(1), gain_RK.shape[1]), np.int64)
 
 
-def candidates(gain_P_K: FloatArray) -> FloatArray:
+def candidates(gain_PK: FloatArray) -> FloatArray:
     """Thresholds (C,), rising, from gains that were predicted for other queries than those that
     the promise is tested on."""
-    inner = np.quantile(gain_P_K, np.arange(1, N_CANDIDATES) / N_CANDIDATES)
+    inner = np.quantile(gain_PK, np.arange(1, N_CANDIDATES) / N_CANDIDATES)
     return np.unique(np.append(inner, np.inf))
 
 
@@ -103,35 +103,35 @@ def promised_threshold(promise: Promise, candidate_C: FloatArray, rows: Labelled
 def _keeps_quality(promise: Promise, threshold: float, rows: Labelled) -> bool:
     share = promise.value if promise.kind == "quality" else 1.0
     slack = promise.value / 100 if promise.kind == "points" else 0.0
-    chosen_R = choose(rows.gain_R_K, threshold)
-    routed_R = rows.score_R_M[np.arange(len(rows)), chosen_R]
-    margin_R = routed_R - share * rows.score_R_M[:, -1] + slack
+    chosen_R = choose(rows.gain_RK, threshold)
+    routed_R = rows.score_RM[np.arange(len(rows)), chosen_R]
+    margin_R = routed_R - share * rows.score_RM[:, -1] + slack
     return bool(wins(margin_R[None], share - slack, promise.confidence)[0])
 
 
-def wins(margin_B_R: FloatArray, lowest: float, confidence: float) -> NDArray[np.bool_]:
+def wins(margin_BR: FloatArray, lowest: float, confidence: float) -> NDArray[np.bool_]:
     """Whether betting on a positive mean ever makes 1 / (1 - confidence) of 1; (B,) for B samples
     at once.
 
     lowest: every margin is at least -lowest, > 0. The bet on a row depends on earlier rows only.
     Where the mean is at most 0 it wins with probability at most 1 - confidence.
     """
-    n = margin_B_R.shape[1]
+    n = margin_BR.shape[1]
     seen = np.arange(1, n + 1)
     # One made-up row of middling spread stands before the first.
-    mean = np.cumsum(margin_B_R, 1) / (seen + 1)
-    spread = (0.25 * lowest**2 + np.cumsum((margin_B_R - mean) ** 2, 1)) / (seen + 1)
+    mean = np.cumsum(margin_BR, 1) / (seen + 1)
+    spread = (0.25 * lowest**2 + np.cumsum((margin_BR - mean) ** 2, 1)) / (seen + 1)
     before = np.concatenate([np.full((len(spread), 1), 0.25 * lowest**2), spread[:, :-1]], 1)
     aim = np.log(1 / (1 - confidence))
     bet = np.minimum(np.sqrt(2 * aim / (n * before)), _MOST_STAKED / lowest)
-    wealth = np.cumsum(np.log1p(bet * margin_B_R), 1)
+    wealth = np.cumsum(np.log1p(bet * margin_BR), 1)
     return np.asarray(wealth.max(1, initial=-np.inf) >= aim)
 
 
 def _keeps_budget(promise: Promise, threshold: float, rows: Labelled) -> bool:
     from scipy.stats import binom
 
-    sent = int((choose(rows.gain_R_K, threshold) == rows.gain_R_K.shape[1]).sum())
+    sent = int((choose(rows.gain_RK, threshold) == rows.gain_RK.shape[1]).sum())
     return bool(binom.cdf(sent, len(rows), promise.value) <= 1 - promise.confidence)
 
 

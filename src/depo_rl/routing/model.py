@@ -45,17 +45,17 @@ class SuccessModel:
         }
 
     @classmethod
-    def fit(cls, texts: Sequence[str], score_P_M: FloatArray) -> tuple[SuccessModel, FloatArray]:
+    def fit(cls, texts: Sequence[str], score_PM: FloatArray) -> tuple[SuccessModel, FloatArray]:
         """The model, and its predictions (P, M) of each query by parts that had not seen it.
 
-        texts: distinct, at least MIN_QUERIES. score_P_M: in [0, 1], a share of right answers or a
+        texts: distinct, at least MIN_QUERIES. score_PM: in [0, 1], a share of right answers or a
         grade. The same input gives the same bits on the same machine.
         """
-        score_P_M = np.asarray(score_P_M, np.float64)
+        score_PM = np.asarray(score_PM, np.float64)
         rows, own = QueryRows.learn(texts)
-        unseen_P_M = _unseen(own, score_P_M)
-        slope, offset_M = _line(unseen_P_M, score_P_M)
-        parts = _Parts.fit(own, score_P_M)
+        unseen_PM = _unseen(own, score_PM)
+        slope, offset_M = _line(unseen_PM, score_PM)
+        parts = _Parts.fit(own, score_PM)
         model = cls(
             {
                 "rows": rows.state_dict(),
@@ -65,7 +65,7 @@ class SuccessModel:
                 "offset": offset_M,
             }
         )
-        return model, slope * unseen_P_M + offset_M
+        return model, slope * unseen_PM + offset_M
 
     @property
     def n_models(self) -> int:
@@ -87,29 +87,29 @@ class _Parts:
         self.ridge = ridge
 
     @classmethod
-    def fit(cls, rows: Rows, score_P_M: FloatArray) -> _Parts:
-        return cls(Forest.grow(rows.dense, score_P_M), Ridge.solve(rows, score_P_M))
+    def fit(cls, rows: Rows, score_PM: FloatArray) -> _Parts:
+        return cls(Forest.grow(rows.dense, score_PM), Ridge.solve(rows, score_PM))
 
     def predict(self, rows: Rows) -> FloatArray:
         forest = self.forest.predict(rows.dense)
         return FOREST_SHARE * forest + (1 - FOREST_SHARE) * self.ridge.predict(rows)
 
 
-def _unseen(rows: Rows, score_P_M: FloatArray) -> FloatArray:
-    n = len(score_P_M)
+def _unseen(rows: Rows, score_PM: FloatArray) -> FloatArray:
+    n = len(score_PM)
     fold_P: NDArray[np.int64] = np.random.default_rng(0).permutation(n) % N_FOLDS
-    unseen_P_M = np.empty_like(score_P_M)
+    unseen_PM = np.empty_like(score_PM)
     for fold in range(N_FOLDS):
-        parts = _Parts.fit(rows.take(fold_P != fold), score_P_M[fold_P != fold])
-        unseen_P_M[fold_P == fold] = parts.predict(rows.take(fold_P == fold))
-    return unseen_P_M
+        parts = _Parts.fit(rows.take(fold_P != fold), score_PM[fold_P != fold])
+        unseen_PM[fold_P == fold] = parts.predict(rows.take(fold_P == fold))
+    return unseen_PM
 
 
-def _line(predicted_P_M: FloatArray, score_P_M: FloatArray) -> tuple[float, FloatArray]:
+def _line(predicted_PM: FloatArray, score_PM: FloatArray) -> tuple[float, FloatArray]:
     """One slope for all models, so that gains keep their order, and an offset each: least
     squares."""
-    predicted = predicted_P_M - predicted_P_M.mean(0)
-    score = score_P_M - score_P_M.mean(0)
+    predicted = predicted_PM - predicted_PM.mean(0)
+    score = score_PM - score_PM.mean(0)
     slope = float((predicted * score).sum() / max((predicted**2).sum(), 1e-12))
     slope = max(slope, 0.05)  # a model that knows nothing still ranks
-    return slope, score_P_M.mean(0) - slope * predicted_P_M.mean(0)
+    return slope, score_PM.mean(0) - slope * predicted_PM.mean(0)

@@ -30,36 +30,36 @@ Floats = NDArray[np.float32]
 
 class Ridge:
     def __init__(self, state: State) -> None:
-        self._gram_W_M: Floats = state["grams"]
-        self._dense_R_M: Floats = state["dense"]
+        self._gram_WM: Floats = state["grams"]
+        self._dense_RM: Floats = state["dense"]
         self._mean_M: Floats = state["mean"]
         self._basis = _basis(int(state["shape_width"]))
 
     def state_dict(self) -> State:
         return {
-            "grams": self._gram_W_M,
-            "dense": self._dense_R_M,
+            "grams": self._gram_WM,
+            "dense": self._dense_RM,
             "mean": self._mean_M,
             "shape_width": len(self._basis[0]),
         }
 
     @classmethod
-    def solve(cls, rows: Rows, score_P_M: NDArray[np.float64]) -> Ridge:
+    def solve(cls, rows: Rows, score_PM: NDArray[np.float64]) -> Ridge:
         width = rows.shape.shape[1]
         dense = _dense(rows.shape, _basis(width))
         grams = rows.grams * np.float32(_GRAM_SHARE**0.5)
         turned = grams.T.tocsr()
-        mean_M = score_P_M.mean(0)
+        mean_M = score_PM.mean(0)
 
-        def kernel(x_P_M: Floats) -> Floats:
-            result: Floats = grams @ (turned @ x_P_M) + dense @ (dense.T @ x_P_M) + STRENGTH * x_P_M
+        def kernel(x_PM: Floats) -> Floats:
+            result: Floats = grams @ (turned @ x_PM) + dense @ (dense.T @ x_PM) + STRENGTH * x_PM
             return result
 
-        dual_P_M = _conjugate_gradients(kernel, (score_P_M - mean_M).astype(np.float32))
+        dual_PM = _conjugate_gradients(kernel, (score_PM - mean_M).astype(np.float32))
         return cls(
             {
-                "grams": np.asarray(turned @ dual_P_M * np.float32(_GRAM_SHARE**0.5)),
-                "dense": dense.T @ dual_P_M,
+                "grams": np.asarray(turned @ dual_PM * np.float32(_GRAM_SHARE**0.5)),
+                "dense": dense.T @ dual_PM,
                 "mean": mean_M.astype(np.float32),
                 "shape_width": width,
             }
@@ -67,8 +67,8 @@ class Ridge:
 
     def predict(self, rows: Rows) -> NDArray[np.float64]:
         """Shape (P, M), not confined to [0, 1]."""
-        dense = _dense(rows.shape, self._basis) @ self._dense_R_M
-        return np.asarray(rows.grams @ self._gram_W_M + dense + self._mean_M, np.float64)
+        dense = _dense(rows.shape, self._basis) @ self._dense_RM
+        return np.asarray(rows.grams @ self._gram_WM + dense + self._mean_M, np.float64)
 
 
 def _basis(width: int) -> tuple[Floats, Floats]:
@@ -78,20 +78,20 @@ def _basis(width: int) -> tuple[Floats, Floats]:
     return frequency.astype(np.float32), rng.uniform(0, 2 * np.pi, N_RANDOM).astype(np.float32)
 
 
-def _dense(shape_P_D: Floats, basis: tuple[Floats, Floats]) -> Floats:
+def _dense(shape_PD: Floats, basis: tuple[Floats, Floats]) -> Floats:
     frequency, phase = basis
-    random = np.cos(shape_P_D @ frequency + phase) * np.float32(
+    random = np.cos(shape_PD @ frequency + phase) * np.float32(
         np.sqrt(2 * _RANDOM_SHARE / N_RANDOM)
     )
-    linear = shape_P_D * np.float32(np.sqrt(_LINEAR_SHARE / shape_P_D.shape[1]))
+    linear = shape_PD * np.float32(np.sqrt(_LINEAR_SHARE / shape_PD.shape[1]))
     return np.hstack([linear, random])
 
 
-def _conjugate_gradients(apply: Callable[[Floats], Floats], target_P_M: Floats) -> Any:
+def _conjugate_gradients(apply: Callable[[Floats], Floats], target_PM: Floats) -> Any:
     """x with apply(x) = target, a column at a time and all columns at once (Hestenes, Stiefel
     1952)."""
-    x = np.zeros_like(target_P_M)
-    residual = target_P_M.copy()
+    x = np.zeros_like(target_PM)
+    residual = target_PM.copy()
     direction = residual.copy()
     size_M = (residual**2).sum(0)
     enough_M = size_M * _TOLERANCE**2

@@ -75,12 +75,12 @@ class Router:
     def route_texts(self, texts: Sequence[str]) -> list[Decision]:
         """One decision a text; many at once cost less each."""
         predicted = self._model.predict(texts)
-        gain_P_K = predicted[:, -1:] - predicted[:, :-1]
-        chosen = choose(gain_P_K, self.threshold.gain).tolist()
+        gain_PK = predicted[:, -1:] - predicted[:, :-1]
+        chosen = choose(gain_PK, self.threshold.gain).tolist()
         return [
             self._decision(k, row, gain)
             for k, row, gain in zip(
-                chosen, np.clip(predicted, 0.0, 1.0), gain_P_K[:, 0].tolist(), strict=True
+                chosen, np.clip(predicted, 0.0, 1.0), gain_PK[:, 0].tolist(), strict=True
             )
         ]
 

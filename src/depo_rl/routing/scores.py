@@ -18,12 +18,12 @@ from ..types import FloatArray, as_rate, finite
 
 @dataclass(frozen=True)
 class Scores:
-    """Queries that every model was scored on, axes P and M. texts: distinct. score_P_M: in [0, 1].
+    """Queries that every model was scored on, axes P and M. texts: distinct. score_PM: in [0, 1].
     fields: of each query, from the first model's file. left_out: queries that some model lacks."""
 
     models: tuple[str, ...]
     texts: tuple[str, ...]
-    score_P_M: FloatArray
+    score_PM: FloatArray
     fields: tuple[Mapping[str, Any], ...]
     left_out: int
 
@@ -48,10 +48,10 @@ def read_scores(
             f"{', '.join(map(str, sources.values()))}: no query that all of {', '.join(sources)} were scored on: "
             "queries are joined by their exact text"
         )
-    score_P_M = np.array([[each[text].score for each in found] for text in common])
+    score_PM = np.array([[each[text].score for each in found] for text in common])
     everything = set().union(*found)
     fields = tuple(found[0][text].fields for text in common)
-    return Scores(tuple(sources), tuple(common), score_P_M, fields, len(everything) - len(common))
+    return Scores(tuple(sources), tuple(common), score_PM, fields, len(everything) - len(common))
 
 
 @dataclass(frozen=True)

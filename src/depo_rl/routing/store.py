@@ -83,12 +83,12 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def data_hash(texts: Sequence[str], score_P_M: FloatArray) -> str:
+def data_hash(texts: Sequence[str], score_PM: FloatArray) -> str:
     """Of the queries and their scores, in order; 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    digest.update(np.ascontiguousarray(score_P_M, np.float64).tobytes())
+    digest.update(np.ascontiguousarray(score_PM, np.float64).tobytes())
     return digest.hexdigest()
 
 
@@ -114,7 +114,7 @@ def save_router(
         models=scores.models,
         costs=dict(costs),
         n_queries=len(scores.texts),
-        data=data_hash(scores.texts, scores.score_P_M),
+        data=data_hash(scores.texts, scores.score_PM),
         created=now(),
         model=_file_hash(folder / _MODEL),
     )

@@ -32,11 +32,11 @@ def calibrate_router(
             f"the router learnt from all {len(new_P)} rows: a promise needs rows that it has not seen"
         )
     texts = [text for text, new in zip(scores.texts, new_P.tolist(), strict=True) if new]
-    score_P_M = scores.score_P_M[new_P]
+    score_PM = scores.score_PM[new_P]
     predicted = stored.model.predict(texts)
-    rows = Labelled(predicted[:, -1:] - predicted[:, :-1], score_P_M).shuffled()
+    rows = Labelled(predicted[:, -1:] - predicted[:, :-1], score_PM).shuffled()
     value = promised_threshold(promise, stored.candidate_C, rows)
-    chosen = choose(rows.gain_R_K, value)
+    chosen = choose(rows.gain_RK, value)
     threshold = Threshold(
         version=len(stored.thresholds) + 1,
         value=None if math.isinf(value) else value,
@@ -44,13 +44,13 @@ def calibrate_router(
         of=promise.value,
         confidence=promise.confidence,
         n_rows=len(rows),
-        data=data_hash(texts, score_P_M),
+        data=data_hash(texts, score_PM),
         share_large=float((chosen == len(scores.models) - 1).mean()),
         created=now(),
         model=stored.card.model,
     )
     add_threshold(folder, threshold)
-    routed = rows.score_R_M[np.arange(len(rows)), chosen]
+    routed = rows.score_RM[np.arange(len(rows)), chosen]
     shown: dict[str, Any] = plain(
         {
             "threshold": threshold.value,
@@ -62,7 +62,7 @@ def calibrate_router(
                 name: float((chosen == k).mean()) for k, name in enumerate(stored.card.models)
             },
             "mean_score": float(routed.mean()),
-            "mean_score_large": float(rows.score_R_M[:, -1].mean()),
+            "mean_score_large": float(rows.score_RM[:, -1].mean()),
             "data": threshold.data,
         }
     )

@@ -49,8 +49,8 @@ def evaluate_router(
             "queries": len(scores.texts),
             "queries_learnt_from": int(stored.seen(scores.texts).sum()),
             "queries_left_out": scores.left_out,
-            "always": dict(zip(scores.models, scores.score_P_M.mean(0).tolist(), strict=True)),
-            **_areas(predicted, scores.score_P_M),
+            "always": dict(zip(scores.models, scores.score_PM.mean(0).tolist(), strict=True)),
+            **_areas(predicted, scores.score_PM),
             "money": _money(predicted, scores, stored.card.costs),
             "in_force": _in_force(stored, predicted, scores),
             "calibration": _calibration(predicted, scores),
@@ -66,14 +66,14 @@ def readable(result: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in result.items() if name != "sweep"}
 
 
-def _areas(predicted_P_M: FloatArray, score_P_M: FloatArray) -> dict[str, Any]:
-    small_P = score_P_M[:, 0]
-    large_P = score_P_M[:, -1]
+def _areas(predicted_PM: FloatArray, score_PM: FloatArray) -> dict[str, Any]:
+    small_P = score_PM[:, 0]
+    large_P = score_PM[:, -1]
     found: dict[str, Any] = {}
-    for name, rank_P in ranks(predicted_P_M, score_P_M).items():
+    for name, rank_P in ranks(predicted_PM, score_PM).items():
         found |= _named(f"{name}area", area(rank_P, small_P, large_P))
     found |= _named("random_area", chance(small_P, large_P))
-    for name, rank_P in ranks(predicted_P_M, score_P_M).items():
+    for name, rank_P in ranks(predicted_PM, score_PM).items():
         found[f"{name}share_within"] = share_within(rank_P, small_P, large_P)
     return found
 
@@ -82,14 +82,14 @@ def _named(name: str, estimate: Estimate) -> dict[str, Any]:
     return {name: estimate.value, f"{name}_interval": [estimate.low, estimate.high]}
 
 
-def _money(predicted_P_M: FloatArray, scores: Scores, costs: Mapping[str, float]) -> dict[str, Any]:
+def _money(predicted_PM: FloatArray, scores: Scores, costs: Mapping[str, float]) -> dict[str, Any]:
     """Mean cost of a query within some points of the large model, and what that saves."""
     if not costs:
         return {}
     small = costs[scores.models[0]]
     large = costs[scores.models[-1]]
-    rank_P = predicted_P_M[:, -1] - predicted_P_M[:, 0]
-    shares = share_within(rank_P, scores.score_P_M[:, 0], scores.score_P_M[:, -1], POINTS)
+    rank_P = predicted_PM[:, -1] - predicted_PM[:, 0]
+    shares = share_within(rank_P, scores.score_PM[:, 0], scores.score_PM[:, -1], POINTS)
     spent = {points: share * small + (1 - share) * large for points, share in shares.items()}
     return {
         "always": dict(costs),
@@ -98,26 +98,26 @@ def _money(predicted_P_M: FloatArray, scores: Scores, costs: Mapping[str, float]
     }
 
 
-def _in_force(stored: Stored, predicted_P_M: FloatArray, scores: Scores) -> dict[str, Any]:
+def _in_force(stored: Stored, predicted_PM: FloatArray, scores: Scores) -> dict[str, Any]:
     if not stored.thresholds:
         return {}
     threshold = stored.thresholds[-1]
     return {
         "version": threshold.version,
         "promise": f"{threshold.promise} {threshold.of:g}",
-        **_at(predicted_P_M, scores, threshold.gain, stored.card.costs),
+        **_at(predicted_PM, scores, threshold.gain, stored.card.costs),
     }
 
 
 def _at(
-    predicted_P_M: FloatArray, scores: Scores, threshold: float, costs: Mapping[str, float]
+    predicted_PM: FloatArray, scores: Scores, threshold: float, costs: Mapping[str, float]
 ) -> dict[str, Any]:
-    chosen_P = choose(predicted_P_M[:, -1:] - predicted_P_M[:, :-1], threshold)
+    chosen_P = choose(predicted_PM[:, -1:] - predicted_PM[:, :-1], threshold)
     share = {name: float((chosen_P == k).mean()) for k, name in enumerate(scores.models)}
     found: dict[str, Any] = {
         "threshold": threshold,
         "share": share,
-        "quality": float(scores.score_P_M[np.arange(len(chosen_P)), chosen_P].mean()),
+        "quality": float(scores.score_PM[np.arange(len(chosen_P)), chosen_P].mean()),
     }
     if costs:
         found["cost"] = sum(share[name] * costs[name] for name in share)
@@ -125,27 +125,27 @@ def _at(
 
 
 def _sweep(
-    predicted_P_M: FloatArray, scores: Scores, costs: Mapping[str, float]
+    predicted_PM: FloatArray, scores: Scores, costs: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    gain = predicted_P_M[:, -1:] - predicted_P_M[:, :-1]
+    gain = predicted_PM[:, -1:] - predicted_PM[:, :-1]
     thresholds = np.quantile(gain, np.arange(_SWEEP + 1) / _SWEEP).tolist()
-    return [_at(predicted_P_M, scores, threshold, costs) for threshold in thresholds]
+    return [_at(predicted_PM, scores, threshold, costs) for threshold in thresholds]
 
 
-def _calibration(predicted_P_M: FloatArray, scores: Scores) -> dict[str, Any]:
-    clipped = np.clip(predicted_P_M, 0.0, 1.0)
+def _calibration(predicted_PM: FloatArray, scores: Scores) -> dict[str, Any]:
+    clipped = np.clip(predicted_PM, 0.0, 1.0)
     return {
         name: {
             "mean_predicted": float(clipped[:, k].mean()),
-            "mean_score": float(scores.score_P_M[:, k].mean()),
-            "ece": float(ece(clipped[:, k], scores.score_P_M[:, k])),
-            "brier": float(((clipped[:, k] - scores.score_P_M[:, k]) ** 2).mean()),
+            "mean_score": float(scores.score_PM[:, k].mean()),
+            "ece": float(ece(clipped[:, k], scores.score_PM[:, k])),
+            "brier": float(((clipped[:, k] - scores.score_PM[:, k]) ** 2).mean()),
         }
         for k, name in enumerate(scores.models)
     }
 
 
-def _table(predicted_P_M: FloatArray, scores: Scores, by: str | None) -> dict[str, Any]:
+def _table(predicted_PM: FloatArray, scores: Scores, by: str | None) -> dict[str, Any]:
     """The layout of the paper's Table 3: a row for each model alone and for some thresholds, a
     column for each value of ``by``, then the mean of those and the share kept on cheaper models."""
     if by is None:
@@ -156,12 +156,12 @@ def _table(predicted_P_M: FloatArray, scores: Scores, by: str | None) -> dict[st
     names_P = np.array(["none" if value is None else str(value) for value in values])
     last = len(scores.models) - 1
     rows = {f"{name} alone": np.full(len(names_P), k) for k, name in enumerate(scores.models)}
-    gain = predicted_P_M[:, -1:] - predicted_P_M[:, :-1]
+    gain = predicted_PM[:, -1:] - predicted_PM[:, :-1]
     for share in _SHARES:
         threshold = float(np.quantile(gain.min(1), share))
         rows[f"gain above {threshold:.3f}"] = choose(gain, threshold)
     return {
-        row: _table_row(scores.score_P_M[np.arange(len(names_P)), chosen_P], names_P)
+        row: _table_row(scores.score_PM[np.arange(len(names_P)), chosen_P], names_P)
         | {"kept": float((chosen_P != last).mean())}
         for row, chosen_P in rows.items()
     }

@@ -14,18 +14,18 @@ from ...types import FloatArray
 _LABELS = {"": "predicted gain", "paper_rule_": "the paper's rule", "oracle_": "oracle"}
 
 
-def draw_curves(path: Path, predicted_P_M: FloatArray, scores: Scores) -> None:
+def draw_curves(path: Path, predicted_PM: FloatArray, scores: Scores) -> None:
     """Mean score against the share of queries on the cheapest model. Raises ConfigError without
     matplotlib, CheckpointError if the disk fails."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ConfigError("--figure needs matplotlib: install depo-rl[report]") from None
-    small_P = scores.score_P_M[:, 0]
-    large_P = scores.score_P_M[:, -1]
+    small_P = scores.score_PM[:, 0]
+    large_P = scores.score_PM[:, -1]
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for name, rank_P in ranks(predicted_P_M, scores.score_P_M).items():
+    for name, rank_P in ranks(predicted_PM, scores.score_PM).items():
         share, quality = curve(rank_P, small_P, large_P)
         axes.plot(100 * share, 100 * quality, label=_LABELS[name])
     ends = np.array([large_P.mean(), small_P.mean()])

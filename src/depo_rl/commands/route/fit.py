@@ -29,17 +29,17 @@ def fit_router(
     """
     scores = read_scores(sources, where)
     _expect_enough(scores)
-    model, unseen_P_M = SuccessModel.fit(scores.texts, scores.score_P_M)
-    gain_P_K = unseen_P_M[:, -1:] - unseen_P_M[:, :-1]
-    card = save_router(out, scores, costs, model, candidates(gain_P_K))
-    found = area(gain_P_K[:, 0], scores.score_P_M[:, 0], scores.score_P_M[:, -1])
+    model, unseen_PM = SuccessModel.fit(scores.texts, scores.score_PM)
+    gain_PK = unseen_PM[:, -1:] - unseen_PM[:, :-1]
+    card = save_router(out, scores, costs, model, candidates(gain_PK))
+    found = area(gain_PK[:, 0], scores.score_PM[:, 0], scores.score_PM[:, -1])
     shown: dict[str, Any] = plain(
         {
             "router": str(out),
             "models": list(card.models),
             "queries": len(scores.texts),
             "queries_left_out": scores.left_out,
-            "mean_score": dict(zip(scores.models, scores.score_P_M.mean(0).tolist(), strict=True)),
+            "mean_score": dict(zip(scores.models, scores.score_PM.mean(0).tolist(), strict=True)),
             "area_unseen": found.value,
             "area_unseen_interval": [found.low, found.high],
             "data": card.data,
@@ -56,5 +56,5 @@ def _expect_enough(scores: Scores) -> None:
             f"{n} queries were scored by all of {', '.join(scores.models)} ({scores.left_out} by some only): "
             f"a router learns from {MIN_QUERIES} or more"
         )
-    if not np.ptp(scores.score_P_M, axis=0).any():
+    if not np.ptp(scores.score_PM, axis=0).any():
         raise DataError("every query has the same score from each model: there is nothing to learn")
