@@ -1,6 +1,7 @@
 """Bad settings, values, files and options at every command: exit code 2, one line, nothing written.
 
-A value that a setting is right to take is no bad input: it is told in the figures and not counted.
+Whether a value is bad is not known beforehand: one that is taken is told in the figures, by name on
+stderr for somebody to judge, and not counted.
 But what ``depo train --dry-run`` takes is then trained on for two steps, which may not end in a
 traceback either.
 """
@@ -74,7 +75,7 @@ def count(tries: Iterable[tuple[str, str]]) -> Result:
         print("did not hold:", line)
     print("taken:", ", ".join(what for what, outcome in seen if outcome == TAKEN))
     tried = len(seen) - taken
-    return Result(tried, tried - len(wrong), f"{taken:,} more were right to take" if taken else "")
+    return Result(tried, tried - len(wrong), f"{taken:,} more were taken" if taken else "")
 
 
 def names_in(tree: Any, path: str = "") -> list[str]:
