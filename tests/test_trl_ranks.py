@@ -14,6 +14,8 @@ import torch
 
 import trl_toys as toys
 from limits import HANG_S
+from scripts_trl.ranks import OTHERS
+from trl_layouts import Resumed, check_batches
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,6 +23,12 @@ pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in toys.THIRD_PARTY),
 ]
 
+ALONE = {
+    "per_device_train_batch_size": 12,
+    "steps_per_generation": 2,
+    "max_steps": 4,
+    "curriculum": {"warmup_steps": 1, "candidate_factor": 3},
+}
 SCRIPT = Path(__file__).parent / "scripts_trl" / "ranks.py"
 
 
@@ -72,6 +80,7 @@ def launch(folder: Path, processes: int = 2) -> str:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
+    toys.run(folder / "alone", save_strategy="steps", save_steps=1, **ALONE)
     launch(folder)
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
 
@@ -160,18 +169,23 @@ def test_a_full_disk_on_the_main_process_leaves_no_rank_waiting(ranks):
     assert toys.differences(main["full disk"]["weights"], other["full disk"]["weights"]) == []
 
 
-def test_a_checkpoint_inside_a_generation_needs_the_same_ranks(ranks, tmp_path):
-    from depo_rl.errors import CheckpointError
+@pytest.mark.parametrize("name", ["at once", "in quarters"])
+@pytest.mark.parametrize("origin, step", [("depo", 2), ("depo", 3), ("alone", 3)])
+def test_both_ranks_go_on_in_another_layout(ranks, origin, step, name):
+    main, other = (rank["layouts"][origin, step, name] for rank in ranks[1])
+    args = toys.config("unused", **OTHERS[name])
+    for rank in (main, other):
+        check_batches(rank["trained"], args, goes_on=False)
+    assert toys.differences(main["weights"], other["weights"]) == []
+    counts = main["counts"]
+    assert counts["in_flight"] == counts["duplicates"] == 0
+    assert counts["chosen"] == counts["admitted"] + counts["rejected"] + counts["failed"]
 
-    folder, _ = ranks
-    settings = {"per_device_train_batch_size": 12, "steps_per_generation": 2, "max_steps": 4}
-    curriculum = {"warmup_steps": 1, "candidate_factor": 3}
-    made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
-    with pytest.raises(
-        CheckpointError, match="inside a generation by 2 processes and cannot go on with 1"
-    ):
-        made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-3"))
-    made = toys.trainer(tmp_path, curriculum=curriculum, **settings)
-    # between generations any number will do
-    made.train(resume_from_checkpoint=str(folder / "depo" / "checkpoint-2"))
-    assert made.state.global_step == 4
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_checkpoint_of_two_processes_goes_on_with_one(ranks, tmp_path, step):
+    origin = ranks[0] / "depo" / f"checkpoint-{step}"
+    made = toys.trainer(tmp_path, cls=Resumed, **ALONE | {"max_steps": step + 4})
+    _, messages = toys.caught(made.train, resume_from_checkpoint=str(origin))
+    check_batches(made.trained, made.args, goes_on=False)
+    assert sum("num_processes 2, now 1" in m for m in messages) == (step == 3)

@@ -14,6 +14,7 @@ import torch
 
 import trl_toys as toys
 from depo_rl.errors import PoolExhausted
+from trl_layouts import Resumed
 
 FUSED = {"curriculum": {"warmup_steps": 1, "candidate_factor": 3}}
 ENCODER = {
@@ -38,6 +39,14 @@ SMALL = {
     "max_steps": 4,
 }  # a group straddles the two ranks
 CYCLE = SMALL | {"steps_per_generation": 2}
+OTHERS = {  # the same generation of 24 completions, cut otherwise
+    "at once": {"per_device_train_batch_size": 12, "steps_per_generation": 1},
+    "in quarters": {
+        "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 2,
+        "steps_per_generation": 4,
+    },
+}
 
 
 class Watched(toys.DEPOTrainer):
@@ -133,6 +142,24 @@ def load_to_a_numbered_cpu() -> None:
     )
 
 
+def in_other_layouts(root):
+    """Four more steps of runs that two processes saved, and one ("alone"): what this rank saw."""
+    seen = {}
+    for origin, step in (("depo", 2), ("depo", 3), ("alone", 3)):
+        for name, layout in OTHERS.items():
+            made = toys.trainer(
+                root / f"{origin} {step} {name}",
+                cls=Resumed,
+                **FUSED,
+                **SMALL | layout | {"max_steps": step + 4},
+            )
+            made.train(resume_from_checkpoint=str(root / origin / f"checkpoint-{step}"))
+            counts = made.curriculum.metrics() if made.curriculum is not None else {}
+            seen[origin, step, name] = {"trained": made.trained, "counts": counts}
+            seen[origin, step, name]["weights"] = toys.weights(made)
+    return seen
+
+
 def main(folder):
     warnings.simplefilter("ignore")
     load_to_a_numbered_cpu()
@@ -158,6 +185,7 @@ def main(folder):
         seen[f"{name} resumed"] = run(
             root / name, resume=str(root / name / "checkpoint-3"), **settings
         )
+    seen["layouts"] = in_other_layouts(root)
     seen["exhausted"] = exhausted(root / "exhausted")
     seen["full disk"] = full_disk(root / "full")
     torch.save(seen, root / f"rank{seen['depo']['rank']}.pt")

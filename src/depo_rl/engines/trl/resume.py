@@ -32,6 +32,7 @@ from .checkpoints import (
     save_sums,
 )
 from .compat import StockTrainer
+from .layout import changes, layout_of, layout_seen
 from .ranks import on_main
 
 _SAVE_FAILURES_IN_A_ROW = 3
@@ -168,16 +169,22 @@ class ResumableTrainer(StockTrainer):
         if errors := self._errors_of_all_ranks():
             raise OSError(errors[0])
 
+    @property
+    def _cycle_length(self) -> int:
+        """Batches from one generation to the next."""
+        return int(self.args.steps_per_generation * self.num_iterations)
+
     def _save_cycle(self, output_dir: str) -> None:
         """Where the generation cycle is; inside one, also this rank's generated batches."""
         os.makedirs(output_dir, exist_ok=True)
-        inside = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        inside = self._step % self._cycle_length != 0
         if inside:
             save_rank(
                 output_dir, self.accelerator.process_index, {"buffered": self._buffered_inputs}
             )
         if self.accelerator.is_main_process:
-            cycle = {"step": self._step, "world": self.accelerator.num_processes, "inside": inside}
+            cycle: dict[str, Any] = {"step": self._step, "inside": inside}
+            cycle |= {"world": self.accelerator.num_processes, "layout": layout_of(self)}
             # TRL writes these two after trainer_state.json, so that a kill can leave them out
             cycle |= {
                 "entropy_coef": self.entropy_coef,
@@ -195,17 +202,17 @@ class ResumableTrainer(StockTrainer):
             return
         # not self.state, which transformers 4 loads later
         reached = TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json"))
-        self._restart_epoch_order(reached.epoch or 0.0)
+        self._restart_epoch_order(reached.global_step)
         found = on_main(self.accelerator, lambda: self._load_state(checkpoint))
+        self._buffered_inputs = None
         if found is None:
-            self._buffered_inputs = None
+            self._step = 0
             self._resumed(None, reached.global_step)
             return
         cycle, shared = found
         self._step = cycle["step"]
         self.entropy_coef = cycle["entropy_coef"]
         self._last_world_entropy = cycle["last_world_entropy"]
-        self._buffered_inputs = None
         if cycle["inside"]:
             rank = load_rank(checkpoint, self.accelerator.process_index, self.accelerator.device)
             self._buffered_inputs = rank["buffered"]
@@ -223,15 +230,29 @@ class ResumableTrainer(StockTrainer):
             return None
         state = load_state(path)
         expect_fields("trainer", state, ("cycle", "own"))
-        expect_fields("generation cycle", state["cycle"], _CYCLE)
         cycle = state["cycle"]
-        world = self.accelerator.num_processes
-        if cycle["inside"] and cycle["world"] != world:
-            raise CheckpointError(
-                f"{checkpoint} was saved inside a generation by {cycle['world']} processes and cannot go on with "
-                f"{world}: use {cycle['world']} processes, or a checkpoint saved between generations"
+        told = isinstance(cycle, dict) and "layout" in cycle  # version 0.1 does not tell
+        expect_fields("generation cycle", cycle, (*_CYCLE, "layout") if told else _CYCLE)
+        shared = self._load_own_state(state["own"])
+        return self._in_this_layout(cycle, checkpoint), shared
+
+    def _in_this_layout(self, cycle: dict[str, Any], checkpoint: str) -> dict[str, Any]:
+        """The cycle as it goes on: with a fresh generation, as the stock trainer makes on every
+        resume, where another layout would cut the rest of the saved one into other batches."""
+        saved = cycle.get("layout")
+        if saved is None:
+            buffered = load_rank(checkpoint, 0, "cpu")["buffered"] if cycle["inside"] else ()
+            saved = layout_seen(cycle["world"], buffered)
+        changed = changes(saved, layout_of(self))
+        if not changed and (cycle["inside"] or cycle["step"] % self._cycle_length == 0):
+            return cycle
+        if cycle["inside"]:
+            warnings.warn(
+                f"{checkpoint} was saved inside a generation, with {changed}: what is left of that generation is not "
+                "trained on, a fresh one begins",
+                stacklevel=2,
             )
-        return cycle, self._load_own_state(state["own"])
+        return cycle | {"step": 0, "inside": False}
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer asks only after a step whether a run is over: a finished one that resumes
@@ -245,13 +266,16 @@ class ResumableTrainer(StockTrainer):
         self._own_sampler = super()._get_train_sampler(dataset)
         return self._own_sampler
 
-    def _restart_epoch_order(self, epoch: float) -> None:
+    def _restart_epoch_order(self, step: int) -> None:
         """TRL's sampler would replay epoch 0's order after a resume in a later epoch: advances its
-        generator."""
-        generator = getattr(self._own_sampler, "generator", None)
+        generator, by the epochs that the Trainer counts before ``step`` in this run's layout."""
+        sampler = self._own_sampler
+        generator = getattr(sampler, "generator", None)
         if generator is not None:
-            for _ in range(int(epoch + 1e-6)):
-                torch.randperm(len(self._own_sampler.data_source), generator=generator)
+            batches = len(sampler) // self.args.generation_batch_size
+            steps_per_epoch = max(-(-batches // self.args.gradient_accumulation_steps), 1)
+            for _ in range(step // steps_per_epoch):
+                torch.randperm(len(sampler.data_source), generator=generator)
 
 
 def _is_disk_error(error: Exception) -> bool:

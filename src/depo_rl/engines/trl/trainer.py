@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from trl import GRPOConfig
 
 from ...curriculum import Curriculum
-from ...errors import EngineError
+from ...errors import EngineError, expect_same
 from ...importance import effective_share
 from ..rows import occurrence_keys
 from .callbacks import TokenBudget
@@ -369,6 +369,7 @@ class DEPOTrainer(ListeningTrainer):
         own = {
             "completion_tokens_generated": self.completion_tokens_generated,
             "accompanying_rewards": self._correctness.accompanying,
+            "num_generations": self.num_generations,
         }
         if self._driver is None:
             return own
@@ -376,6 +377,8 @@ class DEPOTrainer(ListeningTrainer):
 
     def _load_own_state(self, state: dict[str, Any]) -> tuple[int, list[str]]:
         if self._driver is not None and "driver" in state:
+            size = self.num_generations  # the totals count groups, which are of one size
+            expect_same("trainer", "num_generations", state.get("num_generations", size), size)
             self._driver.load_state_dict(state["driver"])
         return int(state["completion_tokens_generated"]), list(
             state.get("accompanying_rewards", ())
