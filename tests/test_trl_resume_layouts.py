@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 import trl_toys as toys
 from depo_rl.checkpoint import load_state, save_state
-from depo_rl.engines.trl.checkpoints import STATE_FILE
+from depo_rl.engines.trl.checkpoints import STATE_FILE, SUMS_FILE
 from depo_rl.errors import StateMismatch
 from trl_layouts import LAYOUTS, Numbered, Resumed, check_batches
 
@@ -134,6 +134,7 @@ def test_a_checkpoint_of_version_0_1_goes_on_if_its_batches_fit(saved, tmp_path,
         state = load_state(old / f"checkpoint-{step}" / STATE_FILE)
         del state["cycle"]["layout"], state["own"]["num_generations"]
         save_state(old / f"checkpoint-{step}" / STATE_FILE, state)
+        (old / f"checkpoint-{step}" / SUMS_FILE).unlink()
     shutil.copy(saved["halves"] / "outcomes.jsonl", old)
     settings = DEPO | LAYOUTS[new][0]
     made, messages = resumed(old, 3, tmp_path / "a", max_steps=7, **settings)

@@ -60,9 +60,11 @@ def keys_by_content(keys: Sequence[str], content_of: Callable[[int], str]) -> li
 
 
 def _plain(value: Any) -> Any:
-    """For JSON: arrays as lists, bytes by their hash, all else as its text."""
+    """For JSON: arrays as lists, bytes and pixels by their hash, all else as its text."""
     if isinstance(value, bytes):
         return hashlib.blake2b(value, digest_size=16).hexdigest()
+    if hasattr(value, "mode") and hasattr(value, "tobytes"):  # an image of PIL
+        return [value.mode, *value.size, _plain(value.tobytes())]
     text = str(value)
     named = type(value).__name__ if " at 0x" in text else text  # an address differs in every run
     return value.tolist() if hasattr(value, "tolist") else named

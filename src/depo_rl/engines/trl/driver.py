@@ -56,7 +56,7 @@ class TrlDriver:
 
     def _start(self, dataset: Any, needs_prompt: bool, readings: Readings | None) -> int:
         args = self._args
-        prompts = prompts_of(dataset, args.source_column, needs_prompt)
+        prompts = prompts_of(dataset, args.source_column, needs_prompt, decoded=args.own_order)
         self._row_of = {prompt.key: row for row, prompt in enumerate(prompts)}
 
         def make(pool: PromptPool, config: CurriculumConfig) -> PassRateEstimator:

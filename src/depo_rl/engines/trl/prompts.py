@@ -11,13 +11,18 @@ from ...errors import DataError
 from ...types import Prompt, chat_text, prompt_key
 from ..rows import SCALAR, content_hash, keys_by_content, occurrence_keys, source_of
 
+_IMAGES = ("image", "images")  # columns
 
-def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> list[Prompt]:
+
+def prompts_of(
+    dataset: Any, source_column: str, needs_prompt: bool = True, decoded: bool = False
+) -> list[Prompt]:
     """Prompt i is row i of the map-style ``dataset``. Rows with the same text and source get keys
-    of their own.
+    of their own; those that differ in anything but ``index`` keys that tell what they hold.
 
-    needs_prompt: False if an environment supplies the prompts. Raises DataError if the data set has
-    no random access, no rows, or a row has no prompt.
+    needs_prompt: False if an environment supplies the prompts. decoded: images are told apart by
+    their pixels, as ``identity_of`` does, and not as they are stored, which is quick. Raises
+    DataError if the data set has no random access, no rows, or a row has no prompt.
     """
     if not has_random_access(dataset):
         raise DataError(
@@ -26,14 +31,15 @@ def prompts_of(dataset: Any, source_column: str, needs_prompt: bool = True) -> l
         )
     if len(dataset) == 0:
         raise DataError("train_dataset has no rows; a curriculum needs at least one prompt")
-    images = [name for name in ("image", "images") if name in getattr(dataset, "column_names", ())]
-    if images:  # nothing here needs them, and decoding all would take minutes
-        dataset = dataset.remove_columns(images)
-    rows = [dataset[i] for i in range(len(dataset))]
+    images = [name for name in _IMAGES if name in getattr(dataset, "column_names", ())]
+    # decoding all images would take minutes
+    bare = dataset.remove_columns(images) if images else dataset
+    rows = [bare[i] for i in range(len(bare))]
     if needs_prompt:
         _check_prompts(rows)
     of_text = [key_of(row, source_column) for row in rows]
-    keys = occurrence_keys(keys_by_content(of_text, lambda i: identity_of(rows[i])))
+    whole = dataset if decoded or not images else _Stored(dataset, bare, images)
+    keys = occurrence_keys(keys_by_content(of_text, lambda i: identity_of(whole[i])))
     prompts = [_prompt(key, row, source_column) for key, row in zip(keys, rows, strict=True)]
     repeated = sum("#" in key for key in keys)
     if repeated:
@@ -54,11 +60,20 @@ def key_of(row: Mapping[str, Any], source_column: str) -> str:
 
 
 def identity_of(row: Mapping[str, Any]) -> str:
-    """Hash of all that a row holds but its images, which are decoded by the time the trainer sees
-    them."""
-    return content_hash(
-        {name: value for name, value in row.items() if name not in ("image", "images")}
-    )
+    """Hash of all that a row holds but ``index``; of an image its pixels, or its bytes where it is
+    not decoded."""
+    return content_hash(row)
+
+
+class _Stored:
+    """Rows of a ``datasets.Dataset`` with their images as bytes or paths."""
+
+    def __init__(self, dataset: Any, bare: Any, images: list[str]) -> None:
+        self._bare = bare
+        self._images = dataset.select_columns(images).with_format("arrow")
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {**self._bare[i], **self._images[i].to_pylist()[0]}
 
 
 def _check_prompts(rows: list[Any]) -> None:

@@ -268,7 +268,7 @@ class ResumableTrainer(StockTrainer):
 
     def _restart_epoch_order(self, step: int) -> None:
         """TRL's sampler would replay epoch 0's order after a resume in a later epoch: advances its
-        generator, by the epochs that the Trainer counts in this run's layout."""
+        generator, by the epochs that the Trainer counts before ``step`` in this run's layout."""
         sampler = self._own_sampler
         generator = getattr(sampler, "generator", None)
         if generator is not None:
