@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 VENV_VERL ?= .venv-verl
 VENV_LOWEST ?= .venv-lowest
+VENV_GATEWAY ?= .venv-gateway
 BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-wheel test-lowest test-verl coverage lint docs clean
+.PHONY: demo test test-trl test-wheel test-lowest test-verl test-gateway coverage lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -37,6 +38,10 @@ coverage: $(VENV)/.ready-test
 test-verl: $(VENV_VERL)/.ready
 	$(VENV_VERL)/bin/python -m pytest tests/verl
 
+# LiteLLM's proxy as a process, two back ends as processes, the official client. Not part of `make test`.
+test-gateway: $(VENV_GATEWAY)/.ready
+	$(VENV_GATEWAY)/bin/python -m pytest tests/gateway
+
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -62,6 +67,11 @@ $(VENV_VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(VENV_VERL)/bin/pip install $(PIP_FLAGS) --constraint constraints-verl.txt --editable '.[verl,verl-test]'
 	touch $@
 
+$(VENV_GATEWAY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV_GATEWAY)
+	$(VENV_GATEWAY)/bin/pip install $(PIP_FLAGS) --editable '.[gateway,core-test]'
+	touch $@
+
 $(VENV_LOWEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV_LOWEST)
 	$(VENV_LOWEST)/bin/pip install $(PIP_FLAGS) uv
@@ -70,4 +80,4 @@ $(VENV_LOWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) demo site .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) $(VENV_GATEWAY) demo site .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -58,7 +58,12 @@ TORCH_FREE = [
     for name, level in LEVEL.items()
     if level <= 2 and name not in ("estimators", "features", "rewards")
 ]
-OWNERS = {"trl": ["engines.trl"], "verl": ["engines.verl"], "ray": ["engines.verl"]}
+OWNERS = {
+    "trl": ["engines.trl"],
+    "verl": ["engines.verl"],
+    "ray": ["engines.verl"],
+    "litellm": ["routing.gateway"],
+}
 HEAVY = {"torch", "transformers", "trl", "verl", "ray", "accelerate", "datasets"}
 
 MODULES = {
