@@ -4,11 +4,12 @@ VENV ?= .venv
 VENV_VERL ?= .venv-verl
 VENV_LOWEST ?= .venv-lowest
 VENV_TRL ?= .venv-trl
+VENV_GATEWAY ?= .venv-gateway
 BIN = $(VENV)/bin
 PIP_FLAGS = --quiet --disable-pip-version-check
 CODE = src tests benchmarks scripts examples
 
-.PHONY: demo test test-trl test-trl-versions test-descendants test-axolotl test-unsloth test-wheel test-lowest test-verl coverage reliability lint docs clean
+.PHONY: demo test test-trl test-trl-versions test-descendants test-axolotl test-unsloth test-wheel test-lowest test-verl test-gateway coverage reliability lint docs clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/depo demo --out demo
@@ -58,6 +59,10 @@ reliability: $(VENV)/.ready-test
 test-verl: $(VENV_VERL)/.ready
 	$(VENV_VERL)/bin/python -m pytest tests/verl
 
+# LiteLLM's proxy as a process, two back ends as processes, the official client. Not part of `make test`.
+test-gateway: $(VENV_GATEWAY)/.ready
+	$(VENV_GATEWAY)/bin/python -m pytest tests/gateway
+
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -103,6 +108,11 @@ $(VENV_VERL)/.ready: pyproject.toml constraints-verl.txt
 	$(VENV_VERL)/bin/pip install $(PIP_FLAGS) --constraint constraints-verl.txt --editable '.[verl,verl-test]'
 	touch $@
 
+$(VENV_GATEWAY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV_GATEWAY)
+	$(VENV_GATEWAY)/bin/pip install $(PIP_FLAGS) --editable '.[gateway,core-test]'
+	touch $@
+
 $(VENV_LOWEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV_LOWEST)
 	$(VENV_LOWEST)/bin/pip install $(PIP_FLAGS) uv
@@ -111,4 +121,4 @@ $(VENV_LOWEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) $(VENV_TRL)-* demo reliability site .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(VENV_VERL) $(VENV_LOWEST) $(VENV_TRL)-* $(VENV_GATEWAY) demo reliability site .pytest_cache .mypy_cache .ruff_cache .coverage

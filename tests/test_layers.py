@@ -63,6 +63,7 @@ OWNERS = {
     "axolotl": ["engines.axolotl"],
     "verl": ["engines.verl"],
     "ray": ["engines.verl"],
+    "litellm": ["routing.gateway"],
 }
 HEAVY = {"torch", "transformers", "trl", "verl", "ray", "accelerate", "datasets"}
 

@@ -55,13 +55,15 @@ def area(rank_P: FloatArray, small_P: FloatArray, large_P: FloatArray) -> Estima
 
     NaN if the models are equally good: there is no gap.
     """
-    return _interval(_areas(rank_P, small_P, large_P))
+    return _interval(bootstrap_areas(rank_P, small_P, large_P))
 
 
 def chance(small_P: FloatArray, large_P: FloatArray) -> Estimate:
     """The area of a random order, 0.5, and what luck alone makes of it."""
     rng = np.random.default_rng(1)
-    drawn = [_areas(rng.random(len(small_P)), small_P, large_P, n=1)[1] for _ in range(N_DRAWS)]
+    drawn = [
+        bootstrap_areas(rng.random(len(small_P)), small_P, large_P, n=1)[1] for _ in range(N_DRAWS)
+    ]
     return Estimate(0.5, *np.percentile(drawn, _COVERED).tolist())
 
 
@@ -76,7 +78,7 @@ def share_within(
     }
 
 
-def _areas(
+def bootstrap_areas(
     rank_P: FloatArray, small_P: FloatArray, large_P: FloatArray, n: int = N_DRAWS
 ) -> FloatArray:
     """The area on the queries as they are, then on n bootstrap draws of them, (1 + n,).

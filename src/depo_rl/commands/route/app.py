@@ -117,3 +117,28 @@ def decide(
 
     for line in decide_lines(folder, sys.stdin.buffer):
         sys.stdout.write(line + "\n")
+
+
+@route.command()
+def litellm(
+    folder: Folder,
+    config: Annotated[Path, typer.Argument(help="LiteLLM's YAML, with the router's models.")],
+    auto: Annotated[str, typer.Option(help="Model name whose requests are routed.")] = "depo",
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Decide and tell; the default model answers.")
+    ] = False,
+    limit_ms: Annotated[float, typer.Option(min=1, help="Milliseconds a decision may take.")] = 50,
+    default: Annotated[
+        str | None, typer.Option(help="Model where none can be decided; the large one.")
+    ] = None,
+) -> None:
+    """Print the complete configuration of an unmodified LiteLLM proxy that routes.
+
+    depo route litellm DIR config.yaml > routed.yaml && litellm --config routed.yaml
+    """
+    from .gateway import litellm_config
+
+    printed = litellm_config(
+        folder, config, auto=auto, observe=observe, limit_ms=limit_ms, default=default
+    )
+    typer.echo(printed, nl=False)
