@@ -92,6 +92,14 @@ def test_a_source_that_never_has_the_correct_key_is_judged_by_its_score_and_that
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["source 'b'"]
 
 
+def test_groups_judged_by_their_score_are_counted_by_step():
+    driver = verl_driver("ab")
+    driver.drop({8: rolled({"score": 1.0}), 0: rolled({"acc": 1.0})})
+    steps = [{9: rolled({"score": 0.0})}, {1: rolled({"acc": 0.0})}]
+    told = [driver.finish(groups, step) for step, groups in enumerate(steps, start=1)]
+    assert [figures["depo/judged_by_score"] for figures in told] == [2.0, 0.0]
+
+
 def test_a_source_that_had_the_correct_key_once_is_unscorable_without_it():
     driver = verl_driver("ab")
     scored(driver, {0: rolled({"acc": 1.0}), 8: rolled({"acc": None})})

@@ -91,6 +91,7 @@ class VerlDriver:
             str, bool
         ] = {}  # source -> whether a completion of it ever had the correct key
         self._told: set[str] = set()
+        self._n_by_score = 0  # groups judged by their score since the last figures
         self._weights: list[float] = []  # of the batch that is about to be finished
 
     @property
@@ -241,15 +242,13 @@ class VerlDriver:
         if not any(self._keyed.values()) and len(self._keyed) == self._n_sources:
             self.judge.check_key([completion for group in groups.values() for completion in group])
         self._tell_unkeyed()
-        return [
-            group_outcome(
-                self._table.key_of_row[row],
-                group,
-                self.asked_of(row),
-                replace(self.judge, by_score=not self._keyed.get(self._source_of(row), True)),
-            )
-            for row, group in groups.items()
-        ]
+        return [self._outcome(row, group) for row, group in groups.items()]
+
+    def _outcome(self, row: int, group: Sequence[Completion]) -> GroupOutcome:
+        by_score = not self._keyed.get(self._source_of(row), True)
+        self._n_by_score += by_score and len(group) > 0
+        judge = replace(self.judge, by_score=by_score)
+        return group_outcome(self._table.key_of_row[row], group, self.asked_of(row), judge)
 
     def _source_of(self, row: int) -> str:
         return self.curriculum.pool[self._table.key_of_row[row]].source
@@ -307,9 +306,11 @@ class VerlDriver:
         seconds_waiting: for the learner, before the next choice. seconds_reading: reading outcomes
         from what verl holds. importance_max: largest weight of the batch, with ``importance`` above
         0. effective_share: effective sample size over the number of groups, 1 for equal weights.
+        judged_by_score: groups of sources that never have the correct key, judged by their score.
         """
         of_step, so_far = self.session.figures()
-        told = of_step | so_far
+        told = of_step | so_far | {"judged_by_score": float(self._n_by_score)}
+        self._n_by_score = 0
         if self._weights:
             told |= {
                 "importance_max": max(self._weights),
