@@ -163,10 +163,11 @@ def test_an_error_of_the_main_process_reaches_both(ranks):
     assert [rank["exhausted"] for rank in ranks[1]] == ["the pool is empty"] * 2
 
 
-def test_a_full_disk_on_the_main_process_leaves_no_rank_waiting(ranks):
+@pytest.mark.parametrize("name", ["full disk", "full disk, waiting"])
+def test_a_full_disk_on_the_main_process_leaves_no_rank_waiting(ranks, name):
     _, (main, other) = ranks
-    assert main["full disk"]["left"] == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
-    assert toys.differences(main["full disk"]["weights"], other["full disk"]["weights"]) == []
+    assert main[name]["left"] == ["checkpoint-2", "checkpoint-3", "checkpoint-4"]
+    assert toys.differences(main[name]["weights"], other[name]["weights"]) == []
 
 
 @pytest.mark.parametrize("name", ["at once", "in quarters"])

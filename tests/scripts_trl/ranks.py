@@ -4,6 +4,7 @@ FOLDER``.
 Does every scenario in turn and writes what this rank saw to FOLDER/rank<r>.pt.
 """
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -11,8 +12,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from trl import GRPOTrainer
 
 import trl_toys as toys
+from depo_rl.engines.trl import resume
+from depo_rl.engines.trl.listening import ListeningTrainer
 from depo_rl.errors import PoolExhausted
 from trl_layouts import Resumed
 
@@ -85,8 +89,15 @@ class Watched(toys.DEPOTrainer):
         return mine
 
 
-def run(folder, resume=None, **settings):
-    made = toys.trainer(folder, cls=Watched, **settings)
+class Deaf(Watched):
+    """Its loss tells no log-probabilities, as a fused one: its generations wait for them."""
+
+    def _compute_loss(self, model, inputs):
+        return super(ListeningTrainer, self)._compute_loss(model, inputs)
+
+
+def run(folder, resume=None, cls=Watched, **settings):
+    made = toys.trainer(folder, cls=cls, **settings)
     made.train(resume_from_checkpoint=resume)
     seen = {"decided": made.decided, "read": made.read, "n_predicted": made.n_predicted}
     seen |= {"weights": made.weights, "stock": made.stock, "weighted": made.weighted}
@@ -109,23 +120,22 @@ def exhausted(folder):
     return "no error"
 
 
-def full_disk(folder):
-    """A write of the main process fails: all ranks leave the checkpoint out and go on."""
-    from depo_rl.engines.trl import resume
+def full_disk(folder, owner, name, **settings):
+    """The first write of the main process fails: all ranks leave the checkpoint out and go on."""
+    real = getattr(owner, name)
+    left = [1]
 
-    real, left = resume.save_state, [1]
-
-    def save(*args):
-        if left[0]:
+    def save(*args, **kwargs):
+        if left[0] and os.environ["RANK"] == "0":
             left[0] -= 1
             raise OSError(28, "No space left on device")
-        return real(*args)
+        return real(*args, **kwargs)
 
-    resume.save_state = save
+    setattr(owner, name, save)
     try:
-        result = run(folder, **FUSED, **SMALL, **SAVE)
+        result = run(folder, **settings, **SAVE)
     finally:
-        resume.save_state = real
+        setattr(owner, name, real)
     return {
         "left": sorted(p.name for p in Path(folder).glob("checkpoint-*")),
         "weights": result["weights"],
@@ -187,7 +197,9 @@ def main(folder):
         )
     seen["layouts"] = in_other_layouts(root)
     seen["exhausted"] = exhausted(root / "exhausted")
-    seen["full disk"] = full_disk(root / "full")
+    seen["full disk"] = full_disk(root / "full", resume, "save_state", **FUSED, **SMALL)
+    waiting = ENCODER | SMALL | {"cls": Deaf}
+    seen["full disk, waiting"] = full_disk(root / "w", GRPOTrainer, "save_model", **waiting)
     torch.save(seen, root / f"rank{seen['depo']['rank']}.pt")
 
 

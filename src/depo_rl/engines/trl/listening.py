@@ -68,7 +68,9 @@ class ListeningTrainer(ResumableTrainer):
             self._settle_and_publish(self._generation.logprob_B2)
         return loss
 
-    def _save_cycle(self, output_dir: str) -> None:
-        if self._waits:  # a checkpoint has no place for a generation half seen
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # A checkpoint has no place for a generation half seen. All ranks settle it, so before a
+        # write that may fail on one of them.
+        if self._waits and not self.args.save_only_model:
             self._settle_and_publish(None)
-        super()._save_cycle(output_dir)
+        super()._save_checkpoint(model, trial)
