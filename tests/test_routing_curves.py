@@ -13,8 +13,8 @@ from depo_rl.routing.curves import area, chance, curve, share_within
 def _area_by_definition(rank, small, large):
     order = np.argsort(rank, kind="stable")
     gain = (large - small)[order]
-    kept = [gain[n:].sum() / gain.sum() for n in range(len(gain) + 1)]
-    return np.trapezoid(kept, dx=1 / len(gain)) if hasattr(np, "trapezoid") else None
+    kept = np.array([gain[n:].sum() / gain.sum() for n in range(len(gain) + 1)])
+    return ((kept[1:] + kept[:-1]) / 2).mean()
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40))
@@ -26,7 +26,7 @@ def test_the_area_is_that_under_the_curve(seed, n):
     if abs((large - small).sum()) < 0.1:
         return
     expected = _area_by_definition(rank, small, large)
-    assert expected is None or area(rank, small, large).value == pytest.approx(expected)
+    assert area(rank, small, large).value == pytest.approx(expected)
 
 
 def test_an_oracle_beats_chance_and_its_opposite_mirrors_it():
