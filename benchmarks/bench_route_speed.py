@@ -40,7 +40,7 @@ def in_process(n: int) -> None:
     scores = read_scores(dict.fromkeys(MODELS, DATA / "routing" / "routellm_mmlu.parquet"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "r"
-        model, unseen = SuccessModel.fit(scores.texts, scores.score_P_M)
+        model, unseen = SuccessModel.fit(scores.texts, scores.score_PM)
         gains = unseen[:, -1:] - unseen[:, :-1]
         card = save_router(folder, scores, {}, model, candidates(gains))
         add_threshold(folder, Threshold(1, 0.1, "budget", 0.3, 0.95, 1, "", 0.3, now(), card.model))
