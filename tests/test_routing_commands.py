@@ -184,7 +184,21 @@ def test_more_than_two_models_are_routed_by_the_gain_of_the_last(tmp_path, capsy
     assert max(point["share"]["middle"] for point in sweep) > 0.2
 
 
+def test_check_alarms_when_the_world_has_changed_and_not_before(router, tmp_path, capsys):
+    same = write_table(tmp_path / "same.jsonl", 400, seed=6)
+    capsys.readouterr()
+    assert main(["route", "check", str(router), "--on", str(same), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["alarm"] is False
+    rows = [json.loads(line) for line in same.read_text().splitlines()]
+    worse = tmp_path / "worse.jsonl"
+    worse.write_text("".join(json.dumps(row | {"small": 0.0}) + "\n" for row in rows))
+    assert main(["route", "check", str(router), "--on", str(worse), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["alarm"] is True
+
+
 def test_help_of_the_group_names_its_commands(capsys):
     assert main(["route", "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("fit", "evaluate", "calibrate", "decide"))
+    assert all(
+        name in out for name in ("fit", "evaluate", "calibrate", "check", "decide", "litellm")
+    )

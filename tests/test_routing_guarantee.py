@@ -11,6 +11,7 @@ from depo_rl.errors import DataError
 from depo_rl.routing.guarantee import (
     Labelled,
     Promise,
+    broken,
     candidates,
     choose,
     promised_threshold,
@@ -130,3 +131,20 @@ def test_a_higher_threshold_never_chooses_a_dearer_model(n_cheaper, thresholds):
     assert (choose(gain, high) <= choose(gain, low)).all()
     assert (choose(gain, np.inf) == 0).all()
     assert (choose(gain, -np.inf) == n_cheaper).all()
+
+
+def test_an_alarm_is_rare_while_the_promise_is_kept_and_comes_once_it_is_not():
+    gain, chance = _population()
+    candidate_C = candidates(gain[:5000])
+    rng = np.random.default_rng(2)
+    for promise in (Promise("quality", 0.95), Promise("points", 3.0), Promise("budget", 0.3)):
+        margins = [_margin(promise, c, gain, chance) for c in candidate_C.tolist()]
+        barely = float(candidate_C[int(np.argmin([m if m >= 0 else 9 for m in margins]))])
+        far = float(np.inf if promise.kind != "budget" else candidate_C[0])
+        alarms = np.zeros(2)
+        for _ in range(100):
+            row = rng.integers(5000, POPULATION, 2000)
+            score = (rng.random((2000, 2)) < chance[row]).astype(float)
+            rows = Labelled(gain[row], score)
+            alarms += [broken(promise, barely, rows), broken(promise, far, rows)]
+        assert alarms[0] <= 10 and alarms[1] == 100

@@ -101,12 +101,42 @@ def promised_threshold(promise: Promise, candidate_C: FloatArray, rows: Labelled
 
 
 def _keeps_quality(promise: Promise, threshold: float, rows: Labelled) -> bool:
-    share = promise.value if promise.kind == "quality" else 1.0
-    slack = promise.value / 100 if promise.kind == "points" else 0.0
+    margin_R = _margins(promise, threshold, rows)
+    return bool(wins(margin_R[None], _reach(promise), promise.confidence)[0])
+
+
+def broken(promise: Promise, threshold: float, rows: Labelled) -> bool:
+    """Whether rows in the order in which they came show that the promise is not kept any more.
+
+    The same bets, laid on the opposite: while the promise is kept, this is true of all rows up to
+    any moment, however often one looks, with probability at most 1 - confidence.
+    """
+    margin_R = -_margins(promise, threshold, rows)
+    return bool(wins(margin_R[None], 1.0 + _slack(promise), promise.confidence)[0])
+
+
+def _margins(promise: Promise, threshold: float, rows: Labelled) -> FloatArray:
+    """How much better than promised each row turned out, (R,); the promise is a mean of 0 or
+    more."""
     chosen_R = choose(rows.gain_RK, threshold)
+    if promise.kind == "budget":
+        return promise.value - (chosen_R == rows.gain_RK.shape[1]).astype(np.float64)
     routed_R = rows.score_RM[np.arange(len(rows)), chosen_R]
-    margin_R = routed_R - share * rows.score_RM[:, -1] + slack
-    return bool(wins(margin_R[None], share - slack, promise.confidence)[0])
+    margin_R: FloatArray = routed_R - _share(promise) * rows.score_RM[:, -1] + _slack(promise)
+    return margin_R
+
+
+def _share(promise: Promise) -> float:
+    return promise.value if promise.kind == "quality" else 1.0
+
+
+def _slack(promise: Promise) -> float:
+    return promise.value / 100 if promise.kind == "points" else 0.0
+
+
+def _reach(promise: Promise) -> float:
+    """No margin of a promise of quality is below minus this."""
+    return _share(promise) - _slack(promise)
 
 
 def wins(margin_BR: FloatArray, lowest: float, confidence: float) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ from ..checkpoint import load_state, save_state
 from ..errors import CheckpointError, ConfigError, StateMismatch
 from ..files import write_atomically
 from ..types import FloatArray
+from .guarantee import Kind
 from .model import SuccessModel
 from .scores import Scores
 
@@ -53,7 +54,7 @@ class Threshold:
 
     version: int
     value: float | None
-    promise: str
+    promise: Kind
     of: float
     confidence: float
     n_rows: int

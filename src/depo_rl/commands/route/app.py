@@ -106,6 +106,30 @@ def calibrate(
 
 
 @route.command()
+def check(
+    folder: Folder,
+    on: Annotated[
+        list[str],
+        typer.Option(metavar="LOG", help="Later rows, oldest first; as for calibrate."),
+    ],
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do later outcomes speak against the threshold in force? Exit code 1 with an alarm.
+
+    May be asked again and again as rows come in: a kept promise is alarmed at most as often as its
+    confidence allows.
+    """
+    from .calibrate import check_router
+    from .options import parse_where
+
+    result = check_router(folder, on, parse_where(where or ()))
+    show(result, as_json)
+    if result["alarm"]:
+        raise typer.Exit(1)
+
+
+@route.command()
 def decide(
     folder: Folder,
 ) -> None:
