@@ -120,7 +120,8 @@ def _margins(promise: Promise, threshold: float, rows: Labelled) -> FloatArray:
     more."""
     chosen_R = choose(rows.gain_RK, threshold)
     if promise.kind == "budget":
-        return promise.value - (chosen_R == rows.gain_RK.shape[1]).astype(np.float64)
+        sent_R: FloatArray = (chosen_R == rows.gain_RK.shape[1]).astype(np.float64)
+        return promise.value - sent_R
     routed_R = rows.score_RM[np.arange(len(rows)), chosen_R]
     margin_R: FloatArray = routed_R - _share(promise) * rows.score_RM[:, -1] + _slack(promise)
     return margin_R
