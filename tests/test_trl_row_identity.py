@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("trl")
-Picture = pytest.importorskip("PIL.Image")  # environments of older releases of TRL are without
+pytest.importorskip("PIL")  # environments of older releases of TRL are without
 
 from datasets import Dataset, Features, Image, Sequence, Value
+from PIL import Image as Picture
 
 from depo_rl.engines.trl.prompts import identity_of, key_of, prompts_of
 
