@@ -10,7 +10,7 @@ import numpy as np
 from depo_rl.routing.guarantee import candidates
 from depo_rl.routing.model import SuccessModel
 from depo_rl.routing.scores import Scores
-from depo_rl.routing.store import save_router
+from depo_rl.routing.store import Threshold, add_threshold, load_router, save_router
 
 KINDS = {  # probability that the small and the large model are right
     "add the numbers": (0.95, 0.97),
@@ -37,6 +37,13 @@ def fitted(folder: Path, n: int = 300) -> Path:
     scores = Scores(("small", "large"), tuple(texts), score_PM, tuple({} for _ in texts), 0)
     gains = unseen_PM[:, -1:] - unseen_PM[:, :-1]
     save_router(folder, scores, {"small": 1.0, "large": 5.0}, model, candidates(gains))
+    return folder
+
+
+def calibrated(folder: Path) -> Path:
+    """``fitted``, with a threshold in force."""
+    model = load_router(fitted(folder)).card.model
+    add_threshold(folder, Threshold(1, 0.3, "quality", 0.95, 0.95, 9, "d", 0.5, "2026", model))
     return folder
 
 

@@ -13,8 +13,7 @@ from depo_rl.cli import main
 from depo_rl.errors import ConfigError
 from depo_rl.routing import Decision
 from depo_rl.routing.desk import Desk, DeskSettings, expect_closed_door, headers
-from depo_rl.routing.store import Threshold, add_threshold, load_router
-from routing_world import fitted
+from routing_world import calibrated, fitted
 
 HARD = [{"role": "user", "content": "prove the theorem about rings 12 case x"}]
 EASY = [{"role": "user", "content": "add the numbers 12 case x"}]
@@ -23,10 +22,7 @@ LIMIT_S = 20.0  # these tests are not about time, but for one
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = fitted(tmp_path_factory.mktemp("router") / "r")
-    model = load_router(folder).card.model
-    add_threshold(folder, Threshold(1, 0.3, "quality", 0.95, 0.95, 9, "d", 0.5, "2026", model))
-    return folder
+    return calibrated(tmp_path_factory.mktemp("router") / "r")
 
 
 def _desk(folder, **more):

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from depo_rl.routing.store import Threshold, add_threshold, load_router
-from routing_world import fitted
+from routing_world import calibrated
 from world import SLOW_IS_FINE, running
 
 
 @pytest.fixture(scope="session")
 def router(tmp_path_factory):
-    folder = fitted(tmp_path_factory.mktemp("router") / "r")
-    model = load_router(folder).card.model
-    add_threshold(folder, Threshold(1, 0.3, "quality", 0.95, 0.95, 9, "d", 0.5, "2026", model))
-    return folder
+    return calibrated(tmp_path_factory.mktemp("router") / "r")
 
 
 @pytest.fixture(scope="session")
